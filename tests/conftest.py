@@ -1,0 +1,47 @@
+"""What the tests share: small random models, and `--plugin FILE` to put a method of one's own through the contract."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from tokenbench.backbones import Backbone
+from tokenbench.methods import load_plugin
+
+torch.set_num_threads(int(os.environ.get("TOKENBENCH_TEST_THREADS", "2")))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--plugin", action="append", default=[], help="a file with a Method, to be tested like the others")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for path in config.getoption("--plugin"):
+        load_plugin(path)
+
+
+def tiny_vit(seed: int = 0, **options: object) -> VisionTransformer:
+    """A random model of 12 blocks and 6x6 patches."""
+    torch.manual_seed(seed)
+    size = dict(img_size=48, patch_size=8, embed_dim=32, depth=12, num_heads=2, num_classes=10)
+    return VisionTransformer(**{**size, **options}).eval()
+
+
+@pytest.fixture
+def tiny() -> Callable[..., Backbone]:
+    """Builds a tiny random backbone; takes VisionTransformer's options."""
+    return lambda seed=0, **options: Backbone(tiny_vit(seed, **options), "tiny")
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    """Four images for the tiny backbone."""
+    return torch.randn(4, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+
+
+sys.path.insert(0, os.path.dirname(__file__))

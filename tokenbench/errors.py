@@ -1,0 +1,57 @@
+"""The errors a user can meet. Each message is one sentence: what was given, what is allowed, what to do.
+
+TokenbenchError                 (exit code 1)
+├── UsageError                  (exit code 2) the command or call cannot mean anything
+│   ├── UnknownName             no method, backbone or knob of that name; the nearest one is offered
+│   ├── BadSetting              a knob's value is out of range or of the wrong type
+│   └── Unsupported             the method cannot run on that backbone, or the backbone is not served
+├── DataError                   a data folder or image that cannot be used
+├── WeightsError                a weights file that is cut short, does not fit, or would run code
+└── ResultsError                a results file that cannot be read or written
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TokenbenchError(Exception):
+    """Base of every error tokenbench raises on purpose; the command line prints it without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(TokenbenchError):
+    """The command or call cannot mean anything as it was given."""
+
+    exit_code = 2
+
+
+class UnknownName(UsageError):
+    """A name that is not registered; `kind` says of what ("method"), `see` where the names are listed."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], see: str) -> None:
+        near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        super().__init__(f"Unknown {kind} '{name}'.{hint} See {see}.")
+
+
+class BadSetting(UsageError):
+    """A knob's value is out of range or of the wrong type."""
+
+
+class Unsupported(UsageError):
+    """The method cannot run on that backbone, or the backbone cannot be served; the message gives the reason."""
+
+
+class DataError(TokenbenchError):
+    """A data folder or image that cannot be used."""
+
+
+class WeightsError(TokenbenchError):
+    """A weights file that is cut short, does not fit the model, or would run code when loaded."""
+
+
+class ResultsError(TokenbenchError):
+    """A results file that cannot be read or written."""

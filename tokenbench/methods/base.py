@@ -1,0 +1,155 @@
+"""What a method is: knobs, and how tokens change. Adding a method is adding one file beside this one.
+
+    class Halve(Method):
+        '''Keep every second token after one block.'''
+
+        name = "halve"
+        block: int = Field(6, ge=0, description="the block after which half of the tokens go")
+
+        def reducers(self, vit):
+            return {self.block: [Every(2)]}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from torch import Tensor, nn
+
+from tokenbench.errors import BadSetting, Unsupported
+from tokenbench.model import Attn, Output
+from tokenbench.tokens import Tokens
+
+if TYPE_CHECKING:
+    from tokenbench.backbones import Backbone
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method comes from."""
+
+    title: str
+    arxiv: str
+    venue: str
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A number its paper printed, to stand beside the measured one; `note` gives the conditions."""
+
+    backbone: str
+    settings: Mapping[str, Any]
+    top1: float | None = None  # percent
+    gmacs: float | None = None
+    note: str = ""
+
+
+class Reducer(nn.Module):
+    """One place in a block where tokens change.
+
+    `where` is "before" the block, "between" its attention and its MLP, or "after" it. `attn` is given only between.
+    `self.method` holds the knobs as they are now; read those that a schedule may change from there, in `forward`.
+    """
+
+    where: ClassVar[Literal["before", "between", "after"]] = "between"
+    reads_method: ClassVar[bool] = True
+    method: Any = None
+
+    def forward(self, tokens: Tokens, attn: Attn | None) -> Tokens:
+        """Return the tokens after this place, changed only by the verbs of `Tokens`."""
+        raise NotImplementedError
+
+
+class Method(BaseModel):
+    """A setting of a method. Its fields are its knobs: flags, documentation, checks and sweeps are made from them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    paper: ClassVar[Paper | None] = None
+    trained: ClassVar[bool] = False  # True: says nothing until it has been trained itself
+    main: ClassVar[str | None] = None  # the knob that every label shows
+    neutral: ClassVar[Mapping[str, Any] | None] = None  # the setting that changes nothing; None where there is none
+    reported: ClassVar[tuple[Reported, ...]] = ()
+    notes: ClassVar[str] = ""  # a caveat that every listing prints
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """On the command line a list is written 3/6/9."""
+        if isinstance(value, str) and "/" in value:
+            return tuple(value.split("/"))
+        return value
+
+    @property
+    def proportional(self) -> bool:
+        """Whether attention adds the log of token sizes to its logits (ToMe, arXiv 2210.09461, equation 1)."""
+        return False
+
+    @property
+    def label(self) -> str:
+        """`tome[r=13]`: the name, the main knob, and every other knob that is not at its default."""
+        shown = [k for k, f in type(self).model_fields.items() if k == self.main or getattr(self, k) != f.default]
+        return f"{self.name}[{','.join(f'{k}={_text(getattr(self, k))}' for k in shown)}]" if shown else self.name
+
+    def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
+        """The reducers of each block that has any. The only part a method must have."""
+        raise NotImplementedError
+
+    def supports(self, vit: Backbone) -> str | None:
+        """Why this setting cannot run on that backbone, as a clause; None if it can."""
+        return None
+
+    def check(self, vit: Backbone) -> None:
+        """Raise `Unsupported` with the reason if this setting cannot run on that backbone."""
+        reason = self.supports(vit)
+        if reason:
+            raise Unsupported(f"{self.label} cannot run on {vit.name}: {reason}.")
+
+    def at(self, epoch: float) -> Method:
+        """The setting in force at this point of training, in epochs and their fractions."""
+        return self
+
+    def losses(self, out: Output, target: Tensor, teacher: Output | None = None) -> dict[str, Tensor]:
+        """The terms of the training loss, already weighted; their sum is the loss.
+
+        Args:
+            out: the model's output in train mode.
+            target: (B,) class indices, or (B, classes) soft labels.
+            teacher: the frozen dense model's output on the same images, for methods that distil.
+        """
+        return {"class": nn.functional.cross_entropy(out.logits, target)}
+
+
+def make(cls: type[Method], settings: Mapping[str, Any]) -> Method:
+    """A setting of `cls`; raises `BadSetting` in one sentence where pydantic would print a page."""
+    try:
+        return cls(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        knob = str(first["loc"][0]) if first["loc"] else cls.name
+        if first["type"] == "extra_forbidden":
+            raise BadSetting(
+                f"{cls.name} has no knob '{knob}'; it has {', '.join(cls.model_fields) or 'none'}. "
+                f"See `tokenbench show {cls.name}`."
+            ) from None
+        what = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        raise BadSetting(f"{cls.name}: {knob}={first['input']} is not allowed, it {what}.") from None
+
+
+def quarters(blocks: tuple[int, ...] | None, vit: Backbone) -> tuple[int, ...]:
+    """The blocks a three-stage method reduces in: as given, or at each quarter of the depth (3, 6, 9 of 12)."""
+    return blocks if blocks is not None else tuple(vit.depth * i // 4 for i in (1, 2, 3))
+
+
+def outside(blocks: tuple[int, ...], vit: Backbone) -> str | None:
+    """The reason if a block index does not exist, else None."""
+    wrong = [b for b in blocks if not 0 <= b < vit.depth]
+    return f"block {wrong[0]} does not exist, blocks are 0 to {vit.depth - 1}" if wrong else None
+
+
+def _text(value: Any) -> str:
+    return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)

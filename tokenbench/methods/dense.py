@@ -1,0 +1,30 @@
+"""No reduction: the backbone as timm runs it. What every other method is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tokenbench.methods.base import Method, Reducer, Reported
+
+if TYPE_CHECKING:
+    from tokenbench.backbones import Backbone
+
+
+class Dense(Method):
+    """The plain backbone, all tokens to the end."""
+
+    name = "dense"
+    neutral: ClassVar[Mapping[str, Any] | None] = {}
+    reported = (
+        Reported("deit_t", {}, 72.19, 1.254, "timm weights"),
+        Reported("deit_s", {}, 79.86, 4.599, "timm weights"),
+        Reported("deit_b", {}, 81.98, 17.564, "timm weights"),
+        Reported("vit_ti", {}, 75.45, 1.254, "timm AugReg weights"),
+        Reported("vit_s", {}, 81.40, 4.599, "timm AugReg weights"),
+        Reported("vit_b", {}, 84.53, 17.564, "timm AugReg weights"),
+    )
+
+    def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
+        """None."""
+        return {}

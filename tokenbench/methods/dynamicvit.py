@@ -1,0 +1,136 @@
+"""DynamicViT: small predictors score the tokens, the lowest are dropped (arXiv 2106.02034)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from tokenbench.methods.base import Method, Paper, Reducer, Reported, outside, quarters
+from tokenbench.methods.topk import kept
+from tokenbench.model import Attn, Output
+from tokenbench.tokens import Tokens
+
+if TYPE_CHECKING:
+    from tokenbench.backbones import Backbone
+
+
+class Predictor(nn.Module):
+    """Keep and drop log-probabilities of each token, from itself and the mean of the kept ones (equations 2 to 5)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.in_conv = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU())
+        self.out_conv = nn.Sequential(
+            nn.Linear(dim, dim // 2), nn.GELU(), nn.Linear(dim // 2, dim // 4), nn.GELU(), nn.Linear(dim // 4, 2)
+        )
+
+    def forward(self, x: Tensor, alive: Tensor) -> Tensor:
+        """(B, n, 2) log-probabilities, channel 0 = keep, of tokens x (B, n, C) of which `alive` (B, n) are kept."""
+        z = self.in_conv(x)
+        local, rest = z.split(z.shape[-1] // 2, dim=-1)
+        weights = alive.unsqueeze(-1)
+        pooled = (rest * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
+        return self.out_conv(torch.cat([local, pooled.expand_as(local)], dim=-1)).log_softmax(dim=-1)
+
+
+class Score(Reducer):
+    """Drop the tokens the predictor scores lowest; in training, mask those a Gumbel-softmax draw lets go."""
+
+    where: ClassVar = "before"
+
+    def __init__(self, stage: int, dim: int) -> None:
+        super().__init__()
+        self.stage = stage
+        self.predictor = Predictor(dim)
+
+    def forward(self, tokens: Tokens, attn: Attn | None) -> Tokens:
+        """Before the block."""
+        current = tokens.count - tokens.prefix
+        if self.training:
+            alive = tokens.x.new_ones(tokens.x.shape[0], current) if tokens.alive is None else tokens.alive
+            return tokens.mask(self.draw(self.predictor(tokens.patches, alive)) * alive)
+        count = kept(tokens.grid[0] * tokens.grid[1], self.method.keep_rate, self.stage)
+        if count >= current:
+            return tokens
+        scores = self.predictor(tokens.patches, tokens.x.new_ones(tokens.x.shape[0], current))[..., 0]
+        return tokens.keep(scores.argsort(dim=1, descending=True)[:, :count])
+
+    def draw(self, log_probs: Tensor) -> Tensor:
+        """Hard 0/1 decisions (B, n) with straight-through gradients, one Gumbel sample a token."""
+        return F.gumbel_softmax(log_probs, tau=1.0, hard=True)[..., 0]
+
+
+class DynamicViT(Method):
+    """DynamicViT: three predictors, trained with the backbone, choose the patches that go on."""
+
+    name = "dynamicvit"
+    paper: ClassVar[Paper | None] = Paper(
+        "DynamicViT: Efficient Vision Transformers with Dynamic Token Sparsification", "2106.02034", "NeurIPS 2021"
+    )
+    trained: ClassVar[bool] = True
+    main: ClassVar[str | None] = "keep_rate"
+    neutral: ClassVar[Mapping[str, Any] | None] = {"keep_rate": 1.0}
+    notes = "keep_rate counts from the initial tokens: int(n0 * keep_rate^stage)."
+    reported = (
+        Reported("deit_s", {"keep_rate": 0.7}, 79.32, 2.9, "trained 30 epochs; its 2.9 G is 2.981 cut off"),
+        Reported("deit_b", {"keep_rate": 0.7}, 81.43, None, "trained 30 epochs"),
+    )
+
+    keep_rate: float = Field(0.7, gt=0, le=1, description="share of the initial patches kept at each stage, compounding")
+    blocks: tuple[int, ...] | None = Field(None, description="blocks that drop; a quarter, half, three quarters if unset")
+    ratio_weight: float = Field(2.0, ge=0, description="training: weight of the keep-ratio loss (5 for DeiT-B)")
+    distill_weight: float = Field(0.5, ge=0, description="training: weight of the two distillation losses")
+    class_weight: float = Field(1.0, ge=0, description="training: weight of the classification loss")
+    token_mse: bool = Field(True, description="training: token distillation by squared error; otherwise by KL")
+    batch_ratio: bool = Field(False, description="training: hold the keep ratio over the batch, not in every image")
+
+    def supports(self, vit: Backbone) -> str | None:
+        """Any backbone whose width divides by 4."""
+        if vit.dim % 4:
+            return f"its predictors need a width that divides by 4, and this one is {vit.dim}"
+        return outside(quarters(self.blocks, vit), vit)
+
+    def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
+        """One predictor a stage."""
+        return {block: [Score(stage, vit.dim)] for stage, block in enumerate(quarters(self.blocks, vit))}
+
+    def losses(self, out: Output, target: Tensor, teacher: Output | None = None) -> dict[str, Tensor]:
+        """Section 3.4: classification, keep ratio, and with a teacher KL on logits and distillation of kept tokens."""
+        decisions = out.tokens.decisions
+        rates = [self.keep_rate ** (stage + 1) for stage in range(len(decisions))]
+        terms = {
+            "class": self.class_weight * F.cross_entropy(out.logits, target),
+            "ratio": self.ratio_weight * ratio_loss(decisions, rates, self.batch_ratio) / max(1, len(decisions)),
+        }
+        if teacher is not None:
+            prefix = out.tokens.prefix
+            mask = decisions[-1] if decisions else out.logits.new_ones(out.features.shape[0], out.tokens.count - prefix)
+            pair = out.features[:, prefix:], teacher.features[:, prefix:]
+            terms["distill_logits"] = self.distill_weight * divergence(out.logits, teacher.logits)
+            terms["distill_tokens"] = self.distill_weight * token_loss(*pair, mask, self.token_mse)
+        return terms
+
+
+def ratio_loss(decisions: Sequence[Tensor], rates: Sequence[float], over_batch: bool = False) -> Tensor:
+    """Sum over stages of the squared distance of the kept share from its rate (equation 13), decisions (B, n)."""
+    shares = [d.mean() if over_batch else d.mean(dim=1) for d in decisions]
+    return torch.stack([((share - rate) ** 2).mean() for share, rate in zip(shares, rates, strict=True)]).sum()
+
+
+def divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL of the teacher's softmax from the student's over the last dimension (M, K), mean over M."""
+    return F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction="batchmean", log_target=True)
+
+
+def token_loss(student: Tensor, teacher: Tensor, mask: Tensor, mse: bool = True) -> Tensor:
+    """Distance of the student's tokens (B, n, C) from the teacher's over those kept to the end, mask (B, n)."""
+    if mask.sum() < 0.1:
+        return student.new_zeros(())
+    kept_rows = mask > 0.5
+    student, teacher = student[kept_rows], teacher[kept_rows]
+    return F.mse_loss(student, teacher) if mse else divergence(student, teacher)

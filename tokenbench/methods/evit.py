@@ -1,0 +1,84 @@
+"""EViT: keep the attentive patches, fuse the rest into one (arXiv 2202.07800)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field, PositiveInt
+
+from tokenbench.methods.base import Method, Paper, Reducer, Reported, outside, quarters
+from tokenbench.model import Attn
+from tokenbench.tokens import Tokens
+
+if TYPE_CHECKING:
+    from tokenbench.backbones import Backbone
+
+
+class Attentive(Reducer):
+    """Keep the tokens with the highest class attention; sum the others, weighted by it, into one fused token."""
+
+    def __init__(self, stage: int) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, tokens: Tokens, attn: Attn | None) -> Tokens:
+        """Between attention and MLP. An earlier fused token competes like any other."""
+        current, fixed = tokens.count - tokens.prefix, self.method.tokens
+        count = math.ceil(self.method.keep_rate * current) if fixed is None else fixed[self.stage]
+        if attn is None or count >= current:
+            return tokens
+        scores = attn.class_row()  # (B, n), not renormalised
+        return tokens.keep(scores.topk(count, dim=1).indices, fuse=scores if self.method.fuse else None)
+
+
+class EViT(Method):
+    """EViT: three times, keep the patches the class token attends to most and fuse the others into one token."""
+
+    name = "evit"
+    paper: ClassVar[Paper | None] = Paper(
+        "Not All Patches are What You Need: Expediting Vision Transformers via Token Reorganizations",
+        "2202.07800",
+        "ICLR 2022",
+    )
+    main: ClassVar[str | None] = "keep_rate"
+    neutral: ClassVar[Mapping[str, Any] | None] = {"keep_rate": 1.0}
+    notes = "keep_rate counts from the current tokens, the fused one included: ceil(keep_rate * n)."
+    reported = tuple(
+        Reported("deit_s", {"keep_rate": rate}, top1, gmacs, "trained 300 epochs")
+        for rate, top1, gmacs in ((0.9, 79.8, 4.0), (0.8, 79.8, 3.5), (0.7, 79.5, 3.0), (0.6, 78.9, 2.6), (0.5, 78.5, 2.3))
+    )
+
+    keep_rate: float = Field(0.7, gt=0, le=1, description="share of the current tokens kept at each stage")
+    tokens: tuple[PositiveInt, ...] | None = Field(
+        None, description="number of tokens kept at each stage, in place of keep_rate"
+    )
+    fuse: bool = Field(True, description="append the dropped tokens as one, weighted by class attention")
+    blocks: tuple[int, ...] | None = Field(None, description="blocks that drop; a quarter, half, three quarters if unset")
+    shrink_start: float = Field(0.0, ge=0, description="training: epoch at which the keep rate starts to fall from 1")
+    shrink_epochs: float = Field(0.0, ge=0, description="training: epochs over which it falls to keep_rate, on a cosine")
+
+    def supports(self, vit: Backbone) -> str | None:
+        """Needs a class token."""
+        if not vit.has_class_token:
+            return "it scores patches by the attention of a class token, and this backbone has none"
+        blocks = quarters(self.blocks, vit)
+        if self.tokens is not None and len(self.tokens) != len(blocks):
+            return f"tokens gives {len(self.tokens)} numbers for {len(blocks)} stages"
+        return outside(blocks, vit)
+
+    def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
+        """One selection a stage."""
+        return {block: [Attentive(stage)] for stage, block in enumerate(quarters(self.blocks, vit))}
+
+    def at(self, epoch: float) -> EViT:
+        """The scheduled keep rate (section 3.2): 1, then a cosine down to `keep_rate`, then `keep_rate`."""
+        if epoch < self.shrink_start:
+            rate = 1.0
+        elif epoch >= self.shrink_start + self.shrink_epochs:
+            rate = self.keep_rate
+        else:
+            done = (epoch - self.shrink_start) / self.shrink_epochs
+            rate = self.keep_rate + (1 - self.keep_rate) * 0.5 * (1 + math.cos(math.pi * done))
+        return self.model_copy(update={"keep_rate": rate})

@@ -1,0 +1,60 @@
+"""Keep random patches: what any score has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tokenbench.methods.base import Method, Reducer, outside, quarters
+from tokenbench.methods.topk import kept
+from tokenbench.model import Attn
+from tokenbench.tokens import Tokens
+
+if TYPE_CHECKING:
+    from tokenbench.backbones import Backbone
+
+
+class Draw(Reducer):
+    """Keep tokens at places drawn once from the seed, the same for every image; their order is kept."""
+
+    def __init__(self, stage: int, seed: int) -> None:
+        super().__init__()
+        self.stage, self.seed = stage, seed
+
+    def forward(self, tokens: Tokens, attn: Attn | None) -> Tokens:
+        """Between attention and MLP, where EViT and Top-K drop."""
+        current = tokens.count - tokens.prefix
+        count = kept(tokens.grid[0] * tokens.grid[1], self.method.keep_rate, self.stage)
+        if count >= current:
+            return tokens
+        return tokens.keep(_places(current, count, self.seed + self.stage).to(tokens.x.device))
+
+
+def _places(current: int, count: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(current, generator=generator)[:count].sort().values
+
+
+class Random(Method):
+    """Random patches: three times, keep patches at places drawn from a seed and drop the rest."""
+
+    name = "random"
+    main: ClassVar[str | None] = "keep_rate"
+    neutral: ClassVar[Mapping[str, Any] | None] = {"keep_rate": 1.0}
+    notes = "The places are the same for every image of a run; other seeds draw others."
+
+    keep_rate: float = Field(0.7, gt=0, le=1, description="share of the initial patches kept at each stage, compounding")
+    blocks: tuple[int, ...] | None = Field(None, description="blocks that drop; a quarter, half, three quarters if unset")
+    seed: int = Field(0, ge=0, description="what the places are drawn from")
+
+    def supports(self, vit: Backbone) -> str | None:
+        """Any backbone."""
+        return outside(quarters(self.blocks, vit), vit)
+
+    def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
+        """One draw a stage."""
+        return {block: [Draw(stage, self.seed)] for stage, block in enumerate(quarters(self.blocks, vit))}

@@ -1,0 +1,180 @@
+"""ToMe: merge the most similar tokens in every block (arXiv 2210.09461)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from tokenbench.methods.base import Method, Paper, Reducer, Reported
+from tokenbench.model import Attn
+from tokenbench.tokens import Tokens
+
+if TYPE_CHECKING:
+    from tokenbench.backbones import Backbone
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Which tokens merge: token i of N goes to place `assign[i]` of `count`; several may share a place."""
+
+    assign: Tensor  # (B, N)
+    count: int
+
+
+def bipartite(metric: Tensor, r: int, protected: Sequence[int] = (0,)) -> Matching:
+    """Bipartite soft matching (section 3): A, the even positions, find their nearest in B; the r nearest merge.
+
+    Result order: protected tokens, the unmerged rest of A, the rest of B.
+
+    Args:
+        metric: (B, N, d) what similarity is measured on; normalised here.
+        r: tokens to merge; capped at half of the unprotected.
+        protected: positions never merged nor merged into.
+    """
+    batch, total, _ = metric.shape
+    r = max(0, min(r, (total - len(protected)) // 2))
+    metric = metric / metric.norm(dim=-1, keepdim=True)
+    scores = metric[:, ::2] @ metric[:, 1::2].transpose(-1, -2)  # (B, |A|, |B|)
+    for position in protected:
+        if position % 2 == 0:
+            scores[:, position // 2] = float("-inf")
+        else:
+            scores[..., position // 2] = float("-inf")
+    best, nearest = scores.max(dim=-1)  # (B, |A|)
+    order = best.argsort(dim=-1, descending=True)
+    merged, stay = order[:, :r], order[:, r:]
+    if 0 in protected:
+        stay = stay.sort(dim=1).values
+
+    after = [p for p in protected if p % 2 == 1]  # protected B tokens stand right after the protected A tokens
+    lead = len(protected) - len(after)
+    half_a, half_b = scores.shape[1], scores.shape[2]
+    kept = half_a - r
+    place_a = torch.arange(kept, device=metric.device)
+    place_a = place_a + (place_a >= lead) * len(after)
+    place_b = torch.arange(half_b, device=metric.device)
+    place_b = torch.where(place_b < len(after), lead + place_b, kept + place_b)
+
+    assign_a = torch.zeros(batch, half_a, dtype=torch.long, device=metric.device)
+    assign_a = assign_a.scatter(1, stay, place_a.expand(batch, -1))
+    assign_a = assign_a.scatter(1, merged, place_b[nearest.gather(1, merged)])
+    return Matching(_interleave(assign_a, place_b.expand(batch, -1)), kept + half_b)
+
+
+def every_kth(metric: Tensor, k: int) -> Matching:
+    """Every k-th token takes in the nearest of the others (the ablation of section 4); the last N mod k are left out."""
+    total = metric.shape[1] // k * k
+    position = torch.arange(total, device=metric.device)
+    return _onto(metric, position[position % k != k - 1], position[position % k == k - 1])
+
+
+def at_random(metric: Tensor, r: int, uniform: Tensor) -> Matching:
+    """r random tokens merge into the nearest of the others, which keep their random order.
+
+    Args:
+        metric: (B, N, d).
+        r: tokens to merge.
+        uniform: (B, N) random numbers; their ascending order is the random order.
+    """
+    order = uniform.argsort(dim=1)
+    return _onto(metric, order[:, :r], order[:, r:])
+
+
+def _onto(metric: Tensor, src: Tensor, dst: Tensor) -> Matching:
+    """Every token at `src` merges into its nearest at `dst`; positions ([B,] n)."""
+    batch, dim = metric.shape[0], metric.shape[-1]
+    src, dst = src.expand(batch, -1), dst.expand(batch, -1)
+    metric = metric / metric.norm(dim=-1, keepdim=True)
+    a, b = (metric.gather(1, i.unsqueeze(-1).expand(-1, -1, dim)) for i in (src, dst))
+    nearest = (a @ b.transpose(-1, -2)).argmax(dim=-1)
+    count = dst.shape[1]
+    assign = torch.zeros(batch, src.shape[1] + count, dtype=torch.long, device=metric.device)
+    assign = assign.scatter(1, src, nearest)
+    return Matching(assign.scatter(1, dst, torch.arange(count, device=metric.device).expand(batch, -1)), count)
+
+
+def _interleave(even: Tensor, odd: Tensor) -> Tensor:
+    """(B, N) with `even` at 0, 2, 4, … and `odd` at 1, 3, 5, …"""
+    out = even.new_zeros(even.shape[0], even.shape[1] + odd.shape[1])
+    out[:, ::2] = even
+    out[:, 1::2] = odd
+    return out
+
+
+def schedule(r: int | tuple[int, ...], inflect: float, depth: int) -> list[int]:
+    """Tokens to merge in each block (appendix B): constant, given block by block, or a line through r.
+
+    Args:
+        r: one number, or one a block; blocks beyond the list merge none.
+        inflect: -1 falls from 2r to 0, 0 is constant, 1 rises from 0 to 2r.
+        depth: number of blocks.
+    """
+    if isinstance(r, tuple):
+        return [*r, *[0] * (depth - len(r))]
+    low = int(r * (1.0 - inflect))
+    step = (2 * r - 2 * low) / max(1, depth - 1)
+    return [int(low + step * i) for i in range(depth)]
+
+
+class Merge(Reducer):
+    """Merge r tokens by the similarity of their keys."""
+
+    def __init__(self, r: int) -> None:
+        super().__init__()
+        self.r = r
+
+    def forward(self, tokens: Tokens, attn: Attn | None) -> Tokens:
+        """Between attention and MLP."""
+        r = min(self.r, (tokens.count - tokens.prefix) // 2)
+        if attn is None or r <= 0:
+            return tokens
+        match = bipartite(attn.mean_key(), r, range(tokens.prefix))
+        return tokens.group(match.assign[:, tokens.prefix :] - tokens.prefix, match.count - tokens.prefix)
+
+
+class ToMe(Method):
+    """Token merging: in every block, the r most similar pairs of tokens become one, with no training needed."""
+
+    name = "tome"
+    paper: ClassVar[Paper | None] = Paper("Token Merging: Your ViT But Faster", "2210.09461", "ICLR 2023")
+    main: ClassVar[str | None] = "r"
+    neutral: ClassVar[Mapping[str, Any] | None] = {"r": 0}
+    notes = "On MAE weights, which were trained without it, set prop_attn=false as the paper does."
+    reported = (
+        Reported("vit_s", {"r": 13}, 79.30, None, "no training"),
+        Reported("vit_b", {"r": 13}, 82.60, None, "no training"),
+        Reported("vit_l", {"r": 7}, 84.26, None, "no training"),
+        Reported("deit_s", {"r": 13}, 79.36, 2.7, "trained; 78.83 without training"),
+        Reported("deit_t", {"r": 13}, 71.27, None, "trained"),
+    )
+
+    r: int | tuple[int, ...] = Field(13, description="tokens merged in each block: one number, or one a block (8/8/4)")
+    inflect: float = Field(0.0, ge=-1, le=1, description="slope of r over the blocks: -1 falling, 0 constant, 1 rising")
+    prop_attn: bool = Field(True, description="add the log of token sizes to the attention logits")
+
+    @field_validator("r")
+    @classmethod
+    def _not_negative(cls, r: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        if min(r if isinstance(r, tuple) else (r,), default=0) < 0:
+            raise ValueError("should be 0 or more")
+        return r
+
+    @property
+    def proportional(self) -> bool:
+        """Proportional attention, unless switched off."""
+        return self.prop_attn
+
+    def supports(self, vit: Backbone) -> str | None:
+        """Any backbone; a list of r may not be longer than the model."""
+        if isinstance(self.r, tuple) and len(self.r) > vit.depth:
+            return f"r lists {len(self.r)} blocks, and this backbone has {vit.depth}"
+        return None
+
+    def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
+        """A merge in every block whose r is not 0."""
+        return {i: [Merge(r)] for i, r in enumerate(schedule(self.r, self.inflect, vit.depth)) if r > 0}

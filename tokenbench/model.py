@@ -1,0 +1,220 @@
+"""The block loop, written once: embed, then [attention, reducer, MLP] for every block, then the head.
+
+The timm model stays untouched and its own parts are run; only attention is written out here, so that a reducer can ask
+for queries and keys. A block that nothing reduces is called as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokenbench.tokens import Tokens
+
+if TYPE_CHECKING:
+    from tokenbench.backbones import Backbone
+    from tokenbench.methods.base import Method, Reducer
+
+POLICY_EPS = 1e-6  # DynamicViT, arXiv 2106.02034, equation 11
+
+
+@dataclass(frozen=True)
+class Attn:
+    """What a reducer may ask of a block's attention. Nothing is computed before it is asked, so the fused kernel stays on.
+
+    Shapes: q (B, H, M, d) and k (B, H, N, d), after any q/k norm; M = N but in cross-attention.
+    """
+
+    q: Tensor
+    k: Tensor
+    scale: float
+    prefix: int
+    bias: Tensor | None = None  # (B, 1, 1, N) added to the logits
+
+    def class_row(self) -> Tensor:
+        """Attention of the class token to the tokens after the prefix, mean over heads: (B, N - prefix).
+
+        Softmax runs over all N keys, so a row sums to less than 1. Costs N * C multiply-adds an image.
+        """
+        return self._weights(self.q[:, :, :1]).mean(1)[:, 0, self.prefix :]
+
+    def mean_key(self) -> Tensor:
+        """The keys, mean over heads: (B, N, d)."""
+        return self.k.mean(1)
+
+    def weights(self) -> Tensor:
+        """All attention, mean over heads: (B, M, N). Quadratic: for maps, not for speed."""
+        return self._weights(self.q).mean(1)
+
+    def _weights(self, q: Tensor) -> Tensor:
+        logits = (q * self.scale) @ self.k.transpose(-2, -1)
+        return (logits if self.bias is None else logits + self.bias).softmax(dim=-1)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a pass returns besides the logits.
+
+    `features` are the final-norm outputs (B, N, C) of `tokens`, the tokens that are left; `trace` holds the tokens
+    after each block, in order.
+    """
+
+    logits: Tensor
+    features: Tensor
+    tokens: Tokens
+    trace: tuple[Tokens, ...]
+
+
+class Block(nn.Module):
+    """One turn of the loop: a timm block and what reduces tokens in it. Owns the reducers, borrows the block."""
+
+    def __init__(self, block: nn.Module, reducers: Sequence[Reducer], proportional: bool) -> None:
+        super().__init__()
+        self.borrowed = (block,)  # a tuple, so that its parameters are registered once, in the timm model
+        self.reducers = nn.ModuleList(reducers)
+        self.proportional = proportional
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        block = self.borrowed[0]
+        tokens = self._reduce("before", tokens, None)
+        plain = tokens.alive is None and tokens.context is None and not (self.proportional and tokens.size is not None)
+        if plain and not any(r.where == "between" for r in self.reducers):
+            tokens = tokens.with_x(block(tokens.x))
+        else:
+            tokens, attn = self._attention(block, tokens)
+            tokens = self._reduce("between", tokens, attn)
+            tokens = tokens.with_x(tokens.x + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens.x)))))
+        return self._reduce("after", tokens, None)
+
+    def _reduce(self, where: str, tokens: Tokens, attn: Attn | None) -> Tokens:
+        for reducer in self.reducers:
+            if reducer.where == where:
+                tokens = reducer(tokens, attn)
+        return tokens
+
+    def _attention(self, block: nn.Module, tokens: Tokens) -> tuple[Tokens, Attn]:
+        keys = None if tokens.context is None else block.norm1(tokens.context.x)
+        bias = tokens.size.log()[:, None, None, :] if self.proportional and tokens.size is not None else None
+        out, q, k = attend(block.attn, block.norm1(tokens.x), keys, bias, _policy(tokens))
+        attn = Attn(q, k, block.attn.scale, tokens.prefix, bias)
+        x = tokens.x + block.drop_path1(block.ls1(out))
+        if tokens.context is not None and tokens.context.source is not None:
+            tokens = replace(tokens.context.mix(attn.weights(), x), context=tokens.context)
+        return tokens.with_x(x), attn
+
+
+class Model(nn.Module):
+    """A backbone run with a method: images (B, 3, H, W) to logits (B, classes).
+
+    Args:
+        backbone: the adapted timm model; its weights are used in place.
+        method: a setting of a method; see `tokenbench.methods`.
+
+    Raises:
+        Unsupported: the method cannot run on this backbone; the message gives the reason.
+    """
+
+    def __init__(self, backbone: Backbone, method: Method) -> None:
+        super().__init__()
+        method.check(backbone)
+        self.backbone = backbone
+        self.vit = backbone.vit
+        reducers = method.reducers(backbone)
+        self.blocks = nn.ModuleList(
+            Block(block, reducers.get(i, ()), method.proportional) for i, block in enumerate(backbone.blocks())
+        )
+        self.use(method)
+
+    def use(self, method: Method) -> None:
+        """Take new values for the knobs, such as a scheduled keep rate; places and parameters stay as they are."""
+        self.method = method
+        for module in self.modules():
+            if hasattr(module, "reads_method"):
+                module.method = method
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, classes) of images (B, channels, H, W), already normalised."""
+        return self.backbone.head(self._loop(self.backbone.embed(images)))[0]
+
+    def run(self, images: Tensor, trace: bool = False) -> Output:
+        """As `forward`, with features and tokens; with `trace` the maps from patches to tokens are followed too."""
+        tokens = self.backbone.embed(images)
+        steps: list[Tokens] = []
+        tokens = self._loop(tokens.traced() if trace else tokens, steps)
+        logits, features = self.backbone.head(tokens)
+        return Output(logits, features, tokens, tuple(steps))
+
+    def _loop(self, tokens: Tokens, steps: list[Tokens] | None = None) -> Tokens:
+        for block in self.blocks:
+            tokens = block(tokens)
+            if steps is not None:
+                steps.append(tokens)
+        return tokens
+
+
+def attend(
+    attn: nn.Module, y: Tensor, keys: Tensor | None = None, bias: Tensor | None = None, policy: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """timm's `Attention.forward`, written out so that q and k can be handed on; bit-equal to it where both apply.
+
+    Args:
+        attn: a `timm.layers.Attention`; its own projections and norms are used.
+        y: (B, M, C) normalised tokens that ask; also keys and values unless `keys` is given.
+        keys: (B, N, C) normalised tokens to attend to instead.
+        bias: (B, 1, 1, N) added to the logits.
+        policy: (B, N) 1 kept, 0 dropped; turns on the masked softmax of training.
+
+    Returns:
+        The projected output (B, M, C), q (B, H, M, d) and k (B, H, N, d).
+    """
+    batch, count, _ = y.shape
+    heads, dim = attn.num_heads, attn.head_dim
+    if keys is None:
+        q, k, v = attn.qkv(y).reshape(batch, count, 3, heads, dim).permute(2, 0, 3, 1, 4).unbind(0)
+    else:
+        wq, wkv = attn.qkv.weight.split([attn.attn_dim, 2 * attn.attn_dim])
+        bq, bkv = (None, None) if attn.qkv.bias is None else attn.qkv.bias.split([attn.attn_dim, 2 * attn.attn_dim])
+        q = F.linear(y, wq, bq).reshape(batch, count, heads, dim).transpose(1, 2)
+        k, v = F.linear(keys, wkv, bkv).reshape(batch, keys.shape[1], 2, heads, dim).permute(2, 0, 3, 1, 4).unbind(0)
+    q, k = attn.q_norm(q), attn.k_norm(k)
+
+    if policy is not None:
+        x = attn.attn_drop(softmax_with_policy((q * attn.scale) @ k.transpose(-2, -1), policy).to(v.dtype)) @ v
+    elif attn.fused_attn:
+        drop = attn.attn_drop.p if attn.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=drop)
+    else:
+        logits = (q * attn.scale) @ k.transpose(-2, -1)
+        x = attn.attn_drop((logits if bias is None else logits + bias).softmax(dim=-1)) @ v
+
+    x = attn.norm(x.transpose(1, 2).reshape(batch, count, attn.attn_dim))
+    if attn.gate is not None:
+        x = x * attn.gate(y).sigmoid()
+    return attn.proj_drop(attn.proj(x)), q, k
+
+
+def softmax_with_policy(logits: Tensor, policy: Tensor, eps: float = POLICY_EPS) -> Tensor:
+    """Softmax in which dropped tokens are no key to any token but themselves (DynamicViT, equation 11), in float32.
+
+    Args:
+        logits: (B, H, N, N).
+        policy: (B, N) 1 kept, 0 dropped.
+    """
+    count = logits.shape[-1]
+    eye = torch.eye(count, dtype=torch.float32, device=logits.device)
+    mask = policy[:, None, None, :].float()
+    mask = mask + (1.0 - mask) * eye  # (B, 1, N, N)
+    logits = logits.float()
+    weights = (logits - logits.amax(dim=-1, keepdim=True)).exp() * mask
+    return (weights + eps / count) / (weights.sum(dim=-1, keepdim=True) + eps)
+
+
+def _policy(tokens: Tokens) -> Tensor | None:
+    if tokens.alive is None:
+        return None
+    return torch.cat([tokens.alive.new_ones(tokens.alive.shape[0], tokens.prefix), tokens.alive], dim=1)
