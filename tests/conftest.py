@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from tokenbench.backbones import Backbone
 from tokenbench.methods import load_plugin
 
-torch.set_num_threads(int(os.environ.get("TOKENBENCH_TEST_THREADS", "2")))
+torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

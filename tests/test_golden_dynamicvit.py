@@ -43,9 +43,7 @@ def build(case: Case, method: DynamicViT) -> Model:
     return model
 
 
-@pytest.mark.parametrize(
-    ("name", "run"), [(BIG, "rho0.7"), (BIG, "rho0.5"), (RECT, "rho0.7"), (RECT, "rho0.8")]
-)
+@pytest.mark.parametrize(("name", "run"), [(BIG, "rho0.7"), (BIG, "rho0.5"), (RECT, "rho0.7"), (RECT, "rho0.8")])
 def test_model(name: str, run: str) -> None:
     case = Case(name)
     method = DynamicViT(keep_rate=case.runs[run]["token_ratio"][0])

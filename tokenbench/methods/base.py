@@ -1,13 +1,13 @@
 """What a method is: knobs, and how tokens change. Adding a method is adding one file beside this one.
 
-    class Halve(Method):
-        '''Keep every second token after one block.'''
+class Halve(Method):
+    '''Keep every second token after one block.'''
 
-        name = "halve"
-        block: int = Field(6, ge=0, description="the block after which half of the tokens go")
+    name = "halve"
+    block: int = Field(6, ge=0, description="the block after which half of the tokens go")
 
-        def reducers(self, vit):
-            return {self.block: [Every(2)]}
+    def reducers(self, vit):
+        return {self.block: [Every(2)]}
 """
 
 from __future__ import annotations
@@ -38,12 +38,16 @@ class Paper:
 
 @dataclass(frozen=True)
 class Reported:
-    """A number its paper printed, to stand beside the measured one; `note` gives the conditions."""
+    """A number its paper printed, to stand beside the measured one.
+
+    `trained` tells whether with weights trained for the method or off the shelf; `note` gives further conditions.
+    """
 
     backbone: str
     settings: Mapping[str, Any]
     top1: float | None = None  # percent
-    gmacs: float | None = None
+    gmacs: float | None = None  # 1e9 multiply-adds; papers say FLOPs
+    trained: bool = False
     note: str = ""
 
 
@@ -152,4 +156,6 @@ def outside(blocks: tuple[int, ...], vit: Backbone) -> str | None:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)

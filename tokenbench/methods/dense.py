@@ -17,12 +17,12 @@ class Dense(Method):
     name = "dense"
     neutral: ClassVar[Mapping[str, Any] | None] = {}
     reported = (
-        Reported("deit_t", {}, 72.19, 1.254, "timm weights"),
-        Reported("deit_s", {}, 79.86, 4.599, "timm weights"),
-        Reported("deit_b", {}, 81.98, 17.564, "timm weights"),
-        Reported("vit_ti", {}, 75.45, 1.254, "timm AugReg weights"),
-        Reported("vit_s", {}, 81.40, 4.599, "timm AugReg weights"),
-        Reported("vit_b", {}, 84.53, 17.564, "timm AugReg weights"),
+        Reported("deit_t", {}, 72.19, note="timm weights"),
+        Reported("deit_s", {}, 79.86, note="timm weights"),
+        Reported("deit_b", {}, 81.98, note="timm weights"),
+        Reported("vit_ti", {}, 75.45, note="timm AugReg weights"),
+        Reported("vit_s", {}, 81.40, note="timm AugReg weights"),
+        Reported("vit_b", {}, 84.53, note="timm AugReg weights"),
     )
 
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:

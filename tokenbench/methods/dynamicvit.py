@@ -77,12 +77,16 @@ class DynamicViT(Method):
     neutral: ClassVar[Mapping[str, Any] | None] = {"keep_rate": 1.0}
     notes = "keep_rate counts from the initial tokens: int(n0 * keep_rate^stage)."
     reported = (
-        Reported("deit_s", {"keep_rate": 0.7}, 79.32, 2.9, "trained 30 epochs; its 2.9 G is 2.981 cut off"),
-        Reported("deit_b", {"keep_rate": 0.7}, 81.43, None, "trained 30 epochs"),
+        Reported("deit_s", {"keep_rate": 0.7}, 79.32, 2.9, True, "30 epochs; its 2.9 G is 2.981 cut off"),
+        Reported("deit_b", {"keep_rate": 0.7}, 81.43, None, True, "30 epochs"),
     )
 
-    keep_rate: float = Field(0.7, gt=0, le=1, description="share of the initial patches kept at each stage, compounding")
-    blocks: tuple[int, ...] | None = Field(None, description="blocks that drop; a quarter, half, three quarters if unset")
+    keep_rate: float = Field(
+        0.7, gt=0, le=1, description="share of the initial patches kept at each stage, compounding"
+    )
+    blocks: tuple[int, ...] | None = Field(
+        None, description="blocks that drop; a quarter, half, three quarters if unset"
+    )
     ratio_weight: float = Field(2.0, ge=0, description="training: weight of the keep-ratio loss (5 for DeiT-B)")
     distill_weight: float = Field(0.5, ge=0, description="training: weight of the two distillation losses")
     class_weight: float = Field(1.0, ge=0, description="training: weight of the classification loss")

@@ -46,8 +46,14 @@ class EViT(Method):
     neutral: ClassVar[Mapping[str, Any] | None] = {"keep_rate": 1.0}
     notes = "keep_rate counts from the current tokens, the fused one included: ceil(keep_rate * n)."
     reported = tuple(
-        Reported("deit_s", {"keep_rate": rate}, top1, gmacs, "trained 300 epochs")
-        for rate, top1, gmacs in ((0.9, 79.8, 4.0), (0.8, 79.8, 3.5), (0.7, 79.5, 3.0), (0.6, 78.9, 2.6), (0.5, 78.5, 2.3))
+        Reported("deit_s", {"keep_rate": rate}, top1, gmacs, True, "300 epochs")
+        for rate, top1, gmacs in (
+            (0.9, 79.8, 4.0),
+            (0.8, 79.8, 3.5),
+            (0.7, 79.5, 3.0),
+            (0.6, 78.9, 2.6),
+            (0.5, 78.5, 2.3),
+        )
     )
 
     keep_rate: float = Field(0.7, gt=0, le=1, description="share of the current tokens kept at each stage")
@@ -55,9 +61,13 @@ class EViT(Method):
         None, description="number of tokens kept at each stage, in place of keep_rate"
     )
     fuse: bool = Field(True, description="append the dropped tokens as one, weighted by class attention")
-    blocks: tuple[int, ...] | None = Field(None, description="blocks that drop; a quarter, half, three quarters if unset")
+    blocks: tuple[int, ...] | None = Field(
+        None, description="blocks that drop; a quarter, half, three quarters if unset"
+    )
     shrink_start: float = Field(0.0, ge=0, description="training: epoch at which the keep rate starts to fall from 1")
-    shrink_epochs: float = Field(0.0, ge=0, description="training: epochs over which it falls to keep_rate, on a cosine")
+    shrink_epochs: float = Field(
+        0.0, ge=0, description="training: epochs over which it falls to keep_rate, on a cosine"
+    )
 
     def supports(self, vit: Backbone) -> str | None:
         """Needs a class token."""

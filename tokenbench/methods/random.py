@@ -47,8 +47,12 @@ class Random(Method):
     neutral: ClassVar[Mapping[str, Any] | None] = {"keep_rate": 1.0}
     notes = "The places are the same for every image of a run; other seeds draw others."
 
-    keep_rate: float = Field(0.7, gt=0, le=1, description="share of the initial patches kept at each stage, compounding")
-    blocks: tuple[int, ...] | None = Field(None, description="blocks that drop; a quarter, half, three quarters if unset")
+    keep_rate: float = Field(
+        0.7, gt=0, le=1, description="share of the initial patches kept at each stage, compounding"
+    )
+    blocks: tuple[int, ...] | None = Field(
+        None, description="blocks that drop; a quarter, half, three quarters if unset"
+    )
     seed: int = Field(0, ge=0, description="what the places are drawn from")
 
     def supports(self, vit: Backbone) -> str | None:

@@ -44,8 +44,12 @@ class TopK(Method):
     neutral: ClassVar[Mapping[str, Any] | None] = {"keep_rate": 1.0}
     notes = "keep_rate counts from the initial tokens: int(n0 * keep_rate^stage), as DynamicViT's ratio does."
 
-    keep_rate: float = Field(0.7, gt=0, le=1, description="share of the initial patches kept at each stage, compounding")
-    blocks: tuple[int, ...] | None = Field(None, description="blocks that drop; a quarter, half, three quarters if unset")
+    keep_rate: float = Field(
+        0.7, gt=0, le=1, description="share of the initial patches kept at each stage, compounding"
+    )
+    blocks: tuple[int, ...] | None = Field(
+        None, description="blocks that drop; a quarter, half, three quarters if unset"
+    )
 
     def supports(self, vit: Backbone) -> str | None:
         """Needs a class token."""

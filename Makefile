@@ -1,0 +1,41 @@
+# make run    the main job on the images and weights that ship: an environment, the package, a table
+# make test   the same environment with the tools of a developer, and the tests
+# make lint   format, lint and types
+# Other settings: make run ARGS="--backbone deit_s --methods evit", make test ARGS="-k tome", VENV=/path, PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BIN = $(VENV)/bin
+
+.PHONY: run test lint sample clean
+
+run: $(VENV)/installed
+	$(BIN)/tokenbench run $(ARGS)
+
+test: $(VENV)/developer
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/developer
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+		{ echo "Python 3.11, 3.12 or 3.13 is needed and $(PYTHON) is another; try make PYTHON=python3.12."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/developer: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@ $(VENV)/installed
+
+sample:
+	$(BIN)/python scripts/make_sample.py --data $(DATA) --output tokenbench/sample/fashion_mnist_test2000.npz
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

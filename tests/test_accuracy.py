@@ -1,0 +1,267 @@
+"""Accuracy: one pass over the data, ranked classes, and how sure one can be of a difference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tokenbench.backbones import Backbone
+from tokenbench.errors import DataError, ResultsError, TokenbenchError, UsageError
+from tokenbench.measure.accuracy import Predictions, bootstrap, mcnemar, predict
+from tokenbench.measure.running import OutOfMemory
+
+
+def of(hits: list[bool]) -> Predictions:
+    """Predictions of two classes that are right where told."""
+    right = np.array(hits)
+    return Predictions((~right).astype(np.int32)[:, None], np.zeros(len(right), dtype=np.int32))
+
+
+def split(both: int, only_a: int, only_b: int, neither: int) -> tuple[Predictions, Predictions]:
+    a = [True] * both + [True] * only_a + [False] * only_b + [False] * neither
+    b = [True] * both + [False] * only_a + [True] * only_b + [False] * neither
+    return of(a), of(b)
+
+
+pairs = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60).map(
+    lambda rows: (of([a for a, _ in rows]), of([b for _, b in rows]))
+)
+
+
+class Const(nn.Module):
+    """The same logits for every image."""
+
+    def __init__(self, *logits: float) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor(logits))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits.expand(images.shape[0], -1)
+
+
+def one_batch(classes: int, *targets: int) -> list[tuple[Tensor, Tensor]]:
+    """Images that are their own logits under `nn.Flatten`: class 0 first, the others in order."""
+    logits = torch.linspace(1, 0, classes).expand(len(targets), classes)
+    return [(logits[:, :, None, None].clone(), torch.tensor(targets))]
+
+
+def test_ranks_and_percentages() -> None:
+    got = predict({"it": nn.Flatten()}, one_batch(8, 0, 4, 5, 0))["it"]
+    assert got.top.tolist() == [[0, 1, 2, 3, 4]] * 4
+    assert (got.top.dtype, got.target.dtype) == (np.int32, np.int32)
+    assert got.target.tolist() == [0, 4, 5, 0]
+    assert got.hits.tolist() == [True, False, False, True]
+    assert (got.top1, got.top5) == (50.0, 75.0)
+
+
+@pytest.mark.parametrize(("classes", "kept"), [(1, 1), (2, 1), (5, 4), (6, 5), (1000, 5)])
+def test_top5_only_where_five_guesses_can_miss(classes: int, kept: int) -> None:
+    got = predict({"it": nn.Flatten()}, one_batch(classes, 0, 0))["it"]
+    assert got.top.shape == (2, kept)
+    assert got.top5 == (100.0 if kept == 5 else None)
+
+
+def test_equal_logits_rank_by_class() -> None:
+    images, target = torch.zeros(3, 4, 2, 2), torch.tensor([0, 1, 2])
+    assert predict({"it": Const(1.0, 2.0, 2.0, 0.0)}, [(images, target)])["it"].top.tolist() == [[1, 2, 0]] * 3
+
+
+def test_every_model_sees_each_batch_once(tiny: Callable[..., Backbone], images: Tensor) -> None:
+    read: list[int] = []
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for start in (0, 2):
+            read.append(start)
+            yield images[start : start + 2], torch.tensor([1, 2])
+
+    models = {"a": tiny(0).vit, "b": tiny(1).vit}
+    seen: list[int] = []
+    got = predict(models, batches(), progress=seen.append)
+    assert (read, seen) == ([0, 2], [2, 4])
+    for name, model in models.items():
+        with torch.no_grad():
+            assert got[name].top.tolist() == model(images).topk(5).indices.tolist()
+        assert got[name].target.tolist() == [1, 2, 1, 2]
+
+
+def test_runs_in_eval_mode_without_gradients_and_restores_each_mode() -> None:
+    class Probe(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append((self.training, torch.is_inference_mode_enabled()))
+            return images.flatten(1)
+
+    seen: list[tuple[bool, bool]] = []
+    model = nn.Sequential(Probe(), nn.Dropout()).train()
+    model[1].eval()
+    predict({"it": model}, one_batch(3, 0))
+    assert seen == [(False, True)]
+    assert [m.training for m in model.modules()] == [True, True, False]
+    with pytest.raises(DataError):
+        predict({"it": model}, one_batch(3, 9))
+    assert model.training
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16"), ("fp16", "float16")])
+def test_half_precision_is_autocast(precision: str, dtype: str) -> None:
+    seen: list[torch.dtype] = []
+    linear = nn.Linear(6, 6)
+    linear.register_forward_hook(lambda _m, _i, out: seen.append(out.dtype))
+    predict({"it": nn.Sequential(nn.Flatten(), linear)}, one_batch(6, 0), precision=precision)
+    assert (seen, linear.weight.dtype) == ([getattr(torch, dtype)], torch.float32)
+
+
+def test_refuses_what_cannot_be_scored() -> None:
+    good = one_batch(3, 0)
+    for bad in (math.nan, math.inf):
+        with pytest.raises(TokenbenchError, match="broken gave logits that are NaN or infinite"):
+            predict({"fine": nn.Flatten(), "broken": Const(1.0, bad, 0.0)}, good)
+    with pytest.raises(DataError, match="no image"):
+        predict({"it": nn.Flatten()}, [])
+    with pytest.raises(DataError, match="Class 3 is none of the 3"):
+        predict({"it": nn.Flatten()}, one_batch(3, 0, 3))
+    with pytest.raises(DataError, match="Class -1"):
+        predict({"it": nn.Flatten()}, one_batch(3, 0, -1))
+    with pytest.raises(DataError, match="whole numbers"):
+        predict({"it": nn.Flatten()}, [(good[0][0], torch.rand(1, 3))])
+    with pytest.raises(UsageError, match="must give logits"):
+        predict({"it": nn.Identity()}, good)
+    with pytest.raises(UsageError, match="'int8' is not served; choose fp32, bf16, fp16"):
+        predict({"it": nn.Flatten()}, good, precision="int8")
+    with pytest.raises(UsageError, match="at least one"):
+        predict({}, good)
+
+
+def test_no_memory_is_its_own_error() -> None:
+    class Huge(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.empty(1 << 50)
+
+    class Wrong(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            raise RuntimeError("something else")
+
+    with pytest.raises(OutOfMemory, match="huge ran out of memory on cpu at batch 2"):
+        predict({"huge": Huge()}, one_batch(3, 0, 0))
+    with pytest.raises(RuntimeError, match="something else"):
+        predict({"wrong": Wrong()}, one_batch(3, 0))
+
+
+@pytest.mark.parametrize("classes", [10, 32767, 40000])
+def test_save_and_load(tmp_path: Path, classes: int) -> None:
+    rng = np.random.default_rng(0)
+    made = Predictions(rng.integers(0, classes, (200, 5), np.int32), rng.integers(0, classes, 200, np.int32))
+    made.top[0, 0] = classes - 1
+    made.save(tmp_path / "p.npz")
+    back = Predictions.load(tmp_path / "p.npz")
+    assert np.array_equal(back.top, made.top) and np.array_equal(back.target, made.target)
+    assert (back.top.dtype, back.target.dtype) == (np.int32, np.int32)
+    assert [f.name for f in tmp_path.iterdir()] == ["p.npz"]
+
+
+def test_a_broken_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "p.npz"
+    of([True]).save(path)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", fail)
+    with pytest.raises(ResultsError, match="No space left"):
+        of([False]).save(path)
+    assert Predictions.load(path).top1 == 100.0
+    assert [f.name for f in tmp_path.iterdir()] == ["p.npz"]
+    with pytest.raises(ResultsError, match="cannot be written"):
+        of([True]).save(tmp_path / "nowhere" / "p.npz")
+
+
+def test_load_refuses_what_holds_no_predictions(tmp_path: Path) -> None:
+    path = tmp_path / "p.npz"
+    with pytest.raises(ResultsError, match="no predictions at"):
+        Predictions.load(path)
+    of([True, False]).save(path)
+    whole = path.read_bytes()
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    np.savez(tmp_path / "pickled.npz", top=np.array([{}]), target=np.zeros(1))
+    np.savez(tmp_path / "unfit.npz", top=np.zeros((3, 1)), target=np.zeros(2))
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    (tmp_path / "empty.npz").write_bytes(b"")
+    (tmp_path / "text.npz").write_bytes(b"hello")
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    for bad in ("other.npz", "pickled.npz", "unfit.npz", "array.npy", "empty.npz", "text.npz", "cut.npz"):
+        with pytest.raises(ResultsError, match="holds no predictions"):
+            Predictions.load(tmp_path / bad)
+
+
+def test_shapes_must_fit() -> None:
+    for top, target in (((3,), (3,)), ((3, 1), (2,)), ((0, 1), (0,)), ((2, 0), (2,))):
+        with pytest.raises(UsageError, match="do not fit"):
+            Predictions(np.zeros(top, np.int32), np.zeros(target, np.int32))
+
+
+def test_agreement_counts_equal_guesses_right_or_wrong() -> None:
+    target = np.zeros(4, np.int32)
+    a = Predictions(np.array([[0], [1], [2], [3]], np.int32), target)
+    b = Predictions(np.array([[0], [1], [3], [0]], np.int32), target)
+    assert a.agreement(b) == b.agreement(a) == 50.0
+    assert a.agreement(a) == 100.0
+
+
+def test_different_images_cannot_be_paired() -> None:
+    a = of([True, False])
+    for other in (of([True]), Predictions(a.top, a.target + 1)):
+        for pair in (mcnemar, bootstrap, Predictions.agreement):
+            with pytest.raises(UsageError, match="cannot be paired"):
+                pair(a, other)
+
+
+@given(pairs)
+def test_mcnemar_is_the_exact_binomial(pair: tuple[Predictions, Predictions]) -> None:
+    a, b = pair
+    x, y = int((a.hits & ~b.hits).sum()), int((b.hits & ~a.hits).sum())
+    tail = sum(Fraction(math.comb(x + y, i), 2 ** (x + y)) for i in range(min(x, y) + 1))
+    assert mcnemar(a, b) == float(min(Fraction(1), 2 * tail))
+    assert mcnemar(a, b) == mcnemar(b, a)
+    assert 0.0 <= mcnemar(a, b) <= 1.0
+    assert mcnemar(a, a) == 1.0
+
+
+def test_mcnemar_known_and_large() -> None:
+    assert mcnemar(*split(10, 5, 0, 10)) == 0.0625
+    assert mcnemar(*split(0, 1, 9, 0)) == pytest.approx(22 / 1024)
+    normal = math.erfc((400 - 1) / math.sqrt(50_000) / math.sqrt(2))  # with continuity correction
+    assert mcnemar(*split(0, 24_800, 25_200, 0)) == pytest.approx(normal, rel=1e-3)
+    assert mcnemar(*split(0, 25_000, 25_000, 0)) == 1.0
+    assert mcnemar(*split(0, 0, 50_000, 0)) == 0.0
+
+
+@given(pairs, st.integers(0, 5))
+def test_bootstrap_holds_the_estimate(pair: tuple[Predictions, Predictions], seed: int) -> None:
+    a, b = pair
+    low, high = bootstrap(a, seed=seed, draws=500)
+    assert 0.0 <= low <= a.top1 + 1e-9 and a.top1 - 1e-9 <= high <= 100.0
+    low, high = bootstrap(a, b, seed=seed, draws=500)
+    assert -100.0 <= low <= a.top1 - b.top1 + 1e-9 and a.top1 - b.top1 - 1e-9 <= high <= 100.0
+    assert bootstrap(a, a, seed=seed) == (0.0, 0.0)
+    assert bootstrap(a, b, seed=seed) == bootstrap(a, b, seed=seed)
+
+
+def test_bootstrap_is_as_wide_as_theory_says() -> None:
+    a, b = split(7600, 300, 100, 2000)
+    half = 100 * 1.96 * math.sqrt(0.79 * 0.21 / 10_000)
+    assert bootstrap(a) == pytest.approx((79 - half, 79 + half), abs=0.08)
+    half = 100 * 1.96 * math.sqrt((0.04 - 0.02**2) / 10_000)
+    assert bootstrap(a, b) == pytest.approx((2 - half, 2 + half), abs=0.05)
+    low, high = bootstrap(a, level=0.5)
+    assert bootstrap(a)[0] < low < high < bootstrap(a)[1]
+    for bad in ({"draws": 0}, {"level": 0.0}, {"level": 1.0}):
+        with pytest.raises(UsageError, match="0 < level < 1"):
+            bootstrap(a, **bad)

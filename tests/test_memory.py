@@ -1,0 +1,96 @@
+"""Memory: parameters once, and the peak of live tensors by hand-counted cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from reducing import Half, Scored, model
+from torch import Tensor, nn
+
+from tokenbench.backbones import Backbone
+from tokenbench.measure.memory import parameters, peak
+from tokenbench.measure.running import OutOfMemory
+
+X = torch.randn(1, 1000)
+
+
+class Call(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def chain(x: Tensor) -> Tensor:
+    for _ in range(5):
+        x = x * 2
+    return x
+
+
+def kept(x: Tensor) -> Tensor:
+    steps = [x * i for i in range(5)]
+    return steps[0]
+
+
+def passing(x: Tensor) -> Tensor:
+    (x.new_zeros(1, 7000) + 1).sum()
+    return x * 2
+
+
+@pytest.mark.parametrize(
+    ("module", "floats"),
+    [
+        (Call(lambda x: x), 0),
+        (Call(lambda x: x[:, :10].view(10, 1).mT), 0),
+        (Call(lambda x: x.mul_(1)), 0),
+        (Call(lambda x: x * 2), 1000),
+        (Call(chain), 2000),
+        (Call(kept), 5000),
+        (Call(passing), 14_000),
+        (Call(lambda x: (x + x).chunk(2, dim=1)[0]), 1000),
+        (nn.Sequential(nn.Linear(1000, 2000), nn.GELU(), nn.Linear(2000, 10)), 4000),
+        (nn.BatchNorm1d(1000), 1000),
+    ],
+)
+def test_peak_by_hand(module: nn.Module, floats: int) -> None:
+    assert peak(module, X.clone()) == pytest.approx(4 * floats, abs=32)  # a sum is one float more
+
+
+def test_weights_cast_by_autocast_count() -> None:
+    assert peak(nn.Linear(1000, 50), X, "bf16") == 2 * (1000 + 50_000 + 50 + 50)
+
+
+def test_grows_with_the_batch_and_falls_with_the_tokens(tiny: Callable[..., Backbone], images: Tensor) -> None:
+    dense = peak(model(tiny()), images)
+    assert peak(model(tiny()), images[:1]) == pytest.approx(dense / 4, rel=0.01)
+    assert peak(model(tiny(), {0: [Scored(32)]}), images) < 0.75 * dense
+    assert peak(model(tiny(), {11: [Half()]}), images) == dense
+    tiny_width, tokens = 32, 37  # at the peak: a block's input, its sum with attention, its norm, and 4 + 4 in the MLP
+    assert dense == pytest.approx(images.shape[0] * 4 * tiny_width * tokens * 11, rel=0.01)
+
+
+def test_eval_mode_and_no_memory() -> None:
+    assert peak(nn.Dropout().train(), X) == 0
+    with pytest.raises(OutOfMemory, match="Call ran out of memory on cpu at batch 1"):
+        peak(Call(lambda x: torch.empty(1 << 50)), X)
+
+
+def test_parameters_once(tiny: Callable[..., Backbone]) -> None:
+    shared = nn.Linear(3, 4)
+    assert parameters(nn.Sequential(shared, nn.Linear(4, 3), shared)) == 16 + 15
+    assert parameters(nn.BatchNorm1d(5)) == 10
+    assert parameters(model(tiny())) == parameters(tiny().vit)
+    assert parameters(model(tiny(), {6: [Scored(32)]})) == parameters(tiny().vit) + 33
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu() -> None:
+    big = torch.randn(1, 1 << 20, device="cuda")
+    assert peak(Call(chain), big) == 2 * 4 << 20

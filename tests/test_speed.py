@@ -1,0 +1,196 @@
+"""Speed, under a clock that only moves when a model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from reducing import Half, model
+from torch import Tensor, nn
+
+from tokenbench.backbones import Backbone
+from tokenbench.errors import UsageError
+from tokenbench.measure import speed
+from tokenbench.measure.running import OutOfMemory
+from tokenbench.measure.speed import break_even, measure, reduction_share
+
+IMAGES = torch.zeros(8, 3, 2, 2)
+
+
+class Clock:
+    """Seconds that pass when told to; doubles as the load of the machine, which slows everything in a round alike."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.load = 1.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def spend(self, seconds: float) -> None:
+        self.now += seconds * self.load
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(speed, "perf_counter", made)
+    return made
+
+
+class Costs(nn.Module):
+    """Takes its time, as many seconds as the next of `seconds`, over and over, and notes that it ran."""
+
+    def __init__(self, clock: Clock, *seconds: float, log: list[nn.Module] | None = None) -> None:
+        super().__init__()
+        self.clock, self.seconds, self.runs = clock, seconds, 0
+        self.log = [] if log is None else log
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.clock.spend(self.seconds[self.runs % len(self.seconds)])
+        self.runs += 1
+        self.log.append(self)
+        return images.flatten(1)
+
+
+def test_numbers_of_a_steady_model(clock: Clock) -> None:
+    got = measure({"dense": Costs(clock, 0.04), "half": Costs(clock, 0.02)}, IMAGES, seconds=0, warmup=1)
+    half = got["half"]
+    assert (half.batch, half.runs) == (8, 10)
+    assert half.images_per_s == pytest.approx(400.0)
+    assert [half.latency_p10_ms, half.latency_p50_ms, half.latency_p90_ms] == pytest.approx([20.0] * 3)
+    assert half.spread == pytest.approx(0.0)
+    assert [half.speedup, half.speedup_low, half.speedup_high] == pytest.approx([2.0] * 3)
+    assert got["dense"].speedup == 1.0
+
+
+def test_quantiles_and_spread(clock: Clock) -> None:
+    it = measure({"it": Costs(clock, *range(1, 12))}, IMAGES, min_rounds=11, seconds=0, warmup=0)["it"]
+    assert [it.latency_p10_ms, it.latency_p50_ms, it.latency_p90_ms] == pytest.approx([2000.0, 6000.0, 10000.0])
+    assert it.spread == pytest.approx((8.5 - 3.5) / 6)
+    assert it.images_per_s == pytest.approx(8 / 6)
+
+
+def test_ratio_holds_while_the_machine_is_noisy(clock: Clock) -> None:
+    def worse(done: int) -> None:
+        clock.load = 1.5**done
+
+    models = {"dense": Costs(clock, 3.0), "third": Costs(clock, 1.0)}
+    got = measure(models, IMAGES, seconds=0, warmup=0, progress=worse)["third"]
+    assert got.spread > 1.0
+    assert [got.speedup, got.speedup_low, got.speedup_high] == pytest.approx([3.0] * 3)
+
+
+def test_every_round_runs_all_in_a_new_order(clock: Clock) -> None:
+    log: list[nn.Module] = []
+    models = {name: Costs(clock, 1.0, log=log) for name in ("dense", "a", "b")}
+    measure(models, IMAGES, seconds=0, warmup=2, seed=3)
+    rounds = [tuple(log[i : i + 3]) for i in range(0, len(log), 3)]
+    assert len(rounds) == 12
+    assert all(set(one) == set(models.values()) for one in rounds)
+    assert len(set(rounds)) > 2
+    log.clear()
+    measure(models, IMAGES, seconds=0, warmup=2, seed=3)
+    assert [tuple(log[i : i + 3]) for i in range(0, len(log), 3)] == rounds
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 4), (6.5, 7), (100.0, 20)])
+def test_when_it_stops(clock: Clock, seconds: float, rounds: int) -> None:
+    done: list[int] = []
+    run = measure({"it": Costs(clock, 1.0)}, IMAGES, min_rounds=4, max_rounds=20, seconds=seconds, progress=done.append)
+    assert run["it"].runs == rounds
+    assert done == list(range(1, rounds + 1))
+
+
+def test_no_reference_no_speedup(clock: Clock) -> None:
+    models = {"dense": Costs(clock, 2.0), "a": Costs(clock, 1.0)}
+    got = measure(models, IMAGES, reference="other", seconds=0)["a"]
+    assert (got.speedup, got.speedup_low, got.speedup_high) == (None, None, None)
+    assert measure(models, IMAGES, reference="a", seconds=0)["dense"].speedup == 0.5
+
+
+def test_mode_precision_and_compile(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[tuple[bool, bool, bool]] = set()
+
+    class Probe(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            clock.spend(1.0)
+            seen.add((self.training, torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")))
+            return images
+
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(torch, "compile", lambda model, **_: compiled.append(model) or model)
+    probe = Probe().train()
+    measure({"it": probe}, IMAGES, seconds=0)
+    assert (seen, compiled, probe.training) == ({(False, True, False)}, [], True)
+    seen.clear()
+    measure({"it": probe}, IMAGES, seconds=0, precision="bf16", compile=True)
+    assert (seen, compiled) == ({(False, True, True)}, [probe])
+
+
+def test_refusals(clock: Clock) -> None:
+    class Huge(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.empty(1 << 50)
+
+    it = {"it": Costs(clock, 1.0)}
+    for models, images in (({}, IMAGES), (it, IMAGES[:0])):
+        with pytest.raises(UsageError, match="one or more of both"):
+            measure(models, images)
+    for bad in ({"min_rounds": 0}, {"min_rounds": 5, "max_rounds": 4}, {"warmup": -1}):
+        with pytest.raises(UsageError, match="1 <= min_rounds <= max_rounds"):
+            measure(it, IMAGES, **bad)
+    huge = Huge().train()
+    with pytest.raises(OutOfMemory, match="huge ran out of memory on cpu at batch 8, use a smaller batch"):
+        measure({**it, "huge": huge}, IMAGES)
+    assert huge.training
+
+
+def test_share_of_time_in_reducers(clock: Clock, tiny: Callable[..., Backbone], images: Tensor) -> None:
+    class Slow(Half):
+        def forward(self, tokens, attn):  # type: ignore[no-untyped-def]
+            clock.spend(1.0)
+            return super().forward(tokens, attn)
+
+    slow = Slow()
+    reduced = model(tiny(), {3: [slow], 6: [slow, Slow()]}).train()
+    reduced.vit.patch_embed.register_forward_hook(lambda *_: clock.spend(5.0))
+    assert reduction_share(reduced, images, runs=2, warmup=1) == pytest.approx(3 / 8)
+    assert reduced.training and not slow._forward_hooks and not slow._forward_pre_hooks
+    assert reduction_share(model(tiny()), images) is None
+    assert reduction_share(tiny().vit, images) is None
+
+
+@pytest.mark.parametrize(
+    ("speedups", "batch"),
+    [
+        ({}, None),
+        ({1: 1.0}, 1),
+        ({1: 0.8, 8: 1.1, 64: 1.5}, 8),
+        ({64: 1.5, 1: 0.8, 8: 1.1}, 8),
+        ({1: 1.2, 8: 0.9, 64: 1.5}, 64),
+        ({1: 1.2, 8: 1.3, 64: 0.99}, None),
+    ],
+)
+def test_break_even(speedups: dict[int, float], batch: int | None) -> None:
+    assert break_even(speedups) == batch
+
+
+@given(st.dictionaries(st.integers(1, 1024), st.floats(0.1, 3.0)))
+def test_break_even_is_the_smallest_that_holds(speedups: dict[int, float]) -> None:
+    holds = [b for b in speedups if all(speedups[other] >= 1 for other in speedups if other >= b)]
+    assert break_even(speedups) == min(holds, default=None)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu(tiny: Callable[..., Backbone], images: Tensor) -> None:
+    images = images.cuda()
+    models = {"dense": tiny().vit.cuda(), "half": model(tiny(), {0: [Half()]}).cuda()}
+    got = measure(models, images, seconds=0, precision="fp16")
+    assert 0.0 < got["half"].latency_p10_ms <= got["half"].latency_p50_ms <= got["half"].latency_p90_ms < 1000.0
+    share = reduction_share(models["half"], images)
+    assert share is not None and 0.0 < share < 1.0

@@ -1,0 +1,39 @@
+"""One call from names to a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from tokenbench import backbones, checkpoints
+from tokenbench.backbones import Backbone
+from tokenbench.methods import get
+from tokenbench.methods.base import make
+from tokenbench.model import Model
+
+
+def build(method: str, backbone: str | nn.Module, *, weights: str = "auto", seed: int = 0, **knobs: Any) -> Model:
+    """A model from images (B, channels, H, W) to logits (B, classes), in eval mode.
+
+    Args:
+        method: a name that `tokenbench list` shows.
+        backbone: a short name (`deit_s`), any timm name, or a timm model of your own, which keeps its weights.
+        weights: for names: "auto" (shipped, hub, else random with a warning), "random", or a file.
+        seed: for random weights.
+        knobs: the method's, as `tokenbench show METHOD` lists them.
+
+    Raises:
+        UsageError: an unknown name, a knob out of range, or a method that cannot run on this backbone.
+        WeightsError: a weights file that does not fit.
+    """
+    setting = make(get(method), knobs)
+    if isinstance(backbone, nn.Module):
+        return Model(Backbone(backbone), setting).eval()
+    adapted = backbones.create(backbone)
+    found = checkpoints.load_dense(adapted, weights, seed)
+    if found.note:
+        import warnings
+
+        warnings.warn(found.note, stacklevel=2)
+    return Model(adapted, setting).eval()

@@ -1,0 +1,278 @@
+"""The command line. Each command parses, calls one function and prints; heavy imports stay inside."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tokenbench.errors import TokenbenchError, UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from tokenbench.runner import Plan
+
+DEFAULT_METHODS = "all"
+DEFAULT_RESULTS = Path("results.jsonl")
+
+
+class Group(click.Group):
+    """Commands in the order they are used; an unknown one gets the nearest name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In order of definition."""
+        return list(self.commands)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """As click does, but offering the nearest name."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            raise click.UsageError(str(UnknownName("command", args[0], self.commands, "`tokenbench --help`")), ctx)
+        return super().resolve_command(ctx, args)
+
+
+def handled(command: Callable[..., int | None]) -> Callable[..., None]:
+    """One sentence and the exit code for an error made on purpose, and 130 for Ctrl-C; no traceback."""
+
+    @wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        try:
+            code = command(*args, **kwargs) or 0
+        except TokenbenchError as error:
+            click.echo(f"Error: {error}", err=True)
+            code = error.exit_code
+        except KeyboardInterrupt:
+            click.echo("Interrupted; what was measured is kept, and the same command goes on from there.", err=True)
+            code = 130
+        except OSError as error:
+            if error.errno != 28:  # no space left on device
+                raise
+            click.echo("Error: No disk space is left; free some and run the same command again.", err=True)
+            code = 1
+        sys.exit(code)
+
+    return wrapper
+
+
+def _config(ctx: click.Context, _: click.Parameter, value: Path | None) -> None:
+    """Values of a TOML file stand in for defaults; flags still win."""
+    if value is None:
+        return
+    try:
+        found = tomllib.loads(value.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise click.UsageError(f"Config '{value}' cannot be read ({error}); give a TOML file.") from None
+    known = {p.name: p for p in ctx.command.params}
+    chosen = {key.replace("-", "_"): v for key, v in found.items()}
+    for key in chosen:
+        if key not in known:
+            names = [name.replace("_", "-") for name in known if name and name != "config"]
+            raise click.UsageError(
+                str(UnknownName("config key", key, names, f"`tokenbench {ctx.command.name} --help`")), ctx
+            )
+    ctx.default_map = {
+        key: ",".join(map(str, v)) if isinstance(v, list) and not known[key].multiple else v  # type: ignore[attr-defined]
+        for key, v in chosen.items()
+    }
+
+
+def _plugins(_: click.Context, __: click.Parameter, paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    if paths:
+        from tokenbench.methods import load_plugin
+
+        for path in paths:
+            try:
+                load_plugin(path)
+            except UsageError as error:
+                raise click.UsageError(str(error)) from None
+    return paths
+
+
+plugin = click.option(
+    "--plugin",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    callback=_plugins,
+    is_eager=True,
+    expose_value=False,
+    help="A Python file with a Method of your own; it is run.",
+)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="tokenbench")
+def main() -> None:
+    """Token sparsification for vision transformers, measured honestly.
+
+    Start with `tokenbench run`; then `tokenbench report`.
+    """
+
+
+@main.command()
+@click.option("--methods", default=DEFAULT_METHODS, show_default=True, help='A sweep such as "tome[r=4,8,13],evit".')
+@click.option("--backbone", default="deit_nano", show_default=True, help="Short or timm names, separated by commas.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="ImageFolder to measure accuracy on.")
+@click.option("--weights", default="auto", show_default=True, help="auto, random, or a file.")
+@click.option("-b", "--batch-size", default=None, help="Sizes to time, as 1,32,128; or auto.  [default: 32; GPU 128]")
+@click.option("-j", "--workers", default=0, show_default=True, help="Processes that load images.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
+@click.option("--amp", is_flag=True, help="Short for --precision bf16.")
+@click.option("--compile", "compiled", is_flag=True, help="Time under torch.compile.")
+@click.option("--image-size", default=None, help="Other than the model's own: 384, or 224x448 (height x width).")
+@click.option("--limit", type=click.IntRange(min=1), help="Use this many images, spread evenly.")
+@click.option("--rounds", type=click.IntRange(min=3), default=10, show_default=True, help="Timed runs of each model.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
+@click.option("--seed", default=42, show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=DEFAULT_RESULTS, show_default=True)
+@click.option("--force", is_flag=True, help="Run what is done already, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print rows as JSON lines instead of a table.")
+@click.option(
+    "--config", type=click.Path(path_type=Path), callback=_config, is_eager=True, expose_value=False, help="TOML file."
+)
+@plugin
+@handled
+def run(**flags: Any) -> int:
+    """Measure accuracy, GMACs, speed, memory and tokens.
+
+    Finished work is skipped. Without --data-dir, accuracy is measured for deit_nano only, on the images that ship.
+    """
+    from tokenbench import runner, screen
+    from tokenbench.results import Results, dumps
+
+    plan = _plan(flags)
+    with screen.Watching() as watch:
+        rows = runner.run(plan, Results(flags["output"]), watch)
+    if flags["as_json"]:
+        for row in rows:
+            click.echo(dumps(row))
+    else:
+        screen.print_results(rows)
+        click.echo(f"\n{len(rows)} rows are in {flags['output']}; `tokenbench report` makes files of them.")
+    return int(any(row.status in ("failed", "oom") for row in rows))
+
+
+@main.command("list")
+@click.option("--backbones", is_flag=True, help="Backbones instead of methods.")
+@plugin
+@handled
+def list_(backbones: bool) -> None:
+    """Methods, or backbones and their short names."""
+    from tokenbench import screen
+
+    screen.print_backbones() if backbones else screen.print_methods()
+
+
+@main.command()
+@click.argument("method")
+@plugin
+@handled
+def show(method: str) -> None:
+    """A method: its paper, its knobs, what it reported."""
+    from tokenbench import screen
+
+    screen.print_method(method)
+
+
+@main.command()
+@click.option("--device", default="auto", show_default=True)
+@handled
+def env(device: str) -> None:
+    """The hardware and versions that rows are stamped with."""
+    from tokenbench import environment, screen
+
+    screen.print_environment(environment.describe(_device(device)))
+
+
+@main.command()
+@click.argument("results", nargs=-1, type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("reports"), show_default=True)
+@handled
+def report(results: tuple[Path, ...], output: Path) -> None:
+    """Tables of RESULTS (results.jsonl if none is given): here, and as Markdown, CSV and LaTeX in --output."""
+    from tokenbench import screen
+    from tokenbench.reports import tables
+    from tokenbench.results import load
+
+    rows, problems = load(results or (DEFAULT_RESULTS,))
+    for problem in problems:
+        click.echo(f"Left out {problem}", err=True)
+    files = tables.write(rows, output)
+    screen.print_results(rows)
+    click.echo("\nWritten: " + ", ".join(map(str, files)))
+
+
+@main.command()
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The new file.")
+@handled
+def merge(results: tuple[Path, ...], output: Path) -> None:
+    """One results file of several, from several machines: the newest good row of each job."""
+    from tokenbench.results import merge as merge_files
+
+    rows, problems = merge_files(results, output)
+    for problem in problems:
+        click.echo(f"Left out {problem}", err=True)
+    click.echo(f"{len(rows)} rows of {len(results)} files are in {output}.")
+
+
+def _plan(flags: dict[str, Any]) -> Plan:
+    """The plan that the flags of `run` describe; raises `UsageError` for a value that means nothing."""
+    import torch
+
+    from tokenbench.jobs import parse
+    from tokenbench.runner import Plan
+
+    device = _device(flags["device"])
+    if flags["threads"]:
+        torch.set_num_threads(flags["threads"])
+    batch = flags["batch_size"] or ("128" if device.startswith("cuda") else "32")
+    return Plan(
+        methods=parse(flags["methods"]),
+        backbones=list(dict.fromkeys(name.strip() for name in flags["backbone"].split(",") if name.strip())),
+        data_dir=flags["data_dir"],
+        weights=str(flags["weights"]),
+        device=device,
+        precision="bf16" if flags["amp"] else flags["precision"],
+        batches=[] if batch == "auto" else _numbers("batch-size", str(batch), ","),
+        workers=flags["workers"],
+        seed=flags["seed"],
+        limit=flags["limit"],
+        image_size=_size(flags["image_size"]),
+        compile=flags["compiled"],
+        rounds=flags["rounds"],
+        force=flags["force"],
+    )
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    numbers = _numbers("image-size", str(text), "x")
+    return (numbers[0], numbers[-1])
+
+
+def _numbers(flag: str, text: str, separator: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(separator)]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1 or (separator == "x" and len(numbers) > 2):
+        example = "384 or 224x448" if separator == "x" else "32, or 1,32,128, or auto"
+        raise UsageError(f"--{flag} {text} is not allowed; write {example}.")
+    return numbers
+
+
+if __name__ == "__main__":
+    main()

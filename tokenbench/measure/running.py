@@ -1,0 +1,91 @@
+"""What every measurement needs around a forward pass: eval mode, precision, and one error for lack of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenbench.errors import TokenbenchError, UsageError
+from tokenbench.model import Block
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_OOM = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+class OutOfMemory(TokenbenchError):
+    """A batch that does not fit in the memory of its device."""
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Eval mode inside, every submodule's own mode restored on the way out."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    try:
+        for model in models:
+            model.eval()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def forward(model: nn.Module, images: Tensor, precision: str = "fp32", name: str | None = None) -> Tensor:
+    """Logits (B, classes) of images (B, channels, H, W), without gradients.
+
+    Args:
+        model: any module from images to logits, in the mode it should run in, on the device of the images.
+        images: one batch.
+        precision: "fp32" runs the model as it is; "bf16" and "fp16" run it under `torch.autocast`, which timm calls
+            amp: weights stay in float32 and are cast on use, norms and softmax stay in float32.
+        name: what to call the model in messages.
+
+    Raises:
+        OutOfMemory: the device has too little memory for this batch.
+        UsageError: the precision is not one of the three.
+    """
+    cast = autocast(images.device, precision)
+    try:
+        with torch.inference_mode(), cast:
+            logits: Tensor = model(images)
+            return logits
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    # Raised out here because an exception keeps the frames it was raised in, and they would keep the tensors.
+    raise OutOfMemory(
+        f"{name or type(model).__name__} ran out of memory on {images.device} at batch {images.shape[0]}, "
+        f"use a smaller batch."
+    )
+
+
+def autocast(device: torch.device, precision: str) -> Any:
+    """The context for a precision; raises `UsageError` for one that is not served."""
+    if precision not in PRECISIONS:
+        raise UsageError(f"Precision '{precision}' is not served; choose {', '.join(PRECISIONS)}.")
+    dtype = PRECISIONS[precision]
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch means that memory ran out, on a GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _OOM)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's first parameter or buffer is; the CPU if it has none."""
+    first = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def blocks_of(model: nn.Module) -> list[Block]:
+    """The blocks of a `tokenbench.model.Model`; an empty list for any other module."""
+    blocks = getattr(model, "blocks", None)
+    if not isinstance(blocks, Iterable):
+        return []
+    found = list(blocks)
+    return found if all(isinstance(block, Block) for block in found) else []

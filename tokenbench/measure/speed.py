@@ -1,0 +1,198 @@
+"""Throughput and latency, interleaved: every round runs every model once, so ratios hold on a noisy machine."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tokenbench.errors import UsageError
+from tokenbench.measure.running import OutOfMemory, blocks_of, evaluating, forward
+
+__all__ = ["OutOfMemory", "Speed", "break_even", "measure", "reduction_share"]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast one model runs. The three speed-ups are None where the reference was not measured along with it."""
+
+    batch: int
+    runs: int
+    images_per_s: float  # batch / median time
+    latency_p10_ms: float  # of a whole batch
+    latency_p50_ms: float
+    latency_p90_ms: float
+    spread: float  # interquartile range of the times / their median
+    speedup: float | None  # median over rounds of reference time / own time in that round
+    speedup_low: float | None  # 10th percentile over rounds
+    speedup_high: float | None  # 90th percentile over rounds
+
+
+def measure(
+    models: Mapping[str, nn.Module],
+    images: Tensor,
+    *,
+    reference: str = "dense",
+    precision: str = "fp32",
+    compile: bool = False,
+    min_rounds: int = 10,
+    max_rounds: int = 200,
+    seconds: float = 10.0,
+    warmup: int = 3,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Speed]:
+    """Time a forward pass of every model, in eval mode and without gradients, one round after the other.
+
+    Each round runs all models once, in an order drawn anew. Times are from CUDA events on a GPU, each run awaited
+    before the next begins, and from the wall clock elsewhere; the images already lie on the device.
+
+    Args:
+        models: modules from images to logits, by name, on the device of the images.
+        images: (B, channels, H, W), the same for every run.
+        reference: the name of the model that speed-ups are relative to.
+        precision: "fp32", "bf16" or "fp16"; see `tokenbench.measure.running.forward`.
+        compile: run every model under `torch.compile`; compiling falls into the warm-up, so keep that at 1 or more.
+        min_rounds: rounds to run in any case.
+        max_rounds: rounds to stop after in any case.
+        seconds: when to stop between the two.
+        warmup: rounds before the first that counts.
+        seed: of the order.
+        progress: called after each round that counts with the number of rounds done so far.
+
+    Raises:
+        OutOfMemory: the batch does not fit.
+        UsageError: there is no model or image, or the numbers of rounds are out of range.
+    """
+    if not models or not images.shape[0]:
+        raise UsageError(f"{len(models)} models on {images.shape[0]} images cannot be timed; give one or more of both.")
+    if not 1 <= min_rounds <= max_rounds or warmup < 0:
+        raise UsageError(
+            f"min_rounds={min_rounds}, max_rounds={max_rounds} and warmup={warmup} cannot be run; "
+            f"give 1 <= min_rounds <= max_rounds and 0 <= warmup."
+        )
+    times: dict[str, list[float]] = {name: [] for name in models}
+    order = list(models)
+    shuffle = random.Random(seed).shuffle
+    with evaluating(*models.values()), _compiled(models) if compile else nullcontext(models) as run:
+        for _ in range(warmup):
+            for name in order:
+                _time(run[name], images, precision, name)
+        began = perf_counter()
+        for done in range(1, max_rounds + 1):
+            shuffle(order)
+            for name in order:
+                times[name].append(_time(run[name], images, precision, name))
+            if progress is not None:
+                progress(done)
+            if done >= min_rounds and perf_counter() - began >= seconds:
+                break
+    return {name: _summary(images.shape[0], own, times.get(reference)) for name, own in times.items()}
+
+
+def reduction_share(
+    model: nn.Module, images: Tensor, precision: str = "fp32", runs: int = 10, warmup: int = 3
+) -> float | None:
+    """The share of a forward pass spent in reducers, 0 to 1, median over runs; None for a model that has none.
+
+    Args:
+        model: a `tokenbench.model.Model`; any other module has no reducers.
+        images: (B, channels, H, W) on the model's device.
+        precision: "fp32", "bf16" or "fp16".
+        runs: passes that count.
+        warmup: passes before them.
+
+    Raises:
+        OutOfMemory: the batch does not fit.
+    """
+    reducers = dict.fromkeys(reducer for block in blocks_of(model) for reducer in block.reducers)
+    if not reducers:
+        return None
+    marks: list[Any] = []  # begin, end, begin, end, ...
+
+    def mark(*_: Any) -> None:
+        marks.append(_now(images.device))
+
+    hooks = [hook(mark) for r in reducers for hook in (r.register_forward_pre_hook, r.register_forward_hook)]
+    shares = []
+    try:
+        with evaluating(model):
+            for _ in range(warmup + runs):
+                marks.clear()
+                whole = _time(model, images, precision)
+                inside = sum(_between(begin, end) for begin, end in zip(marks[::2], marks[1::2], strict=True))
+                shares.append(inside / whole)
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return median(shares[warmup:])
+
+
+def break_even(speedups: Mapping[int, float]) -> int | None:
+    """The smallest batch from which on the model is no slower than the reference.
+
+    Args:
+        speedups: measured speed-up by batch size.
+
+    Returns:
+        The smallest measured batch such that it and every larger one have a speed-up of 1 or more; None if none has.
+    """
+    found = None
+    for batch in sorted(speedups, reverse=True):
+        if speedups[batch] < 1:
+            break
+        found = batch
+    return found
+
+
+def _time(model: nn.Module, images: Tensor, precision: str, name: str | None = None) -> float:
+    """Seconds of one forward pass."""
+    begin = _now(images.device)
+    forward(model, images, precision, name)
+    return _between(begin, _now(images.device))
+
+
+def _now(device: torch.device) -> Any:
+    """A moment on the device's own time line: a recorded event on CUDA, else seconds by the wall clock."""
+    if device.type == "cuda":
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(device))
+        return event
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return perf_counter()
+
+
+def _between(begin: Any, end: Any) -> float:
+    """Seconds between two moments."""
+    if isinstance(end, torch.cuda.Event):
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1000
+    return float(end - begin)
+
+
+@contextmanager
+def _compiled(models: Mapping[str, nn.Module]) -> Iterator[dict[str, nn.Module]]:
+    """The models under `torch.compile`; they compile on their first run inside."""
+    import torch._dynamo as dynamo
+
+    dynamo.reset()
+    # All models share the code of their forward: past its limit dynamo would run the rest uncompiled without a word.
+    with dynamo.config.patch(recompile_limit=4096, accumulated_recompile_limit=4096):
+        yield {name: cast(nn.Module, torch.compile(model, dynamic=False)) for name, model in models.items()}
+
+
+def _summary(batch: int, own: list[float], reference: list[float] | None) -> Speed:
+    p10, p25, p50, p75, p90 = (float(q) for q in np.percentile(own, [10, 25, 50, 75, 90]))
+    low = mid = high = None
+    if reference is not None:
+        low, mid, high = (float(q) for q in np.percentile(np.divide(reference, own), [10, 50, 90]))
+    return Speed(batch, len(own), batch / p50, 1000 * p10, 1000 * p50, 1000 * p90, (p75 - p25) / p50, mid, low, high)
