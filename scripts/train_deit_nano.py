@@ -1,7 +1,7 @@
 """Train the dense weights of deit_nano that tokenbench ships, on the whole Fashion-MNIST training set.
 
-Most steps see a random quarter of the patches (patch dropout, as in "Masked autoencoders" and FLIP), later ones half and
-the last ones all: attention over 196 tokens is what costs on a CPU. Muon (timm.optim) with a warm-up and a cosine.
+Most steps see a random quarter of the patches (patch dropout, as in masked autoencoders and FLIP), later ones half and
+the last ones all: 196 tokens are what costs on a CPU. Muon (timm.optim) with a warm-up and a cosine.
 
     python scripts/train_deit_nano.py --data DIR_WITH_IDX_FILES --output tokenbench/sample/deit_nano.safetensors
 
@@ -56,7 +56,9 @@ def augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 @torch.inference_mode()
 def accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor, cfg: dict) -> float:
     model.eval()
-    right = sum((model(normalise(a, cfg)).argmax(1) == b).sum().item() for a, b in zip(x.split(64), y.split(64)))
+    right = sum(
+        (model(normalise(a, cfg)).argmax(1) == b).sum().item() for a, b in zip(x.split(64), y.split(64), strict=True)
+    )
     model.train()
     return 100.0 * right / len(y)
 
@@ -99,7 +101,7 @@ def main() -> None:
         torch.manual_seed(args.seed * 1_000_003 + step)
         model.patch_drop = dropouts[sum(step >= end for end in ends[:-1])]
         scale = min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / total))
-        for group, lr in zip(optimizer.param_groups, base):
+        for group, lr in zip(optimizer.param_groups, base, strict=True):
             group["lr"] = lr * scale
         index = torch.randint(0, len(x), (args.batch,), generator=generator)
         loss = F.cross_entropy(model(augment(normalise(x[index], cfg), generator)), y[index], label_smoothing=0.05)

@@ -1,4 +1,7 @@
-"""What every registered method must keep, at a tiny setting. `pytest tests/test_contract.py --plugin FILE` adds yours."""
+"""What every registered method must keep, at a tiny setting.
+
+`pytest tests/test_contract.py --plugin FILE` adds yours.
+"""
 
 from __future__ import annotations
 

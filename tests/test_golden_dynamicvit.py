@@ -1,11 +1,11 @@
-"""DynamicViT against the published implementation: predictor, policy softmax, losses, models, training with gradients."""
+"""DynamicViT against the published implementation: predictor, policy softmax, losses, models, training, gradients."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from golden import GRADIENTS, Case, close, close_logits, close_trace
 from torch import Tensor
 
-from golden import GRADIENTS, Case, close, close_logits, close_trace
 from tokenbench.methods import dynamicvit
 from tokenbench.methods.dense import Dense
 from tokenbench.methods.dynamicvit import DynamicViT, Predictor

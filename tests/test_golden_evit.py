@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-
 from golden import GRADIENTS, Case, close, close_logits, close_trace
+
 from tokenbench.methods.dense import Dense
 from tokenbench.methods.evit import EViT
 from tokenbench.model import Model

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from golden import VALUES, Case, close, close_logits, close_trace
+
 from tokenbench.methods.tome import ToMe, at_random, bipartite, every_kth, schedule
 from tokenbench.model import Model
 from tokenbench.tokens import Tokens

@@ -44,7 +44,7 @@ SHORT_NAMES = {
 }
 
 
-@register_model
+@register_model  # type: ignore[untyped-decorator]
 def deit_nano(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """DeiT in miniature: 28x28 grey images, patch 2, so 14x14 = 196 tokens and 12 blocks as DeiT has; width 64.
 
@@ -54,7 +54,7 @@ def deit_nano(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
         kwargs.pop(key, None)
     size = dict(img_size=28, patch_size=2, in_chans=1, num_classes=10, embed_dim=64, depth=12, num_heads=2)
     model = VisionTransformer(**{**size, **kwargs})
-    model.pretrained_cfg = model.default_cfg = {
+    config: Any = {
         "architecture": "deit_nano",
         "input_size": (1, 28, 28),
         "num_classes": 10,
@@ -64,6 +64,7 @@ def deit_nano(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
         "interpolation": "bicubic",
         "license": "apache-2.0",
     }
+    model.pretrained_cfg = model.default_cfg = config
     return model
 
 

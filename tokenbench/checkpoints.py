@@ -170,7 +170,8 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _fitted(stored: dict[str, Tensor], vit: VisionTransformer, path: Path) -> dict[str, Tensor]:
     try:
-        return _filter(vit)(stored, vit)
+        fitted: dict[str, Tensor] = _filter(vit)(stored, vit)
+        return fitted
     except Exception as error:  # timm asserts and indexes its way through layouts it knows
         raise WeightsError(
             f"{path} does not fit: its layout or position embedding cannot be converted ({_first_line(error)})."

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ POLICY_EPS = 1e-6  # DynamicViT, arXiv 2106.02034, equation 11
 
 @dataclass(frozen=True)
 class Attn:
-    """What a reducer may ask of a block's attention. Nothing is computed before it is asked, so the fused kernel stays on.
+    """What a reducer may ask of a block's attention, computed only when asked, so that the fused kernel stays on.
 
     Shapes: q (B, H, M, d) and k (B, H, N, d), after any q/k norm; M = N but in cross-attention.
     """
@@ -73,13 +73,14 @@ class Output:
 class Block(nn.Module):
     """One turn of the loop: a timm block and what reduces tokens in it. Owns the reducers, borrows the block."""
 
-    def __init__(self, block: nn.Module, reducers: Sequence[Reducer], proportional: bool) -> None:
+    def __init__(self, block: Any, reducers: Sequence[Reducer], proportional: bool) -> None:
         super().__init__()
         self.borrowed = (block,)  # a tuple, so that its parameters are registered once, in the timm model
         self.reducers = nn.ModuleList(reducers)
         self.proportional = proportional
 
     def forward(self, tokens: Tokens) -> Tokens:
+        """The tokens after this block."""
         block = self.borrowed[0]
         tokens = self._reduce("before", tokens, None)
         plain = tokens.alive is None and tokens.context is None and not (self.proportional and tokens.size is not None)
@@ -97,7 +98,7 @@ class Block(nn.Module):
                 tokens = reducer(tokens, attn)
         return tokens
 
-    def _attention(self, block: nn.Module, tokens: Tokens) -> tuple[Tokens, Attn]:
+    def _attention(self, block: Any, tokens: Tokens) -> tuple[Tokens, Attn]:
         keys = None if tokens.context is None else block.norm1(tokens.context.x)
         bias = tokens.size.log()[:, None, None, :] if self.proportional and tokens.size is not None else None
         out, q, k = attend(block.attn, block.norm1(tokens.x), keys, bias, _policy(tokens))
@@ -132,10 +133,10 @@ class Model(nn.Module):
 
     def use(self, method: Method) -> None:
         """Take new values for the knobs, such as a scheduled keep rate; places and parameters stay as they are."""
-        self.method = method
-        for module in self.modules():
-            if hasattr(module, "reads_method"):
-                module.method = method
+        self.method: Any = method
+        for block in self.blocks:
+            for reducer in block.reducers:  # type: ignore[union-attr]
+                reducer.method = method  # type: ignore[union-attr]
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, channels, H, W), already normalised."""
@@ -158,7 +159,7 @@ class Model(nn.Module):
 
 
 def attend(
-    attn: nn.Module, y: Tensor, keys: Tensor | None = None, bias: Tensor | None = None, policy: Tensor | None = None
+    attn: Any, y: Tensor, keys: Tensor | None = None, bias: Tensor | None = None, policy: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """timm's `Attention.forward`, written out so that q and k can be handed on; bit-equal to it where both apply.
 

@@ -159,7 +159,7 @@ class Results:
 
     def rows(self) -> list[Row]:
         """As `load`, without the problems; none where there is no file yet."""
-        return load(self.path)[0] if self.path.exists() else []
+        return load(self.path)[0] if self.path.is_file() else []
 
     def done(self) -> set[str]:
         """The ids with an ok row."""

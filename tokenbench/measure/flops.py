@@ -77,9 +77,9 @@ def count(model: nn.Module, images: Tensor) -> Flops:
 
 def _by_torch(model: nn.Module, images: Tensor) -> tuple[dict[str, float], list[float], dict[str, float]]:
     """MACs of the batch by operator, by block and by part."""
-    # Without MATH some torch versions count 0 for fused attention on the CPU.
     mode = FlopCounterMode(display=False, custom_mapping=_vectors())
     split = _attributed(model, lambda: mode.get_total_flops() / 2)
+    # Without MATH some torch versions count 0 for fused attention on the CPU.
     with sdpa_kernel(SDPBackend.MATH), mode, split as (by_block, by_part):
         model(images)
     counts = mode.get_flop_counts().get("Global", {})
@@ -88,7 +88,7 @@ def _by_torch(model: nn.Module, images: Tensor) -> tuple[dict[str, float], list[
 
 @contextmanager
 def _attributed(model: nn.Module, total: Callable[[], float]) -> Iterator[tuple[list[float], dict[str, float]]]:
-    """Split what `total` grows by over the blocks and the parts of a Model; filled on leaving, else left empty."""
+    """Split what `total` grows by over the blocks and the parts of a Model; empty for other modules."""
     blocks = blocks_of(model)
     by_block, by_part = [0.0] * len(blocks), dict.fromkeys(PARTS if blocks else (), 0.0)
     inside: list[str] = ["embed"]  # the parts we are in, innermost last

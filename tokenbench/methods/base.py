@@ -59,7 +59,6 @@ class Reducer(nn.Module):
     """
 
     where: ClassVar[Literal["before", "between", "after"]] = "between"
-    reads_method: ClassVar[bool] = True
     method: Any = None
 
     def forward(self, tokens: Tokens, attn: Attn | None) -> Tokens:

@@ -35,7 +35,8 @@ class Predictor(nn.Module):
         local, rest = z.split(z.shape[-1] // 2, dim=-1)
         weights = alive.unsqueeze(-1)
         pooled = (rest * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
-        return self.out_conv(torch.cat([local, pooled.expand_as(local)], dim=-1)).log_softmax(dim=-1)
+        scores: Tensor = self.out_conv(torch.cat([local, pooled.expand_as(local)], dim=-1))
+        return scores.log_softmax(dim=-1)
 
 
 class Score(Reducer):

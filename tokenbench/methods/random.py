@@ -18,12 +18,18 @@ if TYPE_CHECKING:
     from tokenbench.backbones import Backbone
 
 
+MOST = 1 << 14  # patches an image may have
+
+
 class Draw(Reducer):
     """Keep tokens at places drawn once from the seed, the same for every image; their order is kept."""
 
     def __init__(self, stage: int, seed: int) -> None:
         super().__init__()
-        self.stage, self.seed = stage, seed
+        self.stage = stage
+        lots = torch.rand(MOST, generator=torch.Generator().manual_seed(seed + stage), device="cpu")
+        self.register_buffer("lots", lots, persistent=False)
+        self.lots: Tensor
 
     def forward(self, tokens: Tokens, attn: Attn | None) -> Tokens:
         """Between attention and MLP, where EViT and Top-K drop."""
@@ -31,12 +37,7 @@ class Draw(Reducer):
         count = kept(tokens.grid[0] * tokens.grid[1], self.method.keep_rate, self.stage)
         if count >= current:
             return tokens
-        return tokens.keep(_places(current, count, self.seed + self.stage).to(tokens.x.device))
-
-
-def _places(current: int, count: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(current, generator=generator)[:count].sort().values
+        return tokens.keep(self.lots[:current].topk(count).indices.sort().values)
 
 
 class Random(Method):

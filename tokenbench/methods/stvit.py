@@ -124,7 +124,8 @@ class LearnedPool(nn.Module):
         flat = places.reshape(batch, self.side * self.side, height * width, 2).to(grid.dtype)
         sampled = F.grid_sample(torch.cat([grid, z[:, :1]], dim=1), flat, align_corners=True, padding_mode="border")
         mask = sampled[:, -1:].softmax(dim=-1)  # (B, 1, side * side, height * width)
-        return (sampled[:, :-1] * mask).sum(-1).unflatten(2, (self.side, self.side))
+        centres: Tensor = (sampled[:, :-1] * mask).sum(-1)
+        return centres.reshape(batch, -1, self.side, self.side)
 
 
 class STViT(Method):
@@ -167,7 +168,7 @@ class STViT(Method):
         if vit.vit.global_pool not in ("token", "avg"):
             return f"it classifies the mean of its tokens, and this backbone pools by '{vit.vit.global_pool}'"
         if math.isqrt(self.tokens) > min(vit.grid):
-            return f"{self.tokens} tokens need a grid of at least {math.isqrt(self.tokens)} a side, and this one is {vit.grid}"
+            return f"{self.tokens} tokens need {math.isqrt(self.tokens)} patches a side, and this grid is {vit.grid}"
         return outside((self._base(vit) + self.generating - 1,), vit)
 
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:

@@ -67,7 +67,7 @@ def bipartite(metric: Tensor, r: int, protected: Sequence[int] = (0,)) -> Matchi
 
 
 def every_kth(metric: Tensor, k: int) -> Matching:
-    """Every k-th token takes in the nearest of the others (the ablation of section 4); the last N mod k are left out."""
+    """Every k-th token takes in the nearest of the others (an ablation of section 4); the last N mod k are left out."""
     total = metric.shape[1] // k * k
     position = torch.arange(total, device=metric.device)
     return _onto(metric, position[position % k != k - 1], position[position % k == k - 1])

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
 from tokenbench.methods.base import Method, Reducer, outside, quarters
 from tokenbench.model import Attn
