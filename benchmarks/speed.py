@@ -1,0 +1,75 @@
+"""How much of the GMACs saved is time saved? Every method beside fused dense, interleaved in one process.
+
+    python benchmarks/speed.py --backbone deit_s --batch 32
+
+Efficiency is the speed-up over the GMAC ratio: 1 means that all of the theory came true.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from common import table, write
+
+from tokenbench import backbones
+from tokenbench.jobs import parse
+from tokenbench.measure import flops, speed
+from tokenbench.model import Model
+
+METHODS = "dense,random,topk,evit,dynamicvit,stvit,tome"
+LEAST = {"stvit": 0.85, "evit": 0.85, "dynamicvit": 0.85, "topk": 0.85, "tome": 0.75}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="deit_s")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--output", type=Path, default=None)
+    args = parser.parse_args()
+
+    backbone = backbones.create(args.backbone)
+    methods = {m.label: m for m in parse(METHODS)}
+    models = {label: Model(backbone, m).to(args.device).eval() for label, m in methods.items()}
+    images = backbones.random_images(backbone, args.batch).to(args.device)
+    gmacs = {label: flops.count(model, images[:1]).gmacs for label, model in models.items()}
+    rounds = {"min_rounds": args.rounds, "max_rounds": args.rounds, "warmup": 2}
+    timed = speed.measure(models, images, precision=args.precision, **rounds)
+
+    lines, data = [], {}
+    for label, found in timed.items():
+        ratio = gmacs["dense"] / gmacs[label]
+        least = LEAST.get(methods[label].name)
+        low, mid, high = (value / ratio for value in (found.speedup_low, found.speedup, found.speedup_high))
+        share = speed.reduction_share(models[label], images, args.precision, runs=5, warmup=1)
+        lines.append(
+            [
+                label,
+                f"{gmacs[label]:.3f}",
+                f"{found.images_per_s:.1f}",
+                f"{100 * found.spread:.0f} %",
+                f"{ratio:.2f}",
+                f"{found.speedup:.2f} [{found.speedup_low:.2f}, {found.speedup_high:.2f}]",
+                f"{mid:.2f} [{low:.2f}, {high:.2f}]",
+                "" if least is None else f"{least:.2f}",
+                "" if share is None else f"{100 * share:.1f} %",
+            ]
+        )
+        data[label] = {"gmacs": gmacs[label], "efficiency": mid, "reduction_share": share, **vars(found)}
+    head = ["method", "GMAC", "img/s", "spread", "GMAC ratio", "speed-up", "efficiency", "at least", "selecting"]
+    threads = f", {torch.get_num_threads()} threads" if args.device == "cpu" else ""
+    body = (
+        f"{args.backbone}, random weights and images, batch {args.batch}, {args.precision}, eager{threads}, "
+        f"{args.rounds} rounds, interleaved. Speed-up over fused dense is the median over rounds, with the 10th and "
+        f"90th percentile.\n\n{table(head, lines)}"
+    )
+    output = args.output or Path(__file__).parent / f"speed_{args.backbone}_b{args.batch}_{args.device}"
+    write(output, "GMACs saved and time saved", body, {"methods": data}, args.device)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Attention stays fused: one fused kernel a block, and scores are computed only when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from tokenbench.backbones import Backbone
+from tokenbench.methods import all_methods
+from tokenbench.model import Model
+
+
+class Calls(TorchFunctionMode):
+    """Counts fused attention, and softmax written out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fused = 0
+        self.rows: list[tuple[int, ...]] = []  # shapes (B, H, M, N) of attention written out
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            self.fused += 1
+        if func is torch.Tensor.softmax and args[0].dim() == 4:
+            self.rows.append(tuple(args[0].shape))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", all_methods())
+def test_fused(name: str, tiny: Callable[..., Backbone], images: torch.Tensor) -> None:
+    model = Model(tiny(), all_methods()[name]()).eval()
+    with torch.inference_mode(), Calls() as calls:
+        model(images)
+    assert calls.fused == 12
+    assert len(calls.rows) == (3 if name in ("evit", "topk") else 0)
+    assert all(queries == 1 for _, _, queries, _ in calls.rows), "only the class row is written out"
