@@ -28,7 +28,7 @@ _PUBLIC = {
     "Reducer": "methods.base",
     "Reported": "methods.base",
     "Tokens": "tokens",
-    "build": "build",
+    "build": "building",
 }
 __all__ = ["__version__", *_PUBLIC]
 

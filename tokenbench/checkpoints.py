@@ -152,7 +152,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():  # torch warns of pickle protocols in files that are refused anyway
             warnings.simplefilter("ignore")
-            stored = load_state_dict(str(path), use_ema=True, device="cpu", weights_only=True)
+            stored: dict[str, Tensor] = load_state_dict(str(path), use_ema=True, device="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the two readers raise nearly anything
         if isinstance(error.__cause__, pickle.UnpicklingError):
             code = re.search(r"GLOBAL (\S+)", str(error.__cause__))
