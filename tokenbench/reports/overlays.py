@@ -1,0 +1,249 @@
+"""Token maps drawn over their images, in paper style. Needs numpy, matplotlib and PIL, no torch.
+
+What is drawn follows from the map, so a new method has its pictures at once: dropped patches fade, merged ones take
+the mean colour of their cluster, semantic tokens get a colour each. Figures are matplotlib's; `save` writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
+from PIL import Image
+
+from tokenbench.maps import Bools, Floats, Ints, TokenMaps
+from tokenbench.reports import style
+
+Picture = NDArray[np.uint8]  # (H, W, 3)
+
+SIDE = 448  # pixels of the long side of a drawn picture, at least
+INK = np.array([24.0, 24.0, 28.0])
+GREY = np.array([0.299, 0.587, 0.114])  # luma of red, green and blue
+SMALL, NOTE = 7.0, "#8a8a8a"
+
+
+def draw(maps: TokenMaps, image: int, block: int = -1) -> Picture:
+    """One image with the map of one block on it, enlarged to at least 448 pixels.
+
+    Dropped patches fade to white; merged ones show their cluster's mean colour in thin outlines; soft clusters are
+    tinted in the colour of their token.
+    """
+    picture = enlarged(maps.pictures[image])
+    clusters = maps.clusters(block)[image]
+    labels = spread(clusters, picture.shape[:2])
+    if maps.soft(block):
+        return tinted(picture, labels)
+    if len(np.unique(clusters[clusters >= 0])) < (clusters >= 0).sum():
+        return merged(picture, labels)
+    return faded(picture, labels >= 0)
+
+
+def faded(picture: Picture, kept: Bools) -> Picture:
+    """The kept pixels as they are, the others grey and nearly white, and a thin line between."""
+    pale = 255 - 0.2 * (255 - picture @ GREY)[..., None]
+    out = np.where(kept[..., None], picture, pale)
+    return _lined(out, edges(kept.astype(int)), INK, 0.55)
+
+
+def merged(picture: Picture, labels: Ints) -> Picture:
+    """Every cluster in the mean colour of its pixels, outlined; dropped pixels (-1) faded."""
+    flat, values = np.unique(labels, return_inverse=True)
+    count = np.bincount(values.ravel(), minlength=len(flat))
+    means = np.stack([np.bincount(values.ravel(), picture[..., c].ravel(), len(flat)) / count for c in range(3)], -1)
+    out = 0.88 * means[values.reshape(labels.shape)] + 0.12 * picture
+    pale = 255 - 0.2 * (255 - picture @ GREY)[..., None]
+    return _lined(np.where((labels >= 0)[..., None], out, pale), edges(labels), np.full(3, 255.0), 0.6)
+
+
+def tinted(picture: Picture, labels: Ints) -> Picture:
+    """The image in grey, lit through the colour of each pixel's token, with thin outlines; dropped pixels faded."""
+    luma = picture @ GREY
+    low, high = np.percentile(luma, (2, 98))
+    light = np.clip((luma - low) / max(high - low, 1.0), 0, 1)[..., None]
+    tint = colours()[labels % len(style.CLUSTERS)]
+    out = tint * (0.35 + 0.65 * light) + 90.0 * np.clip(light - 0.6, 0, 1)
+    out = np.where((labels >= 0)[..., None], out, 255 - 0.2 * (255 - luma)[..., None])
+    return _lined(out, edges(labels), np.full(3, 255.0), 0.9)
+
+
+def heated(picture: Picture, heat: Floats) -> Picture:
+    """A heat map (rows, columns) over the image in grey, scaled to its own maximum."""
+    scaled = np.clip(heat / max(float(heat.max()), 1e-12), 0, 1)
+    smooth = Image.fromarray(scaled.astype(np.float32)).resize(picture.shape[1::-1], Image.Resampling.BICUBIC)
+    level = np.clip(np.asarray(smooth), 0, 1)
+    ground = 0.75 * (picture @ GREY)[..., None]
+    glow = matplotlib.colormaps["inferno"](level)[..., :3] * 255
+    opacity = (0.15 + 0.85 * level**0.7)[..., None]
+    return _bytes(ground * (1 - opacity) + glow * opacity)
+
+
+def by_block(maps: Sequence[TokenMaps], image: int, blocks: Sequence[int] | None = None) -> Figure:
+    """One image: a row a method, a column a block; the quarters of the depth and the last if none are given."""
+    maps = reducing(maps)
+    depth = maps[0].depth
+    chosen = sorted({depth // 4, depth // 2, 3 * depth // 4, depth - 1}) if blocks is None else list(blocks)
+    figure, axes = _grid(len(maps), 1 + len(chosen), maps[0], 1.28)
+    for row, m in enumerate(maps):
+        _show(axes[row][0], enlarged(m.pictures[image]))
+        _method(axes[row][0], m)
+        for column, block in enumerate(chosen, 1):
+            _show(axes[row][column], draw(m, image, block), _caption(m, image, block))
+    for column, title in enumerate(["image", *(f"after block {b}" for b in chosen)]):
+        axes[0][column].set_title(title, fontsize=8, pad=4)
+    return figure
+
+
+def by_image(maps: Sequence[TokenMaps], images: Sequence[int] | None = None, block: int = -1) -> Figure:
+    """A row an image, a column a method, after one block; all images if none are given."""
+    maps = reducing(maps)
+    rows = range(len(maps[0].pictures)) if images is None else images
+    figure, axes = _grid(len(rows), 1 + len(maps), maps[0], 1.28, left=0.08)
+    for row, image in enumerate(rows):
+        _show(axes[row][0], enlarged(maps[0].pictures[image]))
+        for column, m in enumerate(maps, 1):
+            _show(axes[row][column], draw(m, image, block), _caption(m, image, block))
+    axes[0][0].set_title("image", fontsize=8, pad=4)
+    for column, m in enumerate(maps, 1):
+        text = f"{m.label}\n({m.note})" if m.note else m.label
+        axes[0][column].set_title(text, fontsize=8, color=style.colour(m.method), fontweight="bold", pad=4)
+    return figure
+
+
+def semantic(maps: TokenMaps, image: int, block: int = -1) -> Figure:
+    """The soft clusters of one image, and the heat map of every token, in the order and frame of its colour."""
+    heat = maps.heat(block)[image]
+    side = int(np.ceil(np.sqrt(len(heat))))
+    picture = enlarged(maps.pictures[image])
+    ratio = picture.shape[0] / picture.shape[1]
+    width = 3.1
+    figure = Figure(figsize=(2 * width + 0.5, width * ratio + 0.55))
+    outer = figure.add_gridspec(1, 2, left=0.015, right=0.985, top=1 - 0.38 / figure.get_figheight(), bottom=0.02)
+    large = figure.add_subplot(outer[0])
+    _show(large, draw(maps, image, block))
+    _numbers(large, maps.clusters(block)[image], picture.shape[:2])
+    sheet = outer[1].subgridspec(int(np.ceil(len(heat) / side)), side, wspace=0.06, hspace=0.06)
+    for token, values in enumerate(heat):
+        axes = figure.add_subplot(sheet[token // side, token % side])
+        _show(axes, heated(picture, values))
+        frame = colours()[token % len(style.CLUSTERS)] / 255
+        for spine in axes.spines.values():
+            spine.set(visible=True, color=frame, linewidth=1.8)
+        axes.text(0.04, 0.95, str(token + 1), transform=axes.transAxes, color="white", fontsize=SMALL, va="top")
+    note = f" · {maps.note}" if maps.note else ""
+    block = block % maps.depth
+    figure.text(
+        0.015, 0.985, f"{maps.label} on {maps.backbone}, after block {block}{note}",
+        color=style.colour(maps.method), fontweight="bold", fontsize=8, va="top",
+    )  # fmt: skip
+    return figure
+
+
+def save(figure: Figure, path: str | Path, dpi: int = 200) -> Path:
+    """Write a figure; the suffix (.png, .svg, .pdf) decides the format. Returns the path."""
+    path = Path(path)
+    with matplotlib.rc_context(style.PAPER):
+        figure.savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0.04)
+    return path
+
+
+def reducing(maps: Sequence[TokenMaps]) -> list[TokenMaps]:
+    """The maps without those of settings that change nothing, which would only repeat the image; all if all do."""
+    return [m for m in maps if m.soft() or len(set(m.counts)) > 1 or m.counts[0] <= m.grid[0] * m.grid[1]] or list(maps)
+
+
+def enlarged(picture: Picture) -> Picture:
+    """A picture at a whole multiple of its size, 448 pixels or more on its long side; small ones keep their pixels."""
+    times = max(1, -(-SIDE // max(picture.shape[:2])))
+    how = Image.Resampling.NEAREST if times > 4 else Image.Resampling.LANCZOS
+    size = (picture.shape[1] * times, picture.shape[0] * times)
+    return np.asarray(Image.fromarray(picture).resize(size, how))
+
+
+def spread(values: Ints, shape: tuple[int, int]) -> Ints:
+    """Values of patches (rows, columns) as values of pixels (H, W)."""
+    rows, cols = (np.arange(pixels) * n // pixels for pixels, n in zip(shape, values.shape, strict=True))
+    return values[rows[:, None], cols[None, :]]
+
+
+def edges(labels: Ints) -> Bools:
+    """The pixels (H, W) on either side of a border between two labels."""
+    out = np.zeros(labels.shape, dtype=bool)
+    down, right = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
+    out[1:] |= down
+    out[:-1] |= down
+    out[:, 1:] |= right
+    out[:, :-1] |= right
+    return out
+
+
+def colours() -> Floats:
+    """The colours of clusters, (16, 3), from 0 to 255."""
+    return np.array([to_rgb(c) for c in style.CLUSTERS]) * 255
+
+
+def _lined(out: Floats, where: Bools, ink: Floats, opacity: float) -> Picture:
+    alpha = np.where(where, opacity, 0.0)[..., None]
+    return _bytes(out * (1 - alpha) + ink * alpha)
+
+
+def _bytes(values: Floats) -> Picture:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def _grid(rows: int, cols: int, maps: TokenMaps, cell: float, left: float = 1.0) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of equal panels that keep the image's aspect; sizes in inches."""
+    height, width = maps.pictures.shape[1:3]
+    across, down = cell * min(1.0, width / height), cell * min(1.0, height / width)
+    gap, text = 0.06, 0.17
+    size = (left + cols * (across + gap), 0.36 + rows * (down + text))
+    figure = Figure(figsize=size)
+    axes = []
+    for row in range(rows):
+        top = size[1] - 0.36 - row * (down + text)
+        places = [(left + c * (across + gap), top - down, across, down) for c in range(cols)]
+        axes.append([figure.add_axes((x / size[0], y / size[1], w / size[0], h / size[1])) for x, y, w, h in places])
+    return figure, axes
+
+
+def _show(axes: Axes, picture: Picture, caption: str = "") -> None:
+    axes.imshow(picture, interpolation="antialiased")
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if caption:
+        axes.set_xlabel(caption, fontsize=6, color="#555555", labelpad=2)
+
+
+def _method(axes: Axes, maps: TokenMaps) -> None:
+    """The method's name in its colour, left of its row."""
+    name, _, rest = maps.label.partition("[")
+    lines = rest.rstrip("]").replace(",", "\n")
+    axes.text(
+        -0.08, 0.56, name, transform=axes.transAxes, ha="right", va="bottom", fontsize=9, fontweight="bold",
+        color=style.colour(maps.method),
+    )  # fmt: skip
+    below = "\n".join(filter(None, [lines, maps.note]))
+    axes.text(-0.08, 0.52, below, transform=axes.transAxes, ha="right", va="top", fontsize=6.5, color="#555555")
+
+
+def _caption(maps: TokenMaps, image: int, block: int) -> str:
+    share = maps.kept_share(block)[image]
+    kept = f" · {100 * share:.0f} % kept" if share < 1 else ""
+    return f"{maps.counts[block]} tokens{kept}"
+
+
+def _numbers(axes: Axes, clusters: Ints, shape: tuple[int, int]) -> None:
+    """Each token's number at the patch of its cluster that is nearest the cluster's middle."""
+    for token in np.unique(clusters[clusters >= 0]):
+        places = np.argwhere(clusters == token)
+        row, col = places[((places - places.mean(0)) ** 2).sum(1).argmin()]
+        at = ((col + 0.5) * shape[1] / clusters.shape[1], (row + 0.5) * shape[0] / clusters.shape[0])
+        label = axes.text(*at, str(token + 1), ha="center", va="center", fontsize=SMALL, color="white", weight="bold")
+        label.set_path_effects([withStroke(linewidth=1.6, foreground="#18181c")])

@@ -1,0 +1,116 @@
+"""Follow patches through a model: from names and images to `TokenMaps`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from tokenbench import backbones, checkpoints, pictures
+from tokenbench.backbones import Backbone
+from tokenbench.errors import BadSetting, DataError
+from tokenbench.maps import TokenMaps
+from tokenbench.methods import get
+from tokenbench.methods.base import Method, make
+from tokenbench.model import Model
+
+BATCH = 16  # images in one pass: maps are quadratic in the patches
+
+
+def trace(
+    method: str,
+    backbone: str | nn.Module,
+    images: Tensor | Sequence[str | Path | Image.Image],
+    *,
+    weights: str = "auto",
+    seed: int = 0,
+    image_size: tuple[int, int] | None = None,
+    **knobs: object,
+) -> TokenMaps:
+    """Which patch went into which token, after every block.
+
+    Args:
+        method: a name that `tokenbench list` shows.
+        backbone: a short name (`deit_s`), any timm name, or a timm model of your own, which keeps its weights.
+        images: files or PIL images of any mode and size, which are resized and cropped as the model wants; or a
+            normalised batch (B, channels, H, W).
+        weights: for names: "auto" (shipped, hub, else random), "random", or a file.
+        seed: for random weights, and for the parameters that a method adds.
+        image_size: for names: height and width, if other than the model's own.
+        knobs: the method's, as `tokenbench show METHOD` lists them.
+
+    Raises:
+        UsageError: an unknown name, a knob out of range, or a method that cannot run on this backbone.
+        DataError: no images, or one that cannot be read.
+        WeightsError: a weights file that does not fit.
+    """
+    setting = make(get(method), knobs)
+    if isinstance(backbone, nn.Module):
+        adapted, note = Backbone(backbone), ""
+    else:
+        adapted, note = prepare(backbone, weights, seed, image_size)
+    if isinstance(images, Tensor):
+        batch, names = images, tuple(f"image {i}" for i in range(len(images)))
+    else:
+        opened = [image if isinstance(image, Image.Image) else pictures.open_image(image) for image in images]
+        names = tuple(f"image {i}" if isinstance(x, Image.Image) else Path(x).name for i, x in enumerate(images))
+        batch = pictures.inputs(opened, adapted.config) if opened else torch.empty(0)
+    return follow(setting, adapted, batch, names, note, seed)
+
+
+def prepare(name: str, weights: str, seed: int, image_size: tuple[int, int] | None) -> tuple[Backbone, str]:
+    """A backbone in eval mode with its dense weights, and "random weights" where it got no others."""
+    adapted = backbones.create(name, image_size)
+    found = checkpoints.load_dense(adapted, weights, seed)
+    adapted.vit.eval()
+    return adapted, "random weights" if found.kind == "random" else ""
+
+
+def follow(
+    method: Method, backbone: Backbone, images: Tensor, names: Sequence[str], note: str = "", seed: int = 0
+) -> TokenMaps:
+    """The maps of a setting on images (B, channels, H, W), normalised; they go through 16 at a time, in eval mode.
+
+    A method that needs its own training has none here, so its maps are noted "untrained". The seed decides the
+    parameters that it adds.
+
+    Raises:
+        Unsupported: the method cannot run on this backbone.
+        DataError: there are no images.
+        BadSetting: images of another size than the model takes.
+    """
+    if len(images) == 0:
+        raise DataError("No images were given to trace; give one at least.")
+    if not backbone.vit.dynamic_img_size and tuple(images.shape[1:]) != backbone.input_size:
+        raise BadSetting(
+            f"Images of {tuple(images.shape[1:])} are not what {backbone.name} takes, {backbone.input_size} "
+            "(channels, height, width); give files, or a batch of that shape."
+        )
+    was_training, like = backbone.vit.training, next(backbone.vit.parameters())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Model(backbone, method).to(like).eval()
+    with torch.inference_mode():
+        passes = [model.run(chunk.to(like), trace=True).trace for chunk in images.split(BATCH)]
+    backbone.vit.train(was_training)
+    blocks = list(zip(*passes, strict=True))  # of each block, the tokens of every chunk
+    return TokenMaps(
+        method=method.name,
+        label=method.label,
+        backbone=backbone.name,
+        note=", ".join(filter(None, ["untrained" if method.trained else "", note])),
+        names=tuple(names),
+        pictures=pictures.pixels(images, backbone.config),
+        grid=blocks[0][0].grid,
+        weights=tuple(_joined([t.source for t in tokens]) for tokens in blocks),
+        fused=tuple(_joined([t.fused for t in tokens]) > 0 for tokens in blocks),
+        counts=tuple(tokens[0].count for tokens in blocks),
+    )
+
+
+def _joined(chunks: Sequence[Tensor | None]) -> np.ndarray:
+    return np.concatenate([chunk.float().cpu().numpy() for chunk in chunks if chunk is not None])
