@@ -6,6 +6,7 @@ the mean colour of their cluster, semantic tokens get a colour each. Figures are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,8 @@ Picture = NDArray[np.uint8]  # (H, W, 3)
 SIDE = 448  # pixels of the long side of a drawn picture, at least
 INK = np.array([24.0, 24.0, 28.0])
 GREY = np.array([0.299, 0.587, 0.114])  # luma of red, green and blue
-SMALL, NOTE = 7.0, "#8a8a8a"
+PANEL = 1.28  # inches of a panel's long side
+FAINT = "#555555"
 
 
 def draw(maps: TokenMaps, image: int, block: int = -1) -> Picture:
@@ -57,18 +59,17 @@ def merged(picture: Picture, labels: Ints) -> Picture:
     flat, values = np.unique(labels, return_inverse=True)
     count = np.bincount(values.ravel(), minlength=len(flat))
     means = np.stack([np.bincount(values.ravel(), picture[..., c].ravel(), len(flat)) / count for c in range(3)], -1)
-    out = 0.88 * means[values.reshape(labels.shape)] + 0.12 * picture
+    out = 0.85 * means[values.reshape(labels.shape)] + 0.15 * picture
     pale = 255 - 0.2 * (255 - picture @ GREY)[..., None]
     return _lined(np.where((labels >= 0)[..., None], out, pale), edges(labels), np.full(3, 255.0), 0.6)
 
 
 def tinted(picture: Picture, labels: Ints) -> Picture:
-    """The image in grey, lit through the colour of each pixel's token, with thin outlines; dropped pixels faded."""
+    """The image in grey under the colour of each pixel's token, with thin outlines; dropped pixels faded."""
     luma = picture @ GREY
     low, high = np.percentile(luma, (2, 98))
-    light = np.clip((luma - low) / max(high - low, 1.0), 0, 1)[..., None]
-    tint = colours()[labels % len(style.CLUSTERS)]
-    out = tint * (0.35 + 0.65 * light) + 90.0 * np.clip(light - 0.6, 0, 1)
+    light = 255 * np.clip((luma - low) / max(high - low, 1.0), 0, 1)[..., None]
+    out = 0.52 * colours()[labels % len(style.CLUSTERS)] + 0.48 * (25 + 0.9 * light)
     out = np.where((labels >= 0)[..., None], out, 255 - 0.2 * (255 - luma)[..., None])
     return _lined(out, edges(labels), np.full(3, 255.0), 0.9)
 
@@ -89,14 +90,14 @@ def by_block(maps: Sequence[TokenMaps], image: int, blocks: Sequence[int] | None
     maps = reducing(maps)
     depth = maps[0].depth
     chosen = sorted({depth // 4, depth // 2, 3 * depth // 4, depth - 1}) if blocks is None else list(blocks)
-    figure, axes = _grid(len(maps), 1 + len(chosen), maps[0], 1.28)
+    figure, axes = _grid(len(maps), 1 + len(chosen), maps[0], left=1.0, top=0.28)
     for row, m in enumerate(maps):
         _show(axes[row][0], enlarged(m.pictures[image]))
         _method(axes[row][0], m)
         for column, block in enumerate(chosen, 1):
             _show(axes[row][column], draw(m, image, block), _caption(m, image, block))
     for column, title in enumerate(["image", *(f"after block {b}" for b in chosen)]):
-        axes[0][column].set_title(title, fontsize=8, pad=4)
+        _title(axes[0][column], title)
     return figure
 
 
@@ -104,44 +105,50 @@ def by_image(maps: Sequence[TokenMaps], images: Sequence[int] | None = None, blo
     """A row an image, a column a method, after one block; all images if none are given."""
     maps = reducing(maps)
     rows = range(len(maps[0].pictures)) if images is None else images
-    figure, axes = _grid(len(rows), 1 + len(maps), maps[0], 1.28, left=0.08)
+    figure, axes = _grid(len(rows), 1 + len(maps), maps[0], left=0.04, top=0.5)
     for row, image in enumerate(rows):
         _show(axes[row][0], enlarged(maps[0].pictures[image]))
         for column, m in enumerate(maps, 1):
             _show(axes[row][column], draw(m, image, block), _caption(m, image, block))
-    axes[0][0].set_title("image", fontsize=8, pad=4)
+    _title(axes[0][0], "image")
     for column, m in enumerate(maps, 1):
-        text = f"{m.label}\n({m.note})" if m.note else m.label
-        axes[0][column].set_title(text, fontsize=8, color=style.colour(m.method), fontweight="bold", pad=4)
+        _title(axes[0][column], m.method, " · ".join(filter(None, [_knobs(m), m.note])), style.colour(m.method))
     return figure
 
 
 def semantic(maps: TokenMaps, image: int, block: int = -1) -> Figure:
-    """The soft clusters of one image, and the heat map of every token, in the order and frame of its colour."""
+    """The soft clusters of one image, and the heat map of every token, numbered and framed in its colour."""
     heat = maps.heat(block)[image]
-    side = int(np.ceil(np.sqrt(len(heat))))
     picture = enlarged(maps.pictures[image])
-    ratio = picture.shape[0] / picture.shape[1]
-    width = 3.1
-    figure = Figure(figsize=(2 * width + 0.5, width * ratio + 0.55))
-    outer = figure.add_gridspec(1, 2, left=0.015, right=0.985, top=1 - 0.38 / figure.get_figheight(), bottom=0.02)
-    large = figure.add_subplot(outer[0])
-    _show(large, draw(maps, image, block))
-    _numbers(large, maps.clusters(block)[image], picture.shape[:2])
-    sheet = outer[1].subgridspec(int(np.ceil(len(heat) / side)), side, wspace=0.06, hspace=0.06)
+    high, wide = picture.shape[:2]
+    large = (3.4 * min(1.0, wide / high), 3.4 * min(1.0, high / wide))  # inches, as everything here
+    side = math.isqrt(len(heat) - 1) + 1
+    gap, edge, top = 0.05, 0.04, 0.3
+    cell = ((large[0] - (side - 1) * gap) / side, (large[1] - (side - 1) * gap) / side)
+    size = (2 * large[0] + 0.16 + 2 * edge, large[1] + top + edge)
+    figure = Figure(figsize=size)
+
+    def place(x: float, y: float, width: float, height: float) -> Axes:
+        """Axes by the distance of their upper left corner from the figure's, in inches."""
+        return figure.add_axes((x / size[0], 1 - (y + height) / size[1], width / size[0], height / size[1]))
+
+    left = place(edge, top, *large)
+    _show(left, draw(maps, image, block))
+    _numbers(left, maps.clusters(block)[image], (high, wide))
     for token, values in enumerate(heat):
-        axes = figure.add_subplot(sheet[token // side, token % side])
+        row, column = divmod(token, side)
+        x = edge + large[0] + 0.16 + column * (cell[0] + gap)
+        axes = place(x, top + row * (cell[1] + gap), *cell)
         _show(axes, heated(picture, values))
         frame = colours()[token % len(style.CLUSTERS)] / 255
         for spine in axes.spines.values():
-            spine.set(visible=True, color=frame, linewidth=1.8)
-        axes.text(0.04, 0.95, str(token + 1), transform=axes.transAxes, color="white", fontsize=SMALL, va="top")
-    note = f" · {maps.note}" if maps.note else ""
-    block = block % maps.depth
-    figure.text(
-        0.015, 0.985, f"{maps.label} on {maps.backbone}, after block {block}{note}",
-        color=style.colour(maps.method), fontweight="bold", fontsize=8, va="top",
-    )  # fmt: skip
+            spine.set(visible=True, color=frame, linewidth=2)
+        _number(axes, token, (0.11 * wide, 0.11 * high))
+    title = " · ".join(filter(None, [maps.label, maps.backbone, f"after block {block % maps.depth}", maps.note]))
+    where = (edge / size[0], 1 - 0.06 / size[1])
+    figure.text(*where, title, color=style.colour(maps.method), fontweight="bold", fontsize=8.5, va="top")
+    note = "clusters, and each token's attention up to its own maximum"
+    figure.text(1 - where[0], where[1], note, color=FAINT, fontsize=7, va="top", ha="right")
     return figure
 
 
@@ -197,17 +204,17 @@ def _bytes(values: Floats) -> Picture:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-def _grid(rows: int, cols: int, maps: TokenMaps, cell: float, left: float = 1.0) -> tuple[Figure, list[list[Axes]]]:
+def _grid(rows: int, cols: int, maps: TokenMaps, left: float, top: float) -> tuple[Figure, list[list[Axes]]]:
     """A figure of equal panels that keep the image's aspect; sizes in inches."""
     height, width = maps.pictures.shape[1:3]
-    across, down = cell * min(1.0, width / height), cell * min(1.0, height / width)
-    gap, text = 0.06, 0.17
-    size = (left + cols * (across + gap), 0.36 + rows * (down + text))
+    across, down = PANEL * min(1.0, width / height), PANEL * min(1.0, height / width)
+    gap, text = 0.06, 0.19
+    size = (left + cols * (across + gap), top + rows * (down + text))
     figure = Figure(figsize=size)
     axes = []
     for row in range(rows):
-        top = size[1] - 0.36 - row * (down + text)
-        places = [(left + c * (across + gap), top - down, across, down) for c in range(cols)]
+        y = size[1] - top - row * (down + text) - down
+        places = [(left + c * (across + gap), y, across, down) for c in range(cols)]
         axes.append([figure.add_axes((x / size[0], y / size[1], w / size[0], h / size[1])) for x, y, w, h in places])
     return figure, axes
 
@@ -218,19 +225,33 @@ def _show(axes: Axes, picture: Picture, caption: str = "") -> None:
     for spine in axes.spines.values():
         spine.set_visible(False)
     if caption:
-        axes.set_xlabel(caption, fontsize=6, color="#555555", labelpad=2)
+        axes.set_xlabel(caption, fontsize=6, color=FAINT, labelpad=2)
+
+
+def _title(axes: Axes, text: str, below: str = "", colour: str = "black") -> None:
+    """A title over a column, with a smaller line under it."""
+    bold = "bold" if below or colour != "black" else "normal"
+    shift = 11 if below else 4
+    axes.annotate(
+        text, (0.5, 1), (0, shift), textcoords="offset points", xycoords="axes fraction", ha="center", va="bottom",
+        fontsize=8, color=colour, fontweight=bold,
+    )  # fmt: skip
+    axes.annotate(
+        below, (0.5, 1), (0, 3.5), textcoords="offset points", xycoords="axes fraction", ha="center", va="bottom",
+        fontsize=6, color=FAINT,
+    )  # fmt: skip
 
 
 def _method(axes: Axes, maps: TokenMaps) -> None:
-    """The method's name in its colour, left of its row."""
-    name, _, rest = maps.label.partition("[")
-    lines = rest.rstrip("]").replace(",", "\n")
-    axes.text(
-        -0.08, 0.56, name, transform=axes.transAxes, ha="right", va="bottom", fontsize=9, fontweight="bold",
-        color=style.colour(maps.method),
-    )  # fmt: skip
-    below = "\n".join(filter(None, [lines, maps.note]))
-    axes.text(-0.08, 0.52, below, transform=axes.transAxes, ha="right", va="top", fontsize=6.5, color="#555555")
+    """The method's name in its colour, left of its row, over its knobs and the note."""
+    at = dict(transform=axes.transAxes, ha="right")
+    axes.text(-0.08, 0.53, maps.method, va="bottom", fontsize=9, fontweight="bold", color=style.colour(maps.method), **at)
+    below = "\n".join(filter(None, [_knobs(maps).replace(", ", "\n"), maps.note.replace(", ", "\n")]))
+    axes.text(-0.08, 0.49, below, va="top", fontsize=6.5, color=FAINT, **at)
+
+
+def _knobs(maps: TokenMaps) -> str:
+    return maps.label.partition("[")[2].rstrip("]").replace(",", ", ")
 
 
 def _caption(maps: TokenMaps, image: int, block: int) -> str:
@@ -244,6 +265,9 @@ def _numbers(axes: Axes, clusters: Ints, shape: tuple[int, int]) -> None:
     for token in np.unique(clusters[clusters >= 0]):
         places = np.argwhere(clusters == token)
         row, col = places[((places - places.mean(0)) ** 2).sum(1).argmin()]
-        at = ((col + 0.5) * shape[1] / clusters.shape[1], (row + 0.5) * shape[0] / clusters.shape[0])
-        label = axes.text(*at, str(token + 1), ha="center", va="center", fontsize=SMALL, color="white", weight="bold")
-        label.set_path_effects([withStroke(linewidth=1.6, foreground="#18181c")])
+        _number(axes, token, ((col + 0.5) * shape[1] / clusters.shape[1], (row + 0.5) * shape[0] / clusters.shape[0]))
+
+
+def _number(axes: Axes, token: int, at: tuple[float, float]) -> None:
+    text = axes.text(*at, str(token + 1), ha="center", va="center", fontsize=7, color="white", fontweight="bold")
+    text.set_path_effects([withStroke(linewidth=1.6, foreground="#18181c")])
