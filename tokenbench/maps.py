@@ -50,11 +50,12 @@ class TokenMaps:
     def share(self, block: int = -1) -> Floats:
         """What share of each patch each token holds, (B, T, P); sums to 1 or less over the tokens."""
         weights = self.weights[block]
-        return weights / np.maximum(weights.sum(1, keepdims=True), 1.0)
+        shares: Floats = weights / np.maximum(weights.sum(1, keepdims=True), 1.0)
+        return shares
 
     def kept(self, block: int = -1) -> Bools:
         """Patches that are in a live token, (B, rows, columns); those of a fused token are not."""
-        held = (self.weights[block].sum(1) > 0) & ~self.fused[block]
+        held: Bools = (self.weights[block].sum(1) > 0) & ~self.fused[block]
         return held.reshape(-1, *self.grid)
 
     def clusters(self, block: int = -1) -> Ints:
@@ -72,7 +73,8 @@ class TokenMaps:
 
     def kept_share(self, block: int = -1) -> Floats:
         """Share of the patches that is kept, (B,)."""
-        return self.kept(block).mean((1, 2))
+        share: Floats = self.kept(block).mean((1, 2))
+        return share
 
     def entropy(self, block: int = -1) -> Floats:
         """Entropy of the cluster sizes in bits, (B,): 0 for one cluster, log2 n for n equal ones."""

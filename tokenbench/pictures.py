@@ -13,11 +13,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 
+from tokenbench import data
 from tokenbench.data import transform_key
 from tokenbench.errors import DataError
 
 PHOTOS = Path(__file__).parent / "sample" / "photos"
-SUFFIXES = frozenset(".jpg .jpeg .png .ppm .pgm .pbm .bmp .tif .tiff .webp .gif .jp2 .avif".split())
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".pbm", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif")
 WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # more than 8 bits a pixel; PIL cuts these off at 255
 
 
@@ -37,7 +38,7 @@ def find(paths: Sequence[str | Path], limit: int | None = None) -> list[Path]:
             below = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
             inside = sorted(p for p in below if p.is_file())
             if not inside:
-                raise DataError(f"Folder '{path}' has no images ({', '.join(sorted(SUFFIXES))}); give one that has.")
+                raise DataError(f"Folder '{path}' has no images ({', '.join(SUFFIXES)}); give one that has.")
             found += inside
         elif path.exists():
             found.append(path)
@@ -46,6 +47,18 @@ def find(paths: Sequence[str | Path], limit: int | None = None) -> list[Path]:
     found = list(dict.fromkeys(found))
     total = len(found) if limit is None else min(limit, len(found))
     return [found[i * len(found) // total] for i in range(total)]
+
+
+def sample(grey: bool, limit: int | None = None) -> tuple[list[str], list[Image.Image]]:
+    """Names and images that ship: the photographs, or for models of grey images some of Fashion-MNIST."""
+    if not grey:
+        files = find([PHOTOS], limit)
+        return [file.name for file in files], [open_image(file) for file in files]
+    images = data.sample()
+    count = min(limit or 10, len(images))
+    chosen = [i * len(images) // count for i in range(count)]
+    names = [f"{images.classes[images.targets[i]].replace('/', ' ').lower()} {i}" for i in chosen]
+    return names, [images.open(i, "L") for i in chosen]
 
 
 def open_image(path: str | Path) -> Image.Image:

@@ -9,8 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as Grid
+from rich.text import Text
 
 from tokenbench.backbones import SHORT_NAMES
+from tokenbench.maps import TokenMaps
 from tokenbench.methods import all_methods, get
 from tokenbench.methods.base import Method
 from tokenbench.reports import tables
@@ -148,6 +150,27 @@ def print_environment(values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         grid.add_row(key, tables.MISSING if value is None else str(value))
     console().print(grid)
+
+
+def print_maps(maps: Sequence[TokenMaps]) -> None:
+    """The numbers of token maps, means over the images, and how far the settings agree."""
+    from tokenbench.reports import traces
+
+    out = console()
+    count = len(maps[0].names)
+    title = f"{maps[0].backbone}, {count} image{'s' if count > 1 else ''}, after the last block"
+    frames = {title: traces.summary(maps)}
+    if len(maps) > 1:
+        frames["agreement: IoU of the kept patches / NMI of the clusters"] = traces.between(maps)
+    for heading, frame in frames.items():
+        grid = Grid(box=None, header_style="bold", pad_edge=False)
+        for i, name in enumerate(frame.columns):
+            grid.add_column(Text(str(name)), justify="left" if i == 0 else "right", no_wrap=i == 0)
+        for values in frame.itertuples(index=False, name=None):
+            grid.add_row(*map(Text, values))
+        out.print()
+        out.print(heading, style="bold", markup=False)
+        out.print(grid)
 
 
 def _print_frame(out: Console, frame: Any) -> None:

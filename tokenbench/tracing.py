@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tokenbench import backbones, checkpoints, pictures
 from tokenbench.backbones import Backbone
-from tokenbench.errors import BadSetting, DataError
+from tokenbench.errors import BadSetting, DataError, Unsupported
 from tokenbench.maps import TokenMaps
 from tokenbench.methods import get
 from tokenbench.methods.base import Method, make
@@ -60,6 +60,50 @@ def trace(
         names = tuple(f"image {i}" if isinstance(x, Image.Image) else Path(x).name for i, x in enumerate(images))
         batch = pictures.inputs(opened, adapted.config) if opened else torch.empty(0)
     return follow(setting, adapted, batch, names, note, seed)
+
+
+def trace_all(
+    methods: Sequence[Method],
+    backbone: str,
+    images: Sequence[str | Path] = (),
+    *,
+    weights: str = "auto",
+    seed: int = 0,
+    image_size: tuple[int, int] | None = None,
+    device: str = "cpu",
+    limit: int | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[TokenMaps]:
+    """The maps of several settings on the same images and backbone.
+
+    Args:
+        methods: the settings; one that cannot run on this backbone is left out, and `say` is told why.
+        backbone: a short name or any timm name.
+        images: files and folders, a folder with all below it; those that cannot be read are left out and told. If
+            none are given: the photographs that ship, or for deit_nano some of the images it was trained for.
+        weights, seed, image_size: as for `trace`.
+        device: where to run.
+        limit: if given, use this many images, spread evenly.
+        say: told of each thing left out, in a sentence.
+
+    Raises:
+        TokenbenchError: as `trace`, and where nothing is left to trace.
+    """
+    files = pictures.find(images, limit) if images else []
+    adapted, note = prepare(backbone, weights, seed, image_size)
+    adapted.vit.to(device)
+    settings = []
+    for method in methods:
+        reason = method.supports(adapted)
+        if reason:
+            say(f"{method.label} is left out on {backbone}: {reason}.")
+        else:
+            settings.append(method)
+    if not settings:
+        raise Unsupported(f"None of the methods given can run on {backbone}; see `tokenbench list --backbones`.")
+    names, opened = _opened(files, say) if images else pictures.sample(adapted.input_size[0] == 1, limit)
+    batch = pictures.inputs(opened, adapted.config)
+    return [follow(method, adapted, batch, names, note, seed) for method in settings]
 
 
 def prepare(name: str, weights: str, seed: int, image_size: tuple[int, int] | None) -> tuple[Backbone, str]:
@@ -110,6 +154,20 @@ def follow(
         fused=tuple(_joined([t.fused for t in tokens]) > 0 for tokens in blocks),
         counts=tuple(tokens[0].count for tokens in blocks),
     )
+
+
+def _opened(files: Sequence[Path], say: Callable[[str], None]) -> tuple[list[str], list[Image.Image]]:
+    """The names and images of the files that can be read; `say` is told of the others."""
+    names, opened = [], []
+    for file in files:
+        try:
+            opened.append(pictures.open_image(file))
+            names.append(file.name)
+        except DataError as error:
+            say(f"Left out: {error}")
+    if not opened:
+        raise DataError(f"None of the {len(files)} images can be read; give JPEG or PNG files.")
+    return names, opened
 
 
 def _joined(chunks: Sequence[Tensor | None]) -> np.ndarray:

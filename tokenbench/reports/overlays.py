@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -27,17 +28,17 @@ Picture = NDArray[np.uint8]  # (H, W, 3)
 SIDE = 448  # pixels of the long side of a drawn picture, at least
 INK = np.array([24.0, 24.0, 28.0])
 GREY = np.array([0.299, 0.587, 0.114])  # luma of red, green and blue
-PANEL = 1.28  # inches of a panel's long side
+PANEL = 1.28  # inches of a square panel's side
 FAINT = "#555555"
 
 
-def draw(maps: TokenMaps, image: int, block: int = -1) -> Picture:
-    """One image with the map of one block on it, enlarged to at least 448 pixels.
+def draw(maps: TokenMaps, image: int, block: int = -1, side: int = SIDE) -> Picture:
+    """One image with the map of one block on it, its long side enlarged to at least `side` pixels.
 
     Dropped patches fade to white; merged ones show their cluster's mean colour in thin outlines; soft clusters are
     tinted in the colour of their token.
     """
-    picture = enlarged(maps.pictures[image])
+    picture = enlarged(maps.pictures[image], side)
     clusters = maps.clusters(block)[image]
     labels = spread(clusters, picture.shape[:2])
     if maps.soft(block):
@@ -69,7 +70,7 @@ def tinted(picture: Picture, labels: Ints) -> Picture:
     luma = picture @ GREY
     low, high = np.percentile(luma, (2, 98))
     light = 255 * np.clip((luma - low) / max(high - low, 1.0), 0, 1)[..., None]
-    out = 0.52 * colours()[labels % len(style.CLUSTERS)] + 0.48 * (25 + 0.9 * light)
+    out = 0.52 * colours()[labels % len(style.CLUSTERS)] + 0.48 * (45 + 0.82 * light)
     out = np.where((labels >= 0)[..., None], out, 255 - 0.2 * (255 - luma)[..., None])
     return _lined(out, edges(labels), np.full(3, 255.0), 0.9)
 
@@ -105,14 +106,15 @@ def by_image(maps: Sequence[TokenMaps], images: Sequence[int] | None = None, blo
     """A row an image, a column a method, after one block; all images if none are given."""
     maps = reducing(maps)
     rows = range(len(maps[0].pictures)) if images is None else images
-    figure, axes = _grid(len(rows), 1 + len(maps), maps[0], left=0.04, top=0.5)
+    below = [_below(m) for m in maps]
+    figure, axes = _grid(len(rows), 1 + len(maps), maps[0], left=0.04, top=0.28 + 0.1 * max(map(len, below)))
     for row, image in enumerate(rows):
         _show(axes[row][0], enlarged(maps[0].pictures[image]))
         for column, m in enumerate(maps, 1):
             _show(axes[row][column], draw(m, image, block), _caption(m, image, block))
     _title(axes[0][0], "image")
-    for column, m in enumerate(maps, 1):
-        _title(axes[0][column], m.method, " · ".join(filter(None, [_knobs(m), m.note])), style.colour(m.method))
+    for m, lines, panel in zip(maps, below, axes[0][1:], strict=True):
+        _title(panel, m.method, lines, style.colour(m.method))
     return figure
 
 
@@ -123,7 +125,7 @@ def semantic(maps: TokenMaps, image: int, block: int = -1) -> Figure:
     high, wide = picture.shape[:2]
     large = (3.4 * min(1.0, wide / high), 3.4 * min(1.0, high / wide))  # inches, as everything here
     side = math.isqrt(len(heat) - 1) + 1
-    gap, edge, top = 0.05, 0.04, 0.3
+    gap, edge, top = 0.05, 0.04, 0.44
     cell = ((large[0] - (side - 1) * gap) / side, (large[1] - (side - 1) * gap) / side)
     size = (2 * large[0] + 0.16 + 2 * edge, large[1] + top + edge)
     figure = Figure(figsize=size)
@@ -133,8 +135,9 @@ def semantic(maps: TokenMaps, image: int, block: int = -1) -> Figure:
         return figure.add_axes((x / size[0], 1 - (y + height) / size[1], width / size[0], height / size[1]))
 
     left = place(edge, top, *large)
-    _show(left, draw(maps, image, block))
-    _numbers(left, maps.clusters(block)[image], (high, wide))
+    drawn = draw(maps, image, block, 2 * SIDE)
+    _show(left, drawn)
+    _numbers(left, maps.clusters(block)[image], drawn.shape[:2])
     for token, values in enumerate(heat):
         row, column = divmod(token, side)
         x = edge + large[0] + 0.16 + column * (cell[0] + gap)
@@ -147,15 +150,15 @@ def semantic(maps: TokenMaps, image: int, block: int = -1) -> Figure:
     title = " · ".join(filter(None, [maps.label, maps.backbone, f"after block {block % maps.depth}", maps.note]))
     where = (edge / size[0], 1 - 0.06 / size[1])
     figure.text(*where, title, color=style.colour(maps.method), fontweight="bold", fontsize=8.5, va="top")
-    note = "clusters, and each token's attention up to its own maximum"
-    figure.text(1 - where[0], where[1], note, color=FAINT, fontsize=7, va="top", ha="right")
+    note = "clusters, and the attention of each token, up to its own maximum"
+    figure.text(where[0], 1 - 0.24 / size[1], note, color=FAINT, fontsize=7, va="top")
     return figure
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 200) -> Path:
     """Write a figure; the suffix (.png, .svg, .pdf) decides the format. Returns the path."""
     path = Path(path)
-    with matplotlib.rc_context(style.PAPER):
+    with matplotlib.rc_context(style.PAPER):  # type: ignore[arg-type]
         figure.savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0.04)
     return path
 
@@ -165,10 +168,10 @@ def reducing(maps: Sequence[TokenMaps]) -> list[TokenMaps]:
     return [m for m in maps if m.soft() or len(set(m.counts)) > 1 or m.counts[0] <= m.grid[0] * m.grid[1]] or list(maps)
 
 
-def enlarged(picture: Picture) -> Picture:
-    """A picture at a whole multiple of its size, 448 pixels or more on its long side; small ones keep their pixels."""
-    times = max(1, -(-SIDE // max(picture.shape[:2])))
-    how = Image.Resampling.NEAREST if times > 4 else Image.Resampling.LANCZOS
+def enlarged(picture: Picture, side: int = SIDE) -> Picture:
+    """A picture at a whole multiple of its size, its long side `side` or more; tiny ones keep their square pixels."""
+    times = max(1, -(-side // max(picture.shape[:2])))
+    how = Image.Resampling.NEAREST if max(picture.shape[:2]) <= 64 else Image.Resampling.LANCZOS
     size = (picture.shape[1] * times, picture.shape[0] * times)
     return np.asarray(Image.fromarray(picture).resize(size, how))
 
@@ -176,7 +179,8 @@ def enlarged(picture: Picture) -> Picture:
 def spread(values: Ints, shape: tuple[int, int]) -> Ints:
     """Values of patches (rows, columns) as values of pixels (H, W)."""
     rows, cols = (np.arange(pixels) * n // pixels for pixels, n in zip(shape, values.shape, strict=True))
-    return values[rows[:, None], cols[None, :]]
+    out: Ints = values[rows[:, None], cols[None, :]]
+    return out
 
 
 def edges(labels: Ints) -> Bools:
@@ -207,7 +211,8 @@ def _bytes(values: Floats) -> Picture:
 def _grid(rows: int, cols: int, maps: TokenMaps, left: float, top: float) -> tuple[Figure, list[list[Axes]]]:
     """A figure of equal panels that keep the image's aspect; sizes in inches."""
     height, width = maps.pictures.shape[1:3]
-    across, down = PANEL * min(1.0, width / height), PANEL * min(1.0, height / width)
+    across = PANEL * min(1.6, max(0.8, math.sqrt(width / height)))
+    down = across * height / width
     gap, text = 0.06, 0.19
     size = (left + cols * (across + gap), top + rows * (down + text))
     figure = Figure(figsize=size)
@@ -228,30 +233,28 @@ def _show(axes: Axes, picture: Picture, caption: str = "") -> None:
         axes.set_xlabel(caption, fontsize=6, color=FAINT, labelpad=2)
 
 
-def _title(axes: Axes, text: str, below: str = "", colour: str = "black") -> None:
-    """A title over a column, with a smaller line under it."""
+def _title(axes: Axes, text: str, below: Sequence[str] = (), colour: str = "black") -> None:
+    """A title over a column, and smaller lines under it."""
+    at: dict[str, Any] = {"textcoords": "offset points", "xycoords": "axes fraction", "ha": "center", "va": "bottom"}
     bold = "bold" if below or colour != "black" else "normal"
-    shift = 11 if below else 4
-    axes.annotate(
-        text, (0.5, 1), (0, shift), textcoords="offset points", xycoords="axes fraction", ha="center", va="bottom",
-        fontsize=8, color=colour, fontweight=bold,
-    )  # fmt: skip
-    axes.annotate(
-        below, (0.5, 1), (0, 3.5), textcoords="offset points", xycoords="axes fraction", ha="center", va="bottom",
-        fontsize=6, color=FAINT,
-    )  # fmt: skip
+    up = 3.5 + 7.2 * len(below)
+    axes.annotate(text, (0.5, 1), (0, up), fontsize=8, color=colour, fontweight=bold, **at)
+    for i, line in enumerate(reversed(below)):
+        axes.annotate(line, (0.5, 1), (0, 3.5 + 7.2 * i), fontsize=6, color=FAINT, **at)
 
 
 def _method(axes: Axes, maps: TokenMaps) -> None:
     """The method's name in its colour, left of its row, over its knobs and the note."""
-    at = dict(transform=axes.transAxes, ha="right")
-    axes.text(-0.08, 0.53, maps.method, va="bottom", fontsize=9, fontweight="bold", color=style.colour(maps.method), **at)
-    below = "\n".join(filter(None, [_knobs(maps).replace(", ", "\n"), maps.note.replace(", ", "\n")]))
-    axes.text(-0.08, 0.49, below, va="top", fontsize=6.5, color=FAINT, **at)
+    at: dict[str, Any] = {"transform": axes.transAxes, "ha": "right"}
+    colour = style.colour(maps.method)
+    axes.text(-0.08, 0.53, maps.method, va="bottom", fontsize=9, fontweight="bold", color=colour, **at)
+    axes.text(-0.08, 0.49, "\n".join(_below(maps)), va="top", fontsize=6.5, color=FAINT, **at)
 
 
-def _knobs(maps: TokenMaps) -> str:
-    return maps.label.partition("[")[2].rstrip("]").replace(",", ", ")
+def _below(maps: TokenMaps) -> list[str]:
+    """What stands under a method's name: a line a knob, and the notes."""
+    knobs = maps.label.partition("[")[2].rstrip("]")
+    return [*filter(None, knobs.split(",")), *filter(None, maps.note.split(", "))]
 
 
 def _caption(maps: TokenMaps, image: int, block: int) -> str:
