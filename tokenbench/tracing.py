@@ -108,7 +108,8 @@ def trace_all(
 
 def prepare(name: str, weights: str, seed: int, image_size: tuple[int, int] | None) -> tuple[Backbone, str]:
     """A backbone in eval mode with its dense weights, and "random weights" where it got no others."""
-    adapted = backbones.create(name, image_size)
+    with torch.random.fork_rng(devices=[]):  # timm draws weights that are replaced at once
+        adapted = backbones.create(name, image_size)
     found = checkpoints.load_dense(adapted, weights, seed)
     adapted.vit.eval()
     return adapted, "random weights" if found.kind == "random" else ""

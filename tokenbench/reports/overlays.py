@@ -146,7 +146,7 @@ def semantic(maps: TokenMaps, image: int, block: int = -1) -> Figure:
         frame = colours()[token % len(style.CLUSTERS)] / 255
         for spine in axes.spines.values():
             spine.set(visible=True, color=frame, linewidth=2)
-        _number(axes, token, (0.11 * wide, 0.11 * high))
+        _number(axes, token, (0.1 / cell[0] * wide, 0.1 / cell[1] * high))
     title = " · ".join(filter(None, [maps.label, maps.backbone, f"after block {block % maps.depth}", maps.note]))
     where = (edge / size[0], 1 - 0.06 / size[1])
     figure.text(*where, title, color=style.colour(maps.method), fontweight="bold", fontsize=8.5, va="top")
