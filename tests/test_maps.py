@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tokenbench
+from tokenbench import tracing
 from tokenbench.backbones import Backbone
 from tokenbench.errors import BadSetting, DataError, UsageError
 from tokenbench.maps import TokenMaps, agreement, entropy, iou, nmi
@@ -93,14 +94,17 @@ def test_merging_keeps_all_and_makes_the_clusters(tiny: Callable[..., Backbone],
     assert [len(sizes) for sizes in maps.sizes()] == [maps.counts[-1] - 1] * 4
 
 
-def test_many_images_go_in_parts_and_the_model_is_left_as_it_was(tiny: Callable[..., Backbone]) -> None:
+def test_many_images_go_in_parts_and_the_model_is_left_as_it_was(
+    tiny: Callable[..., Backbone], images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backbone = tiny()
     backbone.vit.train()
-    images = torch.randn(18, 3, 48, 48)
-    whole = follow(all_methods()["topk"](), backbone, images, [str(i) for i in range(18)])
+    monkeypatch.setattr(tracing, "CELLS", 2 * 36**2)
+    whole = follow(all_methods()["topk"](), backbone, torch.cat([images, images[:1]]), "abcde")
     assert backbone.vit.training
-    part = follow(all_methods()["topk"](), backbone, images[17:], ["17"])
-    assert (whole.clusters()[17] == part.clusters()[0]).all()
+    alone = follow(all_methods()["topk"](), backbone, images[3:], "d")
+    assert (whole.clusters()[3] == alone.clusters()[0]).all()
+    assert (whole.clusters()[0] == whole.clusters()[4]).all()
 
 
 def test_trace_takes_pixels_and_gives_them_back() -> None:

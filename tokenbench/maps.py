@@ -7,6 +7,7 @@ last; a map is that after the block.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +17,15 @@ from tokenbench.errors import UsageError
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
+Weighing = NDArray[np.floating | np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
 class TokenMaps:
     """The maps of one setting of a method on a batch of images, with the images as the model saw them.
 
-    `weights` holds for each block what each token takes of each patch: 0 and 1 for methods that drop and merge,
-    attention for those that condense. `note` is what a reader must know, such as "untrained".
+    `weights` holds for each block what each token takes of each patch: 0 and 1, as bytes, for methods that drop and
+    merge, attention for those that condense. `note` is what a reader must know, such as "untrained".
     """
 
     method: str  # tome
@@ -33,7 +35,7 @@ class TokenMaps:
     names: tuple[str, ...]  # B, of the images
     pictures: NDArray[np.uint8]  # (B, H, W, 3)
     grid: tuple[int, int]  # rows and columns
-    weights: tuple[Floats, ...]  # a block: (B, T, P)
+    weights: tuple[Weighing, ...]  # a block: (B, T, P)
     fused: tuple[Bools, ...]  # a block: (B, P), patches that were dropped into a fused token
     counts: tuple[int, ...]  # a block: tokens, prefix included
 
@@ -60,14 +62,18 @@ class TokenMaps:
 
     def clusters(self, block: int = -1) -> Ints:
         """The token that holds most of each patch, (B, rows, columns), counted from 0; -1 where dropped."""
-        most = self.weights[block].argmax(1).reshape(-1, *self.grid)
-        return np.where(self.kept(block), most, -1)
+        return self._clusters[block]
+
+    @cached_property
+    def _clusters(self) -> tuple[Ints, ...]:
+        most = [weights.argmax(1).reshape(-1, *self.grid) for weights in self.weights]
+        return tuple(np.where(self.kept(block), tokens, -1) for block, tokens in enumerate(most))
 
     def sizes(self, block: int = -1) -> list[Ints]:
         """Patches in each cluster that has any, largest first, an array an image."""
         return [np.sort(np.unique(c[c >= 0], return_counts=True)[1])[::-1] for c in self.clusters(block)]
 
-    def heat(self, block: int = -1) -> Floats:
+    def heat(self, block: int = -1) -> Weighing:
         """What each token is made of, (B, T, rows, columns); a row of attention for soft methods."""
         return self.weights[block].reshape(*self.weights[block].shape[:2], *self.grid)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ from torch import Tensor, nn
 
 from tokenbench import backbones, checkpoints, pictures
 from tokenbench.backbones import Backbone
+from tokenbench.checkpoints import Weights
 from tokenbench.errors import BadSetting, DataError, Unsupported
 from tokenbench.maps import TokenMaps
 from tokenbench.methods import get
 from tokenbench.methods.base import Method, make
 from tokenbench.model import Model
 
-BATCH = 16  # images in one pass: maps are quadratic in the patches
+CELLS = 2**20  # entries of a map in one pass: 27 images of 196 patches, or one of 1024
 
 
 def trace(
@@ -52,7 +54,10 @@ def trace(
     if isinstance(backbone, nn.Module):
         adapted, note = Backbone(backbone), ""
     else:
-        adapted, note = prepare(backbone, weights, seed, image_size)
+        adapted, found = prepare(backbone, weights, seed, image_size)
+        note = _note(found)
+        if found.note:
+            warnings.warn(found.note, stacklevel=2)
     if isinstance(images, Tensor):
         batch, names = images, tuple(f"image {i}" for i in range(len(images)))
     else:
@@ -90,8 +95,10 @@ def trace_all(
         TokenbenchError: as `trace`, and where nothing is left to trace.
     """
     files = pictures.find(images, limit) if images else []
-    adapted, note = prepare(backbone, weights, seed, image_size)
+    adapted, found = prepare(backbone, weights, seed, image_size)
     adapted.vit.to(device)
+    if found.note:
+        say(f"{found.note[0].upper()}{found.note[1:]}.")
     settings = []
     for method in methods:
         reason = method.supports(adapted)
@@ -103,22 +110,22 @@ def trace_all(
         raise Unsupported(f"None of the methods given can run on {backbone}; see `tokenbench list --backbones`.")
     names, opened = _opened(files, say) if images else pictures.sample(adapted.input_size[0] == 1, limit)
     batch = pictures.inputs(opened, adapted.config)
-    return [follow(method, adapted, batch, names, note, seed) for method in settings]
+    return [follow(method, adapted, batch, names, _note(found), seed) for method in settings]
 
 
-def prepare(name: str, weights: str, seed: int, image_size: tuple[int, int] | None) -> tuple[Backbone, str]:
-    """A backbone in eval mode with its dense weights, and "random weights" where it got no others."""
+def prepare(name: str, weights: str, seed: int, image_size: tuple[int, int] | None) -> tuple[Backbone, Weights]:
+    """A backbone in eval mode with its dense weights, and where they are from."""
     with torch.random.fork_rng(devices=[]):  # timm draws weights that are replaced at once
         adapted = backbones.create(name, image_size)
     found = checkpoints.load_dense(adapted, weights, seed)
     adapted.vit.eval()
-    return adapted, "random weights" if found.kind == "random" else ""
+    return adapted, found
 
 
 def follow(
     method: Method, backbone: Backbone, images: Tensor, names: Sequence[str], note: str = "", seed: int = 0
 ) -> TokenMaps:
-    """The maps of a setting on images (B, channels, H, W), normalised; they go through 16 at a time, in eval mode.
+    """The maps of a setting on images (B, channels, H, W), normalised; they go through a few at a time, in eval mode.
 
     A method that needs its own training has none here, so its maps are noted "untrained". The seed decides the
     parameters that it adds.
@@ -139,8 +146,9 @@ def follow(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Model(backbone, method).to(like).eval()
+    at_once = max(1, CELLS // (backbone.grid[0] * backbone.grid[1]) ** 2)
     with torch.inference_mode():
-        passes = [model.run(chunk.to(like), trace=True).trace for chunk in images.split(BATCH)]
+        passes = [model.run(chunk.to(like), trace=True).trace for chunk in images.split(at_once)]
     backbone.vit.train(was_training)
     blocks = list(zip(*passes, strict=True))  # of each block, the tokens of every chunk
     return TokenMaps(
@@ -151,10 +159,14 @@ def follow(
         names=tuple(names),
         pictures=pictures.pixels(images, backbone.config),
         grid=blocks[0][0].grid,
-        weights=tuple(_joined([t.source for t in tokens]) for tokens in blocks),
-        fused=tuple(_joined([t.fused for t in tokens]) > 0 for tokens in blocks),
+        weights=_joined([t.source for t in tokens] for tokens in blocks),
+        fused=tuple(array > 0 for array in _joined([t.fused for t in tokens] for tokens in blocks)),
         counts=tuple(tokens[0].count for tokens in blocks),
     )
+
+
+def _note(found: Weights) -> str:
+    return "random weights" if found.kind == "random" else ""
 
 
 def _opened(files: Sequence[Path], say: Callable[[str], None]) -> tuple[list[str], list[Image.Image]]:
@@ -171,5 +183,19 @@ def _opened(files: Sequence[Path], say: Callable[[str], None]) -> tuple[list[str
     return names, opened
 
 
-def _joined(chunks: Sequence[Tensor | None]) -> np.ndarray:
-    return np.concatenate([chunk.float().cpu().numpy() for chunk in chunks if chunk is not None])
+def _joined(blocks: Iterable[Sequence[Tensor | None]]) -> tuple[np.ndarray, ...]:
+    """Maps of all images, an array a block, from the parts of each block; one that did not change is not copied.
+
+    Maps of only 0 and 1 become bytes, for they are large.
+    """
+    arrays: list[np.ndarray] = []
+    before: Sequence[Tensor | None] = ()
+    for parts in blocks:
+        if len(before) == len(parts) and all(a is b for a, b in zip(before, parts, strict=True)):
+            arrays.append(arrays[-1])
+            continue
+        before = parts
+        array = np.concatenate([part.float().cpu().numpy() for part in parts if part is not None])
+        hard = bool(((array == 0) | (array == 1)).all())
+        arrays.append(array.astype(np.uint8) if hard else array)
+    return tuple(arrays)

@@ -20,7 +20,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from PIL import Image
 
-from tokenbench.maps import Bools, Floats, Ints, TokenMaps
+from tokenbench.maps import Bools, Floats, Ints, TokenMaps, Weighing
 from tokenbench.reports import style
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
@@ -75,7 +75,7 @@ def tinted(picture: Picture, labels: Ints) -> Picture:
     return _lined(out, edges(labels), np.full(3, 255.0), 0.9)
 
 
-def heated(picture: Picture, heat: Floats) -> Picture:
+def heated(picture: Picture, heat: Weighing) -> Picture:
     """A heat map (rows, columns) over the image in grey, scaled to its own maximum."""
     scaled = np.clip(heat / max(float(heat.max()), 1e-12), 0, 1)
     smooth = Image.fromarray(scaled.astype(np.float32)).resize(picture.shape[1::-1], Image.Resampling.BICUBIC)
