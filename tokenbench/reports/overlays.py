@@ -106,15 +106,16 @@ def by_image(maps: Sequence[TokenMaps], images: Sequence[int] | None = None, blo
     """A row an image, a column a method, after one block; all images if none are given."""
     maps = reducing(maps)
     rows = range(len(maps[0].pictures)) if images is None else images
-    below = [_below(m) for m in maps]
-    figure, axes = _grid(len(rows), 1 + len(maps), maps[0], left=0.04, top=0.28 + 0.1 * max(map(len, below)))
+    below = [[maps[0].backbone, f"after block {block % maps[0].depth}"], *map(_below, maps)]
+    most = max(map(len, below))
+    figure, axes = _grid(len(rows), 1 + len(maps), maps[0], left=0.04, top=0.28 + 0.1 * most)
     for row, image in enumerate(rows):
         _show(axes[row][0], enlarged(maps[0].pictures[image]))
         for column, m in enumerate(maps, 1):
             _show(axes[row][column], draw(m, image, block), _caption(m, image, block))
-    _title(axes[0][0], "image")
-    for m, lines, panel in zip(maps, below, axes[0][1:], strict=True):
-        _title(panel, m.method, lines, style.colour(m.method))
+    names = [("image", "black"), *((m.method, style.colour(m.method)) for m in maps)]
+    for (name, colour), lines, panel in zip(names, below, axes[0], strict=True):
+        _title(panel, name, [*lines, *[""] * (most - len(lines))], colour)
     return figure
 
 
@@ -236,7 +237,7 @@ def _show(axes: Axes, picture: Picture, caption: str = "") -> None:
 def _title(axes: Axes, text: str, below: Sequence[str] = (), colour: str = "black") -> None:
     """A title over a column, and smaller lines under it."""
     at: dict[str, Any] = {"textcoords": "offset points", "xycoords": "axes fraction", "ha": "center", "va": "bottom"}
-    bold = "bold" if below or colour != "black" else "normal"
+    bold = "normal" if colour == "black" else "bold"
     up = 3.5 + 7.2 * len(below)
     axes.annotate(text, (0.5, 1), (0, up), fontsize=8, color=colour, fontweight=bold, **at)
     for i, line in enumerate(reversed(below)):
