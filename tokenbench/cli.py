@@ -181,6 +181,43 @@ def env(device: str) -> None:
 
 
 @main.command()
+@click.option("--methods", default=DEFAULT_METHODS, show_default=True, help='A sweep such as "tome[r=8,13],evit".')
+@click.option("--backbone", default="deit_nano", show_default=True, help="A short or timm name.")
+@click.option("--images", type=click.Path(path_type=Path), multiple=True, help="A file or folder; may be repeated.")
+@click.option("--weights", default="auto", show_default=True, help="auto, random, or a file.")
+@click.option("--image-size", default=None, help="Other than the model's own: 384, or 224x448 (height x width).")
+@click.option("--limit", type=click.IntRange(min=1), help="Use this many images, spread evenly.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
+@click.option("--seed", type=click.IntRange(min=0), default=42, show_default=True)
+@click.option("--format", "kind", type=click.Choice(["png", "svg", "pdf"]), default="png", show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("reports/maps"), show_default=True)
+@plugin
+def trace(**flags: Any) -> None:
+    """Draw which patches each method keeps and merges, with numbers.
+
+    Without --images: the photographs that ship, or for deit_nano some of Fashion-MNIST.
+    """
+    from tokenbench import screen, tracing
+    from tokenbench.jobs import parse
+    from tokenbench.reports import traces
+
+    maps = tracing.trace_all(
+        parse(flags["methods"]),
+        flags["backbone"],
+        flags["images"],
+        weights=str(flags["weights"]),
+        seed=flags["seed"],
+        image_size=_size(flags["image_size"]),
+        device=_device(flags["device"]),
+        limit=flags["limit"],
+        say=lambda text: click.echo(text, err=True),
+    )
+    for file in traces.write(maps, flags["output"], flags["kind"]):
+        click.echo(file)
+    screen.print_maps(maps)
+
+
+@main.command()
 @click.argument("results", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("reports"), show_default=True)
 def report(results: tuple[Path, ...], output: Path) -> None:

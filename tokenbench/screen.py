@@ -13,6 +13,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from tokenbench.backbones import SHORT_NAMES
+from tokenbench.maps import TokenMaps
 from tokenbench.methods import all_methods, get
 from tokenbench.methods.base import Method
 from tokenbench.reports import tables
@@ -83,12 +84,7 @@ def print_results(rows: Sequence[Row]) -> None:
         out.print(plain(table.title, "bold"))
         out.print(plain(table.conditions, "dim"))
         cells, notes = _fitted(table, out.width)
-        grid = Grid(box=None, header_style="bold", pad_edge=False)
-        for i, name in enumerate(cells.columns):
-            grid.add_column(plain(name), justify="left" if i == 0 else "right", no_wrap=i == 0)
-        for values in cells.itertuples(index=False, name=None):
-            _add(grid, *values)
-        out.print(grid)
+        out.print(_grid(cells))
         for note in notes:
             out.print(plain(f"· {note}", "dim"))
 
@@ -181,9 +177,35 @@ def print_environment(values: Mapping[str, Any]) -> None:
     console().print(grid)
 
 
+def print_maps(maps: Sequence[TokenMaps]) -> None:
+    """The numbers of token maps, means over the images, and how far the settings agree."""
+    from tokenbench.reports import traces
+
+    out = console()
+    count = len(maps[0].names)
+    title = f"{maps[0].backbone}, {count} image{'s' if count > 1 else ''}, after the last block"
+    frames = {title: traces.summary(maps)}
+    if len(maps) > 1:
+        frames["agreement: IoU of the kept patches / NMI of the clusters"] = traces.between(maps)
+    for heading, frame in frames.items():
+        out.print()
+        out.print(plain(heading, "bold"))
+        out.print(_grid(frame))
+
+
 def plain(text: str, style: str = "") -> Text:
     """Text as it is: brackets are no markup, and what could steer a terminal is left out."""
     return Text("".join(sign if sign.isprintable() else " " for sign in text), style)
+
+
+def _grid(cells: pd.DataFrame) -> Grid:
+    """A table whose first column is the name of each line."""
+    grid = Grid(box=None, header_style="bold", pad_edge=False)
+    for i, name in enumerate(cells.columns):
+        grid.add_column(plain(str(name)), justify="left" if i == 0 else "right", no_wrap=i == 0)
+    for values in cells.itertuples(index=False, name=None):
+        _add(grid, *values)
+    return grid
 
 
 def _add(grid: Grid, *cells: object) -> None:
