@@ -28,6 +28,7 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 import tokenbench.backbones  # noqa: F401  registers deit_nano with timm
+from tokenbench.checkpoints import HEADER
 
 FILES = {"train": "train", "test": "t10k"}
 SAVE_EVERY = 500  # steps
@@ -67,7 +68,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--epochs", type=float, nargs=3, default=(10, 2, 1), help="at 1/4, 1/2 and all of the patches")
+    parser.add_argument(
+        "--epochs", type=float, nargs=3, default=(7, 1.5, 0.75), help="at 1/4, 1/2 and all of the patches"
+    )
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.015)
     parser.add_argument("--weight-decay", type=float, default=0.05)
@@ -125,13 +128,13 @@ def main() -> None:
             losses.clear()
 
     weights = {k: v.half().contiguous() for k, v in model.state_dict().items()}  # stored as float16
-    meta = {
+    settings = {
         "backbone": "deit_nano",
         "method": "dense",
         "dataset": "Fashion-MNIST train, 60000 images",
-        "recipe": json.dumps({k: str(v) for k, v in vars(args).items() if k not in ("data", "output")}),
+        "recipe": {k: v for k, v in vars(args).items() if k not in ("data", "output")},
     }
-    save_file(weights, args.output, metadata=meta)
+    save_file(weights, args.output, metadata={"format": "pt", HEADER: json.dumps(settings, sort_keys=True)})
     model.patch_drop = nn.Identity()
     model.load_state_dict({k: v.float() for k, v in load_file(args.output).items()})
     print({"test_top1_all_10000": accuracy(model, x_test, y_test, cfg)}, flush=True)
