@@ -121,7 +121,9 @@ class Tokens:
         rows, cols = self.layout
         source = self.source
         if source is not None:
-            source = F.pad(source.unflatten(1, self.layout), (0, 0, 0, cols % 2, 0, rows % 2))
+            source = source.unflatten(1, self.layout)
+            if rows % 2 or cols % 2:
+                source = F.pad(source, (0, 0, 0, cols % 2, 0, rows % 2))
             source = source.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).sum((2, 4)).flatten(1, 2)
         layout = (-(-rows // 2), -(-cols // 2))
         return replace(self, x=x, size=None, source=source, context=None, views=None, layout=layout)

@@ -35,7 +35,7 @@ class SwinTurn(Block):
     @property
     def parts(self) -> dict[str, nn.Module]:
         """The MLP, and patch merging with the embedding."""
-        block, merging = self.borrowed
+        block, merging = self.borrowed[:2]
         return {"mlp": block.mlp} | ({} if merging is None else {"embed": merging})
 
     def enter(self, tokens: Tokens) -> Tokens:
