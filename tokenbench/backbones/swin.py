@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from tokenbench.methods.base import Reducer
 
 
+STAGE = 2  # the third, which holds most blocks and where semantic tokens are made
+
+
 class SwinTurn(Block):
     """A turn on Swin: patch merging if the block is the first of a later stage, then timm's block.
 
@@ -161,6 +164,20 @@ def laid(tokens: Tokens) -> Pair:
 def halved(grid: Pair, times: int) -> Pair:
     """The grid after so many patch mergings, rounded up at each."""
     return (-(-grid[0] // 2**times), -(-grid[1] // 2**times))
+
+
+def whole_windows(vit: Swin, side: int) -> str | None:
+    """The reason if the third stage is not whole windows of more than `side` tokens a side, else None."""
+    if len(vit.stages) <= STAGE:
+        return f"it works in the third stage, and this backbone has {len(vit.stages)}"
+    if vit.vit.dynamic_img_size:
+        return "it needs one image size, and this backbone takes any"
+    grid, window = halved(vit.grid, STAGE), vit.vit.layers[STAGE].blocks[0].window_size
+    if grid[0] % window[0] or grid[1] % window[1]:
+        return f"its windows of {window[0]}x{window[1]} tokens do not divide the third stage's map {grid[0]}x{grid[1]}"
+    if side >= min(window):
+        return f"{side * side} tokens are as many as a window of {window[0]}x{window[1]} has along a side, or more"
+    return None
 
 
 def semantic_window(layout: Pair, window: Pair) -> Pair:

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from tokenbench.backbones.swin import Swin, halved
+from tokenbench.backbones.swin import STAGE, Swin, halved, whole_windows
 from tokenbench.methods.base import Method, Paper, Reducer, Reported
 from tokenbench.methods.recovery import Alone, Generating, Recovering, Refining, ScaledTurn, Scales, Semantic, Stem
 from tokenbench.model import Block
@@ -22,7 +22,6 @@ from tokenbench.model import Block
 if TYPE_CHECKING:
     from tokenbench.backbones import Backbone
 
-STAGE = 2  # the third
 UNIT = 6  # blocks: plain, generate, refine, within windows, among all, recover
 BUFFERS = ("attn_mask", "relative_position_index")  # stored in released weights, and derived here
 
@@ -156,7 +155,7 @@ class STViTR(Method):
             return f"its units take {UNIT} blocks of the third stage each, and the stages have {vit.stages}"
         if tuple(vit.vit.patch_embed.patch_size) != (4, 4):
             return f"its patch embedding makes patches of 4x4, and this one's are {vit.vit.patch_embed.patch_size}"
-        return _whole_windows(vit, self.side)
+        return whole_windows(vit, self.side)
 
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
         """None: its blocks are its own."""
@@ -192,15 +191,3 @@ def _windows(swin: Any) -> tuple[int, int]:
     block = swin.layers[STAGE].blocks[0]
     (rows, cols), (height, width) = halved(swin.patch_embed.grid_size, STAGE), block.window_size
     return rows // height, cols // width
-
-
-def _whole_windows(vit: Swin, side: int) -> str | None:
-    """The reason if the third stage is not whole windows of more than `side` tokens a side, else None."""
-    if vit.vit.dynamic_img_size:
-        return "it needs one image size, and this backbone takes any"
-    grid, window = halved(vit.grid, STAGE), vit.vit.layers[STAGE].blocks[0].window_size
-    if grid[0] % window[0] or grid[1] % window[1]:
-        return f"its windows of {window[0]}x{window[1]} tokens do not divide the third stage's map {grid[0]}x{grid[1]}"
-    if side >= min(window):
-        return f"{side * side} tokens are as many as a window of {window[0]}x{window[1]} has along a side, or more"
-    return None
