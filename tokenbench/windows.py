@@ -28,7 +28,7 @@ def crops(layout: Pair, window: Pair, reach: int, device: torch.device | None = 
     """Places (W, K) on the map that enlarged windows cover.
 
     A window's sides grow by `reach` tokens in all, and it is moved inside the map where it would leave it: windows of
-    7 on a 14x14 map with a reach of 3 become 10x10 at 0 and 4 (arXiv 2303.08685, section 3.3).
+    7 on a 14x14 map with a reach of 3 become 10x10 at 0 and 4 (arXiv 2303.08685).
     """
     rows, cols = (
         _spans(length, side, min(length, side + reach), device) for length, side in zip(layout, window, strict=True)

@@ -1,6 +1,6 @@
 """The parts of STViT-R that are no Swin block: another patch embedding, and blocks between two maps.
 
-Written from the paper (arXiv 2303.08685, section 3.4) and from outputs of the published model, which they reproduce.
+Written from the paper (arXiv 2303.08685) and from outputs of the published model, which they reproduce.
 Parameters are named as in the released weights.
 """
 

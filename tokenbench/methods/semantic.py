@@ -18,7 +18,7 @@ from tokenbench.windows import Pair, crops, cut, lay, own
 
 @dataclass(frozen=True)
 class Local:
-    """Windows in which semantic tokens are made: where they lie, and what of the map each looks at (section 3.3)."""
+    """Windows in which semantic tokens are made: where they lie, and what of the map each looks at."""
 
     layout: Pair  # rows and columns of the image tokens
     window: Pair  # of one window's image tokens

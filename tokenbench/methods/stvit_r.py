@@ -1,6 +1,6 @@
 """STViT-R: semantic tokens do the work in Swin's third stage, and the full map is recovered from them, again and again.
 
-arXiv 2303.08685, section 3.4; held to outputs of the published implementation.
+arXiv 2303.08685; held to outputs of the published implementation.
 """
 
 from __future__ import annotations
