@@ -142,7 +142,7 @@ def _prepare(plan: Plan, name: str, watch: Watch) -> _Group:
     methods = [Dense(), *(m for m in plan.methods if m.name != "dense")]
     candidates = []
     for method in methods:
-        reason = method.supports(backbone)
+        reason = method.refusal(backbone)
         if reason:
             candidates.append(_Candidate(method, None, status="skipped", notes=[reason]))
             watch.say(f"{method.label} skips {name}: {reason}.")
