@@ -30,6 +30,7 @@ def test_every_combination() -> None:
 def test_a_list_in_a_knob() -> None:
     assert labels("topk[blocks=4/8]") == ["topk[keep_rate=0.7,blocks=4/8]"]
     assert labels("tome[r=8/8/4]") == ["tome[r=8/8/4]"]
+    assert labels("evit[blocks=6]") == ["evit[keep_rate=0.7,blocks=6]"]
 
 
 def test_twice_is_once() -> None:

@@ -3,6 +3,7 @@
     import tokenbench
     model = tokenbench.build("evit", "deit_s", keep_rate=0.7)   # images to logits, an nn.Module
     model.run(images, trace=True).trace[-1].share               # which patch went where
+    maps = tokenbench.trace("evit", "deit_s", ["dog.jpg"])      # the same as numpy arrays, with numbers
 
 Names are loaded when they are first used, so that importing the package does not import torch.
 """
@@ -27,8 +28,10 @@ _PUBLIC = {
     "Paper": "methods.base",
     "Reducer": "methods.base",
     "Reported": "methods.base",
+    "TokenMaps": "maps",
     "Tokens": "tokens",
-    "build": "build",
+    "build": "building",
+    "trace": "tracing",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import errno
 import tomllib
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +12,14 @@ import click
 from tokenbench.errors import TokenbenchError, UnknownName, UsageError
 
 if TYPE_CHECKING:
-    from tokenbench.runner import Plan
+    from tokenbench.candidates import Plan
 
 DEFAULT_METHODS = "all"
 DEFAULT_RESULTS = Path("results.jsonl")
 
 
 class Group(click.Group):
-    """Commands in the order they are used; an unknown one gets the nearest name."""
+    """Commands in the order they are used; what goes wrong on purpose becomes one sentence and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In order of definition."""
@@ -30,31 +28,30 @@ class Group(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """As click does, but offering the nearest name."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
-            raise click.UsageError(str(UnknownName("command", args[0], self.commands, "`tokenbench --help`")), ctx)
+            raise UnknownName("command", args[0], self.commands, "`tokenbench --help`")
         return super().resolve_command(ctx, args)
 
-
-def handled(command: Callable[..., int | None]) -> Callable[..., None]:
-    """One sentence and the exit code for an error made on purpose, and 130 for Ctrl-C; no traceback."""
-
-    @wraps(command)
-    def wrapper(*args: Any, **kwargs: Any) -> None:
+    def invoke(self, ctx: click.Context) -> None:
+        """Run the command and leave with its exit code; 130 for Ctrl-C."""
         try:
-            code = command(*args, **kwargs) or 0
+            code = super().invoke(ctx) or 0
         except TokenbenchError as error:
             click.echo(f"Error: {error}", err=True)
+            code = error.exit_code
+        except click.UsageError as error:
+            see = error.ctx.command_path if error.ctx else ctx.command_path
+            click.echo(f"Error: {error.format_message()} See `{see} --help`.", err=True)
             code = error.exit_code
         except KeyboardInterrupt:
             click.echo("Interrupted; what was measured is kept, and the same command goes on from there.", err=True)
             code = 130
         except OSError as error:
-            if error.errno != 28:  # no space left on device
+            if error.errno == errno.EPIPE:  # the reader of a pipe left, which click ends quietly
                 raise
-            click.echo("Error: No disk space is left; free some and run the same command again.", err=True)
+            where = f" for {error.filename}" if error.filename else ""
+            click.echo(f"Error: {error.strerror or error}{where}; mend that and run the command again.", err=True)
             code = 1
-        sys.exit(code)
-
-    return wrapper
+        ctx.exit(code)
 
 
 def _config(ctx: click.Context, _: click.Parameter, value: Path | None) -> None:
@@ -63,32 +60,30 @@ def _config(ctx: click.Context, _: click.Parameter, value: Path | None) -> None:
         return
     try:
         found = tomllib.loads(value.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise click.UsageError(f"Config '{value}' cannot be read ({error}); give a TOML file.") from None
-    known = {p.name: p for p in ctx.command.params}
-    chosen = {key.replace("-", "_"): v for key, v in found.items()}
-    for key in chosen:
-        if key not in known:
-            names = [name.replace("_", "-") for name in known if name and name != "config"]
-            raise click.UsageError(
-                str(UnknownName("config key", key, names, f"`tokenbench {ctx.command.name} --help`")), ctx
-            )
-    ctx.default_map = {
-        key: ",".join(map(str, v)) if isinstance(v, list) and not known[key].multiple else v  # type: ignore[attr-defined]
-        for key, v in chosen.items()
-    }
+    except OSError as error:
+        raise UsageError(f"Config '{value}' cannot be read ({error.strerror}); give a TOML file.") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"Config '{value}' is not TOML ({error}); write lines like batch-size = 32.") from None
+    known = {p.opts[-1].lstrip("-"): p for p in ctx.command.params if p.name != "config"}
+    ctx.default_map = {}
+    for key, given in found.items():
+        flag = key.replace("_", "-")
+        if flag not in known:
+            raise UnknownName("config key", key, known, f"`tokenbench {ctx.command.name} --help`")
+        parameter = known[flag]
+        if isinstance(parameter, click.Option) and parameter.multiple:
+            given = given if isinstance(given, list) else [given]
+        elif isinstance(given, list):
+            given = ",".join(map(str, given))
+        ctx.default_map[str(parameter.name)] = given
 
 
-def _plugins(_: click.Context, __: click.Parameter, paths: tuple[Path, ...]) -> tuple[Path, ...]:
+def _plugins(_: click.Context, __: click.Parameter, paths: tuple[Path, ...]) -> None:
     if paths:
         from tokenbench.methods import load_plugin
 
         for path in paths:
-            try:
-                load_plugin(path)
-            except UsageError as error:
-                raise click.UsageError(str(error)) from None
-    return paths
+            load_plugin(path)
 
 
 plugin = click.option(
@@ -117,7 +112,7 @@ def main() -> None:
 @click.option("--data-dir", type=click.Path(path_type=Path), help="ImageFolder to measure accuracy on.")
 @click.option("--weights", default="auto", show_default=True, help="auto, random, or a file.")
 @click.option("-b", "--batch-size", default=None, help="Sizes to time, as 1,32,128; or auto.  [default: 32; GPU 128]")
-@click.option("-j", "--workers", default=0, show_default=True, help="Processes that load images.")
+@click.option("-j", "--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that load.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
 @click.option("--amp", is_flag=True, help="Short for --precision bf16.")
@@ -126,7 +121,7 @@ def main() -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="Use this many images, spread evenly.")
 @click.option("--rounds", type=click.IntRange(min=3), default=10, show_default=True, help="Timed runs of each model.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
-@click.option("--seed", default=42, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=42, show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=DEFAULT_RESULTS, show_default=True)
 @click.option("--force", is_flag=True, help="Run what is done already, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print rows as JSON lines instead of a table.")
@@ -134,7 +129,6 @@ def main() -> None:
     "--config", type=click.Path(path_type=Path), callback=_config, is_eager=True, expose_value=False, help="TOML file."
 )
 @plugin
-@handled
 def run(**flags: Any) -> int:
     """Measure accuracy, GMACs, speed, memory and tokens.
 
@@ -151,14 +145,15 @@ def run(**flags: Any) -> int:
             click.echo(dumps(row))
     else:
         screen.print_results(rows)
-        click.echo(f"\n{len(rows)} rows are in {flags['output']}; `tokenbench report` makes files of them.")
+        click.echo(
+            f"\nRows in {flags['output']}: {len(rows)}; `tokenbench report {flags['output']}` makes files of them."
+        )
     return int(any(row.status in ("failed", "oom") for row in rows))
 
 
 @main.command("list")
 @click.option("--backbones", is_flag=True, help="Backbones instead of methods.")
 @plugin
-@handled
 def list_(backbones: bool) -> None:
     """Methods, or backbones and their short names."""
     from tokenbench import screen
@@ -169,7 +164,6 @@ def list_(backbones: bool) -> None:
 @main.command()
 @click.argument("method")
 @plugin
-@handled
 def show(method: str) -> None:
     """A method: its paper, its knobs, what it reported."""
     from tokenbench import screen
@@ -179,7 +173,6 @@ def show(method: str) -> None:
 
 @main.command()
 @click.option("--device", default="auto", show_default=True)
-@handled
 def env(device: str) -> None:
     """The hardware and versions that rows are stamped with."""
     from tokenbench import environment, screen
@@ -188,15 +181,53 @@ def env(device: str) -> None:
 
 
 @main.command()
+@click.option("--methods", default=DEFAULT_METHODS, show_default=True, help='A sweep such as "tome[r=8,13],evit".')
+@click.option("--backbone", default="deit_nano", show_default=True, help="A short or timm name.")
+@click.option("--images", type=click.Path(path_type=Path), multiple=True, help="A file or folder; may be repeated.")
+@click.option("--weights", default="auto", show_default=True, help="auto, random, or a file.")
+@click.option("--image-size", default=None, help="Other than the model's own: 384, or 224x448 (height x width).")
+@click.option("--limit", type=click.IntRange(min=1), help="Use this many images, spread evenly.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
+@click.option("--seed", type=click.IntRange(min=0), default=42, show_default=True)
+@click.option("--format", "kind", type=click.Choice(["png", "svg", "pdf"]), default="png", show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("reports/maps"), show_default=True)
+@plugin
+def trace(**flags: Any) -> None:
+    """Draw which patches each method keeps and merges, with numbers.
+
+    Without --images: the photographs that ship, or for deit_nano some of Fashion-MNIST.
+    """
+    from tokenbench import screen, tracing
+    from tokenbench.jobs import parse
+    from tokenbench.reports import traces
+
+    maps = tracing.trace_all(
+        parse(flags["methods"]),
+        flags["backbone"],
+        flags["images"],
+        weights=str(flags["weights"]),
+        seed=flags["seed"],
+        image_size=_size(flags["image_size"]),
+        device=_device(flags["device"]),
+        limit=flags["limit"],
+        say=lambda text: click.echo(text, err=True),
+    )
+    for file in traces.write(maps, flags["output"], flags["kind"]):
+        click.echo(file)
+    screen.print_maps(maps)
+
+
+@main.command()
 @click.argument("results", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("reports"), show_default=True)
-@handled
 def report(results: tuple[Path, ...], output: Path) -> None:
     """Tables of RESULTS (results.jsonl if none is given): here, and as Markdown, CSV and LaTeX in --output."""
     from tokenbench import screen
     from tokenbench.reports import tables
     from tokenbench.results import load
 
+    if not results and not DEFAULT_RESULTS.exists():
+        raise UsageError(f"There is no {DEFAULT_RESULTS} here; run `tokenbench run` first, or name a results file.")
     rows, problems = load(results or (DEFAULT_RESULTS,))
     for problem in problems:
         click.echo(f"Left out {problem}", err=True)
@@ -208,7 +239,6 @@ def report(results: tuple[Path, ...], output: Path) -> None:
 @main.command()
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The new file.")
-@handled
 def merge(results: tuple[Path, ...], output: Path) -> None:
     """One results file of several, from several machines: the newest good row of each job."""
     from tokenbench.results import merge as merge_files
@@ -216,16 +246,18 @@ def merge(results: tuple[Path, ...], output: Path) -> None:
     rows, problems = merge_files(results, output)
     for problem in problems:
         click.echo(f"Left out {problem}", err=True)
-    click.echo(f"{len(rows)} rows of {len(results)} files are in {output}.")
+    click.echo(f"Rows in {output}: {len(rows)}, of {len(results)} files.")
 
 
 def _plan(flags: dict[str, Any]) -> Plan:
     """The plan that the flags of `run` describe; raises `UsageError` for a value that means nothing."""
     import torch
 
+    from tokenbench.candidates import Plan
     from tokenbench.jobs import parse
-    from tokenbench.runner import Plan
 
+    if flags["amp"] and flags["precision"] == "fp16":
+        raise UsageError("--amp means bf16 and --precision says fp16; give one of them.")
     device = _device(flags["device"])
     if flags["threads"]:
         torch.set_num_threads(flags["threads"])
@@ -249,11 +281,19 @@ def _plan(flags: dict[str, Any]) -> Plan:
 
 
 def _device(name: str) -> str:
+    """The device to use; raises `UsageError` for one that is not here."""
     import torch
 
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    from tokenbench import environment
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    environment.hardware(name)
+    try:
+        torch.empty(1, device=name).item()
+    except (RuntimeError, NotImplementedError):
+        raise UsageError(f"device={name} cannot be used here, it must be one that torch finds; try auto.") from None
+    return name
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -269,9 +309,9 @@ def _numbers(flag: str, text: str, separator: str) -> list[int]:
     except ValueError:
         numbers = []
     if not numbers or min(numbers) < 1 or (separator == "x" and len(numbers) > 2):
-        example = "384 or 224x448" if separator == "x" else "32, or 1,32,128, or auto"
+        example = "384, or 224x448" if separator == "x" else "32, or 1,32,128, or auto"
         raise UsageError(f"--{flag} {text} is not allowed; write {example}.")
-    return numbers
+    return list(dict.fromkeys(numbers)) if separator == "," else numbers
 
 
 if __name__ == "__main__":

@@ -199,11 +199,12 @@ def attend(
     """
     batch, count, _ = y.shape
     heads, dim = attn.num_heads, attn.head_dim
+    width = heads * dim
     if keys is None:
         q, k, v = attn.qkv(y).reshape(batch, count, 3, heads, dim).permute(2, 0, 3, 1, 4).unbind(0)
     else:
-        wq, wkv = attn.qkv.weight.split([attn.attn_dim, 2 * attn.attn_dim])
-        bq, bkv = (None, None) if attn.qkv.bias is None else attn.qkv.bias.split([attn.attn_dim, 2 * attn.attn_dim])
+        wq, wkv = attn.qkv.weight.split([width, 2 * width])
+        bq, bkv = (None, None) if attn.qkv.bias is None else attn.qkv.bias.split([width, 2 * width])
         q = F.linear(y, wq, bq).reshape(batch, count, heads, dim).transpose(1, 2)
         k, v = F.linear(keys, wkv, bkv).reshape(batch, keys.shape[1], 2, heads, dim).permute(2, 0, 3, 1, 4).unbind(0)
     q, k = attn.q_norm(q), attn.k_norm(k)
@@ -217,8 +218,8 @@ def attend(
         logits = (q * attn.scale) @ k.transpose(-2, -1)
         x = attn.attn_drop((logits if bias is None else logits + bias).softmax(dim=-1)) @ v
 
-    x = attn.norm(x.transpose(1, 2).reshape(batch, count, attn.attn_dim))
-    if attn.gate is not None:
+    x = attn.norm(x.transpose(1, 2).reshape(batch, count, width))
+    if getattr(attn, "gate", None) is not None:  # older timm has none
         x = x * attn.gate(y).sigmoid()
     return attn.proj_drop(attn.proj(x)), q, k
 

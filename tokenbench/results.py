@@ -147,6 +147,12 @@ class Results:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
+    def check(self) -> None:
+        """Raise `ResultsError` if rows could not be appended: better now than after hours of measuring."""
+        with _explained(self.path, "written"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.open("ab").close()
+
     def append(self, row: Row) -> None:
         """Add one row and have it on disk before returning; raises `ResultsError` if that cannot be."""
         with _explained(self.path, "written"):

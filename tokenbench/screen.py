@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as Grid
+from rich.text import Text
 
 from tokenbench.backbones import SHORT_NAMES
+from tokenbench.maps import TokenMaps
 from tokenbench.methods import all_methods, get
 from tokenbench.methods.base import Method
 from tokenbench.reports import tables
 from tokenbench.results import Row
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPARE = ("params M", "top-5 %", "peak MB", "selecting", "last tokens", "latency ms", "Δ GMAC")  # first to go
 WIDE = 4000  # columns, for output that is piped: nothing is cut or wrapped
 
 
@@ -26,9 +33,10 @@ def console() -> Console:
 
 
 class Watching:
-    """A `runner.Watch` on stderr: a bar with the time left, and sentences above it."""
+    """A `runner.Watch` on stderr: a bar with the time left and sentences above it; only lines where it is piped."""
 
     def __init__(self) -> None:
+        out = Console(stderr=True, highlight=False)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -36,8 +44,9 @@ class Watching:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=Console(stderr=True, highlight=False),
+            console=out,
             transient=True,
+            disable=not out.is_terminal,
         )
         self._task: Any = None
 
@@ -51,7 +60,9 @@ class Watching:
         self._progress.stop()
 
     def stretch(self, what: str, total: int) -> None:
-        """A new bar in place of the last."""
+        """A new bar in place of the last, or a line."""
+        if self._progress.disable:
+            self.say(what)
         if self._task is not None:
             self._progress.remove_task(self._task)
         self._task = self._progress.add_task(what, total=total)
@@ -62,7 +73,7 @@ class Watching:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self._progress.console.print(text, markup=False)
+        self._progress.console.print(plain(text), soft_wrap=True)
 
 
 def print_results(rows: Sequence[Row]) -> None:
@@ -70,16 +81,30 @@ def print_results(rows: Sequence[Row]) -> None:
     out = console()
     for table in tables.tables(rows):
         out.print()
-        out.print(table.title, style="bold", markup=False)
-        out.print(table.conditions, style="dim", markup=False)
-        frame = table.frame()
-        _print_frame(out, frame)
-        for note in table.notes():
-            out.print(f"· {note}", style="dim", markup=False)
-    by_batch = tables.batches(rows)
-    if by_batch is not None:
-        out.print("\nspeed-up over dense by batch size", style="bold")
-        _print_frame(out, by_batch)
+        out.print(plain(table.title, "bold"))
+        out.print(plain(table.conditions, "dim"))
+        cells, notes = _fitted(table, out.width)
+        out.print(_grid(cells))
+        for note in notes:
+            out.print(plain(f"· {note}", "dim"))
+
+
+def _fitted(table: tables.Table, width: int) -> tuple[pd.DataFrame, Sequence[str]]:
+    """The cells that fit in so many columns: without intervals if need be, then without the spare ones."""
+
+    def fits() -> bool:
+        widths = [max(len(str(name)), *map(len, cells[name])) for name in cells]
+        return sum(widths) + 2 * (len(widths) - 1) <= width
+
+    cells, spare = table.frame, [name for name in SPARE if name in table.frame]
+    if fits():
+        return cells, table.notes
+    cells = cells.map(lambda cell: re.sub(r"(?<=\S) \[[^]]*, [^]]*\]$", "", cell))
+    left_out = ["intervals"]
+    while spare and not fits():
+        left_out.append(spare.pop(0))
+        cells = cells.drop(columns=left_out[-1])
+    return cells, [*table.notes, f"too wide here: {', '.join(left_out)}; `tokenbench report` writes them to files."]
 
 
 def print_methods() -> None:
@@ -87,7 +112,7 @@ def print_methods() -> None:
     grid = Grid("method", "what it does", "needs its own training", "paper", box=None, header_style="bold")
     for name, cls in all_methods().items():
         paper = f"{cls.paper.venue}, arXiv {cls.paper.arxiv}" if cls.paper else tables.MISSING
-        grid.add_row(name, _first_line(cls), "yes" if cls.trained else "no", paper)
+        _add(grid, name, _first_line(cls), "yes" if cls.trained else "no", paper)
     console().print(grid)
 
 
@@ -107,7 +132,7 @@ def print_backbones() -> None:
             backbone = backbones.create(short)
         rows, cols = backbone.grid
         refused = [f"{m.name}: {reason}" for m in settings if (reason := m.refusal(backbone))]
-        grid.add_row(short, full, f"{backbone.prefix} + {rows}×{cols}", "; ".join(refused) or tables.MISSING)
+        _add(grid, short, full, f"{backbone.prefix} + {rows}×{cols}", "; ".join(refused) or tables.MISSING)
     out = console()
     out.print(grid)
     out.print(
@@ -119,53 +144,81 @@ def print_method(name: str) -> None:
     """A method's docstring, paper, knobs and reported numbers."""
     cls = get(name)
     out = console()
-    out.print(_first_line(cls), style="bold", markup=False)
+    out.print(plain(_first_line(cls), "bold"))
     if cls.paper:
-        out.print(f"{cls.paper.title} ({cls.paper.venue}, arXiv {cls.paper.arxiv})", markup=False)
+        out.print(plain(f"{cls.paper.title} ({cls.paper.venue}, arXiv {cls.paper.arxiv})"))
     out.print("Needs its own training." if cls.trained else "Runs without training.")
     if cls.notes:
-        out.print(cls.notes, markup=False)
+        out.print(plain(cls.notes))
     if cls.model_fields:
         schema = cls.model_json_schema()["properties"]
         grid = Grid("knob", "default", "allowed", "what it is", box=None, header_style="bold")
         for knob, field in cls.model_fields.items():
-            grid.add_row(knob, _plain(field.default), _allowed(schema[knob]), field.description or "")
+            _add(grid, knob, _value(field.default), _allowed(schema[knob]), field.description or "")
         out.print()
         out.print(grid)
     if cls.reported:
         grid = Grid("backbone", "setting", "top-1 %", "GMAC", "", box=None, header_style="bold")
         for r in cls.reported:
-            setting = ", ".join(f"{k}={_plain(v)}" for k, v in r.settings.items()) or tables.MISSING
+            setting = ", ".join(f"{k}={_value(v)}" for k, v in r.settings.items()) or tables.MISSING
             top1, gmacs = (tables.MISSING if v is None else f"{v:g}" for v in (r.top1, r.gmacs))
             how = "trained for it" if r.trained else "off the shelf"
-            grid.add_row(r.backbone, setting, top1, gmacs, f"{how}; {r.note}" if r.note else how)
+            _add(grid, r.backbone, setting, top1, gmacs, f"{how}; {r.note}" if r.note else how)
         out.print("\nreported by the paper", style="bold")
         out.print(grid)
-    out.print(f"\ntokenbench run --methods {_example(cls)} --backbone deit_s", style="dim", markup=False)
+    own = " --plugin FILE" if cls.__module__.startswith("tokenbench_plugin") else ""
+    out.print()
+    out.print(plain(f"tokenbench run --methods {_example(cls)} --backbone deit_s{own}", "dim"))
 
 
 def print_environment(values: Mapping[str, Any]) -> None:
     """Hardware and versions."""
     grid = Grid(box=None, show_header=False)
     for key, value in values.items():
-        grid.add_row(key, tables.MISSING if value is None else str(value))
+        _add(grid, key, tables.MISSING if value is None else str(value))
     console().print(grid)
 
 
-def _print_frame(out: Console, frame: Any) -> None:
+def print_maps(maps: Sequence[TokenMaps]) -> None:
+    """The numbers of token maps, means over the images, and how far the settings agree."""
+    from tokenbench.reports import traces
+
+    out = console()
+    count = len(maps[0].names)
+    title = f"{maps[0].backbone}, {count} image{'s' if count > 1 else ''}, after the last block"
+    frames = {title: traces.summary(maps)}
+    if len(maps) > 1:
+        frames["agreement: IoU of the kept patches / NMI of the clusters"] = traces.between(maps)
+    for heading, frame in frames.items():
+        out.print()
+        out.print(plain(heading, "bold"))
+        out.print(_grid(frame))
+
+
+def plain(text: str, style: str = "") -> Text:
+    """Text as it is: brackets are no markup, and what could steer a terminal is left out."""
+    return Text("".join(sign if sign.isprintable() else " " for sign in text), style)
+
+
+def _grid(cells: pd.DataFrame) -> Grid:
+    """A table whose first column is the name of each line."""
     grid = Grid(box=None, header_style="bold", pad_edge=False)
-    for i, name in enumerate(frame.columns):
-        grid.add_column(str(name), justify="left" if i == 0 else "right", no_wrap=i == 0)
-    for values in frame.itertuples(index=False, name=None):
-        grid.add_row(*(str(value).replace("[", r"\[") for value in values))
-    out.print(grid)
+    for i, name in enumerate(cells.columns):
+        grid.add_column(plain(str(name)), justify="left" if i == 0 else "right", no_wrap=i == 0)
+    for values in cells.itertuples(index=False, name=None):
+        _add(grid, *values)
+    return grid
+
+
+def _add(grid: Grid, *cells: object) -> None:
+    grid.add_row(*(plain(str(cell)) for cell in cells))
 
 
 def _first_line(cls: type[Method]) -> str:
     return (cls.__doc__ or cls.name).strip().splitlines()[0]
 
 
-def _plain(value: Any) -> str:
+def _value(value: Any) -> str:
     if value is None:
         return "unset"
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -185,4 +238,4 @@ def _allowed(schema: Mapping[str, Any]) -> str:
 
 def _example(cls: type[Method]) -> str:
     field = cls.model_fields.get(cls.main) if cls.main else None
-    return f'"{cls.name}[{cls.main}={_plain(field.default)}]"' if field else cls.name
+    return f'"{cls.name}[{cls.main}={_value(field.default)}]"' if field else cls.name

@@ -27,6 +27,7 @@ class Tokens:
     grid: tuple[int, int]  # rows and columns of the patch grid, P = rows * columns
     size: Tensor | None = None  # (B, N) patches in each token; None while every token is one patch
     source: Tensor | None = None  # (B, N - prefix, P) weight of each patch in each token; None when not traced
+    fused: Tensor | None = None  # (B, P) 1 where a patch was dropped into a fused token; None when not traced
     alive: Tensor | None = None  # (B, N - prefix) 1 kept, 0 dropped: training drops by mask, not by removal
     decisions: tuple[Tensor, ...] = ()  # every `alive` so far, one a stage
     context: Tokens | None = None  # where keys and values come from, when not from the tokens themselves
@@ -58,7 +59,7 @@ class Tokens:
         """The same tokens, one patch each, with the map switched on."""
         batch, n = self.x.shape[0], self.count - self.prefix
         eye = torch.eye(n, dtype=torch.float32, device=self.x.device)
-        return replace(self, source=eye.expand(batch, n, n))
+        return replace(self, source=eye.expand(batch, n, n), fused=eye.new_zeros(batch, n))
 
     def sizes(self) -> Tensor:
         """Patches in each token, (B, N); ones before the first merge."""
@@ -74,9 +75,10 @@ class Tokens:
         Args:
             index: (B, K) or, the same for every image, (K,); positions among the tokens after the prefix.
             fuse: (B, N - prefix) weights. If given, one token is appended: the sum of the dropped tokens, each times
-                its weight (EViT, arXiv 2202.07800, equation 5). Its size and map are the sum of theirs.
+                its weight (EViT, arXiv 2202.07800, equation 5). Its size and map are the sum of theirs, and their
+                patches count as `fused` from then on, whatever becomes of that token.
         """
-        batch = self.x.shape[0]
+        batch, fused = self.x.shape[0], self.fused
         index = index.expand(batch, -1)
         x = torch.cat([self.x[:, : self.prefix], _take(self.patches, index)], dim=1)
         size = None if self.size is None else torch.cat([self.size[:, : self.prefix], _take(self._psize(), index)], 1)
@@ -88,8 +90,10 @@ class Tokens:
             if size is not None:
                 size = torch.cat([size, (dropped * self._psize()).sum(1, keepdim=True)], dim=1)
             if source is not None and self.source is not None:
-                source = torch.cat([source, dropped.to(source.dtype).unsqueeze(1) @ self.source], dim=1)
-        return replace(self, x=x, size=size, source=source, layout=None)
+                rest = dropped.to(source.dtype).unsqueeze(1) @ self.source  # (B, 1, P)
+                source = torch.cat([source, rest], dim=1)
+                fused = None if fused is None else torch.maximum(fused, rest.squeeze(1))
+        return replace(self, x=x, size=size, source=source, fused=fused, layout=None)
 
     def group(self, assign: Tensor, count: int) -> Tokens:
         """Merge: hard clusters, each the mean of its tokens weighted by their sizes.

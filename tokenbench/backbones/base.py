@@ -118,5 +118,5 @@ class Backbone:
 
     @property
     def config(self) -> dict[str, Any]:
-        """timm's `pretrained_cfg`, with the input size the model has now."""
-        return {**self.vit.pretrained_cfg, "input_size": self.input_size}
+        """timm's `pretrained_cfg`, with the input size the model has now; only that of a model not made by timm."""
+        return {**getattr(self.vit, "pretrained_cfg", {}), "input_size": self.input_size}

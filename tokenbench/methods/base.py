@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 from torch import Tensor, nn
 
 from tokenbench.errors import BadSetting, Unsupported
@@ -25,6 +25,15 @@ from tokenbench.tokens import Tokens
 
 if TYPE_CHECKING:
     from tokenbench.backbones import Backbone
+
+
+def _split(value: Any) -> Any:
+    """On the command line a list is written 3/6/9."""
+    return tuple(value.split("/")) if isinstance(value, str) else value
+
+
+Places = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_split)]  # knobs that list block indices
+Counts = Annotated[tuple[PositiveInt, ...], BeforeValidator(_split)]  # or numbers of tokens
 
 
 @dataclass(frozen=True)
@@ -80,14 +89,6 @@ class Method(BaseModel):
     recovers: ClassVar[bool] = False  # True: brings tokens back, so that their number grows again
     reported: ClassVar[tuple[Reported, ...]] = ()
     notes: ClassVar[str] = ""  # a caveat that every listing prints
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        """On the command line a list is written 3/6/9."""
-        if isinstance(value, str) and "/" in value:
-            return tuple(value.split("/"))
-        return value
 
     @property
     def proportional(self) -> bool:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from tokenbench.methods.base import Method, Paper, Reducer, Reported, outside, quarters
+from tokenbench.methods.base import Method, Paper, Places, Reducer, Reported, outside, quarters
 from tokenbench.methods.topk import kept
 from tokenbench.model import Attn, Output
 from tokenbench.tokens import Tokens
@@ -85,9 +85,7 @@ class DynamicViT(Method):
     keep_rate: float = Field(
         0.7, gt=0, le=1, description="share of the initial patches kept at each stage, compounding"
     )
-    blocks: tuple[int, ...] | None = Field(
-        None, description="blocks that drop; a quarter, half, three quarters if unset"
-    )
+    blocks: Places | None = Field(None, description="blocks that drop; a quarter, half, three quarters if unset")
     ratio_weight: float = Field(2.0, ge=0, description="training: weight of the keep-ratio loss (5 for DeiT-B)")
     distill_weight: float = Field(0.5, ge=0, description="training: weight of the two distillation losses")
     class_weight: float = Field(1.0, ge=0, description="training: weight of the classification loss")

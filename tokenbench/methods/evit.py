@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from tokenbench.methods.base import Method, Paper, Reducer, Reported, outside, quarters
+from tokenbench.methods.base import Counts, Method, Paper, Places, Reducer, Reported, outside, quarters
 from tokenbench.model import Attn
 from tokenbench.tokens import Tokens
 
@@ -57,13 +57,9 @@ class EViT(Method):
     )
 
     keep_rate: float = Field(0.7, gt=0, le=1, description="share of the current tokens kept at each stage")
-    tokens: tuple[PositiveInt, ...] | None = Field(
-        None, description="number of tokens kept at each stage, in place of keep_rate"
-    )
+    tokens: Counts | None = Field(None, description="number of tokens kept at each stage, in place of keep_rate")
     fuse: bool = Field(True, description="append the dropped tokens as one, weighted by class attention")
-    blocks: tuple[int, ...] | None = Field(
-        None, description="blocks that drop; a quarter, half, three quarters if unset"
-    )
+    blocks: Places | None = Field(None, description="blocks that drop; a quarter, half, three quarters if unset")
     shrink_start: float = Field(0.0, ge=0, description="training: epoch at which the keep rate starts to fall from 1")
     shrink_epochs: float = Field(
         0.0, ge=0, description="training: epochs over which it falls to keep_rate, on a cosine"

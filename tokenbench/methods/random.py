@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tokenbench.methods.base import Method, Reducer, outside, quarters
+from tokenbench.methods.base import Method, Places, Reducer, outside, quarters
 from tokenbench.methods.topk import kept
 from tokenbench.model import Attn
 from tokenbench.tokens import Tokens
@@ -51,9 +51,7 @@ class Random(Method):
     keep_rate: float = Field(
         0.7, gt=0, le=1, description="share of the initial patches kept at each stage, compounding"
     )
-    blocks: tuple[int, ...] | None = Field(
-        None, description="blocks that drop; a quarter, half, three quarters if unset"
-    )
+    blocks: Places | None = Field(None, description="blocks that drop; a quarter, half, three quarters if unset")
     seed: int = Field(0, ge=0, description="what the places are drawn from")
 
     def supports(self, vit: Backbone) -> str | None:

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from tokenbench.methods.base import Method, Paper, Reducer, Reported
+from tokenbench.methods.base import Method, Paper, Places, Reducer, Reported
 from tokenbench.model import Attn
 from tokenbench.tokens import Tokens
 
@@ -154,7 +154,7 @@ class ToMe(Method):
         Reported("deit_t", {"r": 13}, 71.27, trained=True),
     )
 
-    r: int | tuple[int, ...] = Field(13, description="tokens merged in each block: one number, or one a block (8/8/4)")
+    r: int | Places = Field(13, description="tokens merged in each block: one number, or one a block (8/8/4)")
     inflect: float = Field(0.0, ge=-1, le=1, description="slope of r over the blocks: -1 falling, 0 constant, 1 rising")
     prop_attn: bool = Field(True, description="add the log of token sizes to the attention logits")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from tokenbench.methods.base import Method, Reducer, outside, quarters
+from tokenbench.methods.base import Method, Places, Reducer, outside, quarters
 from tokenbench.model import Attn
 from tokenbench.tokens import Tokens
 
@@ -46,9 +46,7 @@ class TopK(Method):
     keep_rate: float = Field(
         0.7, gt=0, le=1, description="share of the initial patches kept at each stage, compounding"
     )
-    blocks: tuple[int, ...] | None = Field(
-        None, description="blocks that drop; a quarter, half, three quarters if unset"
-    )
+    blocks: Places | None = Field(None, description="blocks that drop; a quarter, half, three quarters if unset")
 
     def supports(self, vit: Backbone) -> str | None:
         """Needs a class token."""

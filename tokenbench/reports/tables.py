@@ -1,81 +1,52 @@
 """Tables of rows: one for each set of conditions, published numbers beside measured ones; Markdown, CSV and LaTeX.
 
-Rows of different hardware, precision, batch, image size, weights or data never share a table.
+Rows of different hardware, precision, batch, image size, weights, data or versions never share a table.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenbench.errors import ResultsError, UsageError
-from tokenbench.results import Row, frame
+from tokenbench.results import Identity, Row, frame
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tokenbench.methods.base import Reported
+
 MISSING = "–"
+_LATEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "%_&#${}"},
+        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+        **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "]": "{]}"},
+        **{"Δ": r"$\Delta$", "×": r"$\times$", "–": "--"},
+    }
+)
+_MARKDOWN = str.maketrans({"|": r"\|", "<": "&lt;", "\\": r"\\", "`": r"\`", "*": r"\*"})
 
 
 @dataclass(frozen=True)
 class Table:
-    """The rows that share all conditions, dense first, and those conditions in words."""
+    """Cells formatted for reading, the conditions they all share, in words, and what must be read with them."""
 
     title: str
     conditions: str
-    rows: tuple[Row, ...]
-
-    def frame(self) -> pd.DataFrame:
-        """A line a setting, formatted for reading; a column nobody filled is left out."""
-        import pandas as pd
-
-        dense = next((row for row in self.rows if row.method == "dense"), None)
-        table = pd.DataFrame([_line(row, dense) for row in self.rows])
-        return table.loc[:, [name for name in table if (table[name] != MISSING).any()]]
-
-    def notes(self) -> list[str]:
-        """What must be read with the table: why a cell is empty, what was skipped, what is a subset."""
-        notes: dict[str, list[str]] = {}
-        for row in self.rows:
-            if row.reason:
-                prefix = "" if row.status == "ok" else f"{row.status}: "
-                notes.setdefault(prefix + row.reason, []).append(row.label)
-        lines = [f"{', '.join(labels)}: {why}." for why, labels in notes.items()]
-        unread = max((row.skipped or 0 for row in self.rows), default=0)
-        return lines + ([f"{unread} images could not be read and were left out."] if unread else [])
+    frame: pd.DataFrame
+    notes: tuple[str, ...] = ()
 
 
 def tables(rows: Iterable[Row]) -> list[Table]:
-    """A table for each set of conditions, in the order they first appear."""
-    groups: dict[tuple[object, ...], list[Row]] = {}
-    for row in rows:
-        key = (row.backbone, row.weights.model_dump_json(), row.sample_hash, row.image_size, row.hardware)
-        groups.setdefault((*key, row.precision, row.batch, row.compile, row.seed, row.version), []).append(row)
-    return [_table(group) for group in groups.values()]
-
-
-def batches(rows: Iterable[Row]) -> pd.DataFrame | None:
-    """Speed-up over dense by batch size, with the smallest batch from which on it is no slower; None for one size."""
-    import pandas as pd
-
-    from tokenbench.measure.speed import break_even
-
-    found: dict[tuple[str, str], dict[int, float]] = {}
-    for row in rows:
-        if row.speedup is not None and row.method != "dense":
-            found.setdefault((row.backbone, row.label), {})[row.batch] = row.speedup
-    sizes = sorted({batch for speedups in found.values() for batch in speedups})
-    if len(sizes) < 2:
-        return None
-    lines = []
-    for (backbone, label), speedups in found.items():
-        even = break_even(speedups)
-        line = {"backbone": backbone, "method": label}
-        line |= {f"batch {b}": f"{speedups[b]:.2f}×" if b in speedups else MISSING for b in sizes}
-        lines.append(line | {"no slower from batch": MISSING if even is None else str(even)})
-    return pd.DataFrame(lines)
+    """A table for each set of conditions in the order they first appear, then speed-ups where batch sizes differ."""
+    rows = list(rows)
+    measured = [_table(group) for group in _grouped(rows).values()]
+    sweeps = [_sweep(group) for group in _grouped(rows, "batch").values()]
+    return measured + [table for table in sweeps if table is not None]
 
 
 def write(rows: Sequence[Row], folder: Path) -> list[Path]:
@@ -84,9 +55,9 @@ def write(rows: Sequence[Row], folder: Path) -> list[Path]:
         raise UsageError("There are no rows to report; run `tokenbench run` first, or give another results file.")
     made = tables(rows)
     texts = {
-        "results.md": "\n".join(_markdown(table) for table in made),
+        "results.md": "\n".join(map(markdown, made)),
         "results.csv": frame(rows).to_csv(index=False),
-        "results.tex": "\n".join(_latex(table) for table in made),
+        "results.tex": "% needs \\usepackage{booktabs}\n" + "\n".join(map(latex, made)),
     }
     out = folder / "tables"
     try:
@@ -100,33 +71,83 @@ def write(rows: Sequence[Row], folder: Path) -> list[Path]:
     return [out / name for name in texts]
 
 
+def markdown(table: Table) -> str:
+    """A heading, the conditions, the cells and the notes as GitHub's Markdown."""
+    head = list(table.frame.columns)
+    lines = [f"### {_cell(table.title)}", "", _cell(table.conditions), ""]
+    lines += [_pipes(head), _pipes(["---", *["---:"] * (len(head) - 1)])]
+    lines += [_pipes(values) for values in table.frame.itertuples(index=False, name=None)]
+    return "\n".join([*lines, "", *[f"- {_cell(note)}" for note in table.notes], ""])
+
+
+def latex(table: Table) -> str:
+    """A `table` environment with conditions and notes in its caption."""
+
+    def escaped(text: str) -> str:
+        return _flat(text).translate(_LATEX)
+
+    cells = table.frame.map(escaped)
+    cells.columns = [escaped(name) for name in cells.columns]
+    caption = escaped(" ".join([f"{table.title}: {table.conditions}.", *table.notes]))
+    columns = "l" + "r" * (len(cells.columns) - 1)
+    return str(cells.to_latex(index=False, escape=False, caption=caption, column_format=columns))
+
+
+def _grouped(rows: Iterable[Row], *without: str) -> dict[str, list[Row]]:
+    """Rows by the conditions they were measured under: their identity but for the setting, and the versions."""
+    groups: dict[str, list[Row]] = {}
+    fields = set(Identity.model_fields) - {"method", "setting", "label", *without}
+    for row in rows:
+        shared = [row.model_dump(mode="json", include=fields), row.env.get("torch"), row.env.get("timm")]
+        groups.setdefault(json.dumps(shared, sort_keys=True), []).append(row)
+    return groups
+
+
 def _table(rows: list[Row]) -> Table:
+    import pandas as pd
+
+    rows = sorted(rows, key=lambda row: row.method != "dense")
     first = rows[0]
-    height, width = first.image_size
-    weights = first.weights
     seen = max((row.images or 0 for row in rows), default=0)
-    conditions = [
-        f"{height}×{width}",
-        f"{weights.kind} weights" + (f" {weights.name} ({weights.hash})" if weights.hash else ""),
-        f"{seen} images of {first.dataset} ({first.split}, sample {first.sample_hash})" if seen else "no accuracy run",
-        f"{first.hardware}, {first.precision}, batch {first.batch}, {'compiled' if first.compile else 'eager'}",
-        f"seed {first.seed}, tokenbench {first.version}, torch {first.env.get('torch')}, timm {first.env.get('timm')}",
-    ]
-    return Table(first.backbone, "; ".join(conditions), tuple(sorted(rows, key=lambda row: row.method != "dense")))
+    data = f"{seen} images of {first.dataset} ({first.split}, sample {first.sample_hash})" if seen else "no accuracy"
+    cells = pd.DataFrame([_line(row, rows[0]) for row in rows])
+    filled = [name for name in cells if name == "method" or (cells[name] != MISSING).any()]
+    return Table(first.backbone, _conditions(first, data, f"batch {first.batch}"), cells[filled], _notes(rows))
 
 
-def _line(row: Row, dense: Row | None) -> dict[str, str]:
-    saved = None
-    if row.gmacs is not None and dense is not None and dense.gmacs and row is not dense:
-        saved = 100 * (row.gmacs / dense.gmacs - 1)
-    free, trained = _published(row)
+def _conditions(row: Row, data: str, batch: str) -> str:
+    height, width = row.image_size
+    name = f" {row.weights.name} ({row.weights.hash})" if row.weights.hash else ""
+    parts = [f"{height}×{width}", f"{row.weights.kind} weights{name}", data]
+    parts += [f"{row.hardware}, {row.precision}, {batch}, {'compiled' if row.compile else 'eager'}"]
+    versions = f"tokenbench {row.version}, torch {row.env.get('torch')}, timm {row.env.get('timm')}"
+    return "; ".join([*parts, f"seed {row.seed}, {versions}"])
+
+
+def _notes(rows: Iterable[Row]) -> tuple[str, ...]:
+    """Why a cell is empty, what was skipped or failed, and under which conditions a published number holds."""
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        if row.reason:
+            notes.setdefault(row.reason if row.status == "ok" else f"{row.status}: {row.reason}", []).append(row.label)
+        for reported in _published(row):
+            if reported.note:
+                notes.setdefault(f"published for {reported.note}", []).append(row.label)
+        if row.skipped:
+            notes.setdefault(f"unreadable images left out: {row.skipped}", []).append(row.label)
+    return tuple(f"{', '.join(labels)}: {why}." for why, labels in notes.items())
+
+
+def _line(row: Row, dense: Row) -> dict[str, str]:
+    published = _published(row)
+    saved = 100 * (row.gmacs / dense.gmacs - 1) if dense.method == "dense" and row.gmacs and dense.gmacs else None
     return {
         "method": row.label,
         "top-1 %": _interval(row.top1, row.top1_low, row.top1_high, "{:.1f}"),
         "Δ dense": _interval(row.diff_dense, row.diff_dense_low, row.diff_dense_high, "{:+.1f}"),
         "top-5 %": _number(row.top5, "{:.1f}"),
         "GMAC": _number(row.gmacs, "{:.3f}"),
-        "Δ GMAC": _number(saved, "{:+.0f} %"),
+        "Δ GMAC": _number(None if row is dense else saved, "{:+.0f} %"),
         "params M": _number(row.params_m, "{:.2f}"),
         "img/s": _number(row.images_per_s, "{:.0f}"),
         "speed-up": _interval(row.speedup, row.speedup_low, row.speedup_high, "{:.2f}"),
@@ -134,26 +155,52 @@ def _line(row: Row, dense: Row | None) -> dict[str, str]:
         "selecting": _number(None if row.reduction_share is None else 100 * row.reduction_share, "{:.0f} %"),
         "peak MB": _number(row.peak_memory_mb, "{:.0f}"),
         "last tokens": _number(row.tokens_mean[-1] if row.tokens_mean else None, "{:.0f}"),
-        "published": free,
-        "published, trained": trained,
+        "published": "; ".join(_both(r) for r in published if not r.trained) or MISSING,
+        "published, trained": "; ".join(_both(r) for r in published if r.trained) or MISSING,
     }
 
 
-def _published(row: Row) -> tuple[str, str]:
-    """The paper's own top-1 and GMAC for this setting, off the shelf and after its training."""
+def _sweep(rows: Sequence[Row]) -> Table | None:
+    """Speed-up over dense by batch size, with the smallest batch from which on it is no slower; None for one size."""
+    import pandas as pd
+
+    from tokenbench.measure.speed import break_even
+
+    found: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if row.status == "ok" and row.speedup is not None and row.method != "dense":
+            found.setdefault(row.label, {})[row.batch] = row.speedup
+    sizes = sorted({batch for speedups in found.values() for batch in speedups})
+    if len(sizes) < 2:
+        return None
+    lines = []
+    for label, speedups in found.items():
+        even = break_even(speedups)
+        line = {"method": label} | {f"batch {b}": _number(speedups.get(b), "{:.2f}×") for b in sizes}
+        lines.append(line | {"no slower from batch": MISSING if even is None else str(even)})
+    title = f"{rows[0].backbone}: speed-up over dense by batch size"
+    return Table(title, _conditions(rows[0], "random images", "several batch sizes"), pd.DataFrame(lines))
+
+
+def _published(row: Row) -> list[Reported]:
+    """The paper's own numbers for exactly this setting on this backbone, at the backbone's own image size."""
+    from timm.models import get_pretrained_cfg
+
+    from tokenbench.backbones import SHORT_NAMES
     from tokenbench.methods import all_methods
     from tokenbench.methods.base import make
 
-    cells = {False: MISSING, True: MISSING}
     cls = all_methods().get(row.method)
-    if cls is None:  # a plug-in that is not loaded now
-        return MISSING, MISSING
-    for reported in cls.reported:
-        if reported.backbone == row.backbone and make(cls, reported.settings).model_dump(mode="json") == row.setting:
-            gmacs = f", {reported.gmacs:g} G" if reported.gmacs is not None else ""
-            top1 = f"{reported.top1:g} %" if reported.top1 is not None else MISSING
-            cells[reported.trained] = top1 + gmacs
-    return cells[False], cells[True]
+    config = get_pretrained_cfg(SHORT_NAMES.get(row.backbone, row.backbone), allow_unregistered=True)
+    if cls is None or (config is not None and tuple(config.input_size[1:]) != row.image_size):
+        return []  # None: of a plug-in that is not loaded now
+    mine = [reported for reported in cls.reported if reported.backbone == row.backbone]
+    return [r for r in mine if make(cls, r.settings).model_dump(mode="json") == row.setting]
+
+
+def _both(reported: Reported) -> str:
+    top1 = _number(reported.top1, "{:g} %")
+    return top1 if reported.gmacs is None else f"{top1}, {reported.gmacs:g} G"
 
 
 def _number(value: float | None, form: str) -> str:
@@ -168,30 +215,13 @@ def _interval(value: float | None, low: float | None, high: float | None, form: 
     return f"{form.format(value)} [{form.format(low)}, {form.format(high)}]"
 
 
-def _markdown(table: Table) -> str:
-    cells = table.frame()
-    head = list(cells.columns)
-    lines = [f"### {table.title}", "", table.conditions, "", _pipes(head), _pipes(["---", *["---:"] * (len(head) - 1)])]
-    lines += [_pipes(map(str, values)) for values in cells.itertuples(index=False, name=None)]
-    return "\n".join([*lines, "", *[f"- {note}" for note in table.notes()], ""])
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _cell(text: str) -> str:
+    return _flat(text).translate(_MARKDOWN)
 
 
 def _pipes(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _latex(table: Table) -> str:
-    signs = {"Δ ": r"$\Delta$ ", "×": r"$\times$", "–": "--", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#"}
-
-    def escaped(text: str) -> str:
-        for sign, tex in signs.items():
-            text = text.replace(sign, tex)
-        return text
-
-    cells = table.frame().map(escaped)
-    cells.columns = [escaped(name) for name in cells.columns]
-    caption = escaped(f"{table.title}: {table.conditions}. {' '.join(table.notes())}".strip())
-    body = cells.to_latex(
-        index=False, escape=False, caption=caption, column_format="l" + "r" * (len(cells.columns) - 1)
-    )
-    return str(body)
+    return "| " + " | ".join(map(_cell, cells)) + " |"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
+import torch
 from torch import nn
 
 from tokenbench import backbones, checkpoints
@@ -20,7 +22,7 @@ def build(method: str, backbone: str | nn.Module, *, weights: str = "auto", seed
         method: a name that `tokenbench list` shows.
         backbone: a short name (`deit_s`), any timm name, or a timm model of your own, which keeps its weights.
         weights: for names: "auto" (shipped, hub, else random with a warning), "random", or a file.
-        seed: for random weights.
+        seed: for random weights, and for those that the method brings itself.
         knobs: the method's, as `tokenbench show METHOD` lists them.
 
     Raises:
@@ -28,12 +30,12 @@ def build(method: str, backbone: str | nn.Module, *, weights: str = "auto", seed
         WeightsError: a weights file that does not fit.
     """
     setting = make(get(method), knobs)
-    if isinstance(backbone, nn.Module):
-        return Model(Backbone(backbone), setting).eval()
-    adapted = backbones.create(backbone)
-    found = checkpoints.load_dense(adapted, weights, seed)
-    if found.note:
-        import warnings
-
-        warnings.warn(found.note, stacklevel=2)
-    return Model(adapted, setting).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if isinstance(backbone, nn.Module):
+            return Model(Backbone(backbone), setting).eval()
+        adapted = backbones.create(backbone)
+        note = checkpoints.load_dense(adapted, weights, seed).note
+        if note:
+            warnings.warn(note, stacklevel=2)
+        return Model(adapted, setting).eval()
