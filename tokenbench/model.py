@@ -79,9 +79,8 @@ class Block(nn.Module):
 
     def __init__(self, block: Any, reducers: Sequence[Reducer] = (), proportional: bool = False) -> None:
         super().__init__()
-        self.borrowed: tuple[Any, ...] = (
-            block,
-        )  # a tuple, so that its parameters are registered once, in the timm model
+        # a tuple, so that its parameters are registered once, in the timm model
+        self.borrowed: tuple[Any, ...] = (block,)
         self.reducers = nn.ModuleList(reducers)
         self.proportional = proportional
 
