@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 
 from tokenbench.backbones import Backbone
-from tokenbench.methods import load_plugin
+from tokenbench.methods import all_methods, load_plugin
 
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
 
@@ -30,6 +31,27 @@ def tiny_vit(seed: int = 0, **options: object) -> VisionTransformer:
     torch.manual_seed(seed)
     size = dict(img_size=48, patch_size=8, embed_dim=32, depth=12, num_heads=2, num_classes=10)
     return VisionTransformer(**{**size, **options}).eval()
+
+
+def tiny_swin(seed: int = 0, **options: object) -> SwinTransformer:
+    """A random model of 9 blocks, whose third stage has six of them and 2x2 windows of 5x5 tokens."""
+    torch.manual_seed(seed)
+    size = dict(img_size=160, window_size=5, embed_dim=8, depths=(1, 1, 6, 1), num_heads=(1, 1, 2, 2), num_classes=10)
+    return SwinTransformer(**{**size, **options}).eval()
+
+
+FAMILIES: dict[str, Callable[..., torch.nn.Module]] = {"vit": tiny_vit, "swin": tiny_swin}
+
+
+def served() -> list[object]:
+    """Every family and method, as a default setting, that go together."""
+    backbones = {family: Backbone(make()) for family, make in FAMILIES.items()}
+    return [
+        pytest.param(family, cls(), id=f"{family}-{name}")
+        for name, cls in all_methods().items()
+        for family, backbone in backbones.items()
+        if cls().refusal(backbone) is None
+    ]
 
 
 @pytest.fixture

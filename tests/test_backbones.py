@@ -28,10 +28,10 @@ FAMILIES = {
     "swiglu": "vit_giant_patch14_dinov2",
 }
 REFUSED = {
-    "swin_tiny_patch4_window7_224": "not a timm VisionTransformer",
+    "swinv2_tiny_window8_256": "not a timm SwinTransformer or VisionTransformer",
     "vit_base_patch16_rpn_224": "ResPostBlock",
-    "beit_base_patch16_224": "not a timm VisionTransformer",
-    "resnet18": "not a timm VisionTransformer",
+    "beit_base_patch16_224": "not a timm SwinTransformer or VisionTransformer",
+    "resnet18": "not a timm SwinTransformer or VisionTransformer",
 }
 
 
@@ -67,7 +67,7 @@ def test_bit_equal_to_timm(family: str) -> None:
 def test_every_method_runs_or_says_why(family: str, method: str) -> None:
     backbone = Backbone(small(FAMILIES[family], img_size=(84, 112) if "14" in FAMILIES[family] else (64, 96)), family)
     setting = get(method)() if method != "tome" else get(method)(r=2)
-    reason = setting.supports(backbone)
+    reason = setting.refusal(backbone)
     if reason:
         assert method in ("topk", "evit", "stvit")
         with pytest.raises(Unsupported, match="cannot run on"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import FAMILIES, served
 from torch import Tensor
 
 from tokenbench.backbones import Backbone
@@ -21,8 +22,22 @@ Tiny = Callable[..., Backbone]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "method" in metafunc.fixturenames:  # here and not in a decorator, so that plug-ins are in
+    # here and not in a decorator, so that plug-ins are in
+    if "family" in metafunc.fixturenames:
+        metafunc.parametrize(("family", "method"), served())
+    elif "method" in metafunc.fixturenames:
         metafunc.parametrize("method", [pytest.param(cls(), id=name) for name, cls in all_methods().items()])
+
+
+@pytest.fixture
+def tiny(family: str) -> Tiny:
+    """Builds a tiny random backbone of the family; takes its timm class's options."""
+    return lambda seed=0, **options: Backbone(FAMILIES[family](seed, **options), "tiny")
+
+
+@pytest.fixture
+def images(tiny: Tiny) -> Tensor:
+    return torch.randn(4, *tiny().input_size, generator=torch.Generator().manual_seed(1))
 
 
 def reduces(method: Method) -> bool:
@@ -48,14 +63,18 @@ def test_shapes_and_counts(method: Method, tiny: Tiny, images: Tensor) -> None:
     assert out.logits.shape == (4, 10)
     assert out.logits.isfinite().all()
     counts = [step.count for step in out.trace]
-    assert len(counts) == 12
-    assert counts == sorted(counts, reverse=True), "counts never grow"
-    if reduces(method):
-        assert counts[-1] < 37
+    dense = [step.count for step in run(tiny, all_methods()["dense"](), images).trace]
+    assert len(counts) == len(dense)
+    assert method.recovers or counts == sorted(counts, reverse=True), "counts never grow"
+    assert all(count <= full for count, full in zip(counts, dense, strict=True))
+    assert reduces(method) == (counts != dense)
+    assert method.recovers or not reduces(method) or counts[-1] < dense[-1]
 
 
 def test_prefix_survives(method: Method, tiny: Tiny, images: Tensor) -> None:
     """Class and register tokens are never merged or dropped, unless a method does without any."""
+    if tiny().prefix == 0:
+        pytest.skip("this family has no prefix tokens")
     out = run(tiny, method, images, reg_tokens=2)
     assert {step.prefix for step in out.trace} in ({3}, {0})
     if out.tokens.size is not None:
@@ -63,15 +82,18 @@ def test_prefix_survives(method: Method, tiny: Tiny, images: Tensor) -> None:
 
 
 def test_maps_sum_as_they_must(method: Method, tiny: Tiny, images: Tensor) -> None:
+    rows, cols = tiny().grid
     for step in run(tiny, method, images).trace:
-        assert step.source.shape == (4, step.count - step.prefix, 36)
+        assert step.source.shape == (4, step.count - step.prefix, rows * cols)
+        assert step.layout is None or step.layout[0] * step.layout[1] == step.count - step.prefix
         share = step.share.sum(dim=1)  # of each patch, over the tokens
         assert (share <= 1 + 1e-5).all() and (share >= -1e-6).all()
         hard = ((step.source == 0) | (step.source == 1)).all()
         if hard:
             assert (step.source.sum(dim=1) <= 1).all(), "every patch is in one token or dropped"
         else:
-            torch.testing.assert_close(step.source.sum(dim=2), torch.ones_like(step.source.sum(dim=2)))
+            taken = step.source.sum(dim=2)  # one patch's worth, or that of as many as were merged before
+            torch.testing.assert_close(taken, torch.full_like(taken, round(taken.mean().item())), rtol=1e-4, atol=1e-4)
 
 
 def test_tracing_changes_nothing(method: Method, tiny: Tiny, images: Tensor) -> None:
@@ -87,12 +109,18 @@ def test_one_image_alone_equals_itself_in_a_batch(method: Method, tiny: Tiny, im
 
 
 def test_dense_weights_load(method: Method, tiny: Tiny) -> None:
-    """Into a model with the method, with only the method's own parameters missing."""
+    """Into a model with the method, with only the method's own parameters missing; all of them where it has no others.
+
+    A method that wraps the backbone has modules in place of some of its own.
+    """
     model = Model(tiny(seed=1), method)
     dense = {f"vit.{k}": v for k, v in tiny(seed=2).vit.state_dict().items()}
     missing, unexpected = model.load_state_dict(dense, strict=False)
-    assert not unexpected
-    assert all(".reducers." in key for key in missing)
+    if type(method).wrap is Method.wrap:
+        assert not unexpected
+        assert all(".reducers." in key for key in missing)
+    else:
+        assert set(dense) & set(model.state_dict()) and len(missing) < len(model.state_dict())
 
 
 def test_gradients_reach_every_parameter(method: Method, tiny: Tiny, images: Tensor) -> None:
@@ -102,6 +130,8 @@ def test_gradients_reach_every_parameter(method: Method, tiny: Tiny, images: Ten
     losses = method.losses(model.run(images), torch.tensor([0, 1, 2, 3]), teacher)
     sum(losses.values()).backward()
     for name, parameter in model.named_parameters():
+        if parameter.grad is None and "relative_position_bias_table" in name:
+            continue  # of a Swin block that generates: its queries lie in no grid of the window's
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
         if ".reducers." in name and not name.endswith(".bias"):
             assert parameter.grad.abs().sum() > 0, f"no gradient reaches {name}"

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import served
 from torch.overrides import TorchFunctionMode
 
 from tokenbench.backbones import Backbone
-from tokenbench.methods import all_methods
+from tokenbench.methods.base import Method
 from tokenbench.model import Model
 
 
@@ -31,11 +32,11 @@ class Calls(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("name", all_methods())
-def test_fused(name: str, tiny: Callable[..., Backbone], images: torch.Tensor) -> None:
-    model = Model(tiny(), all_methods()[name]()).eval()
+@pytest.mark.parametrize("method", [param.values[1] for param in served() if param.values[0] == "vit"], ids=str)
+def test_fused(method: Method, tiny: Callable[..., Backbone], images: torch.Tensor) -> None:
+    model = Model(tiny(), method).eval()
     with torch.inference_mode(), Calls() as calls:
         model(images)
     assert calls.fused == 12
-    assert len(calls.rows) == (3 if name in ("evit", "topk") else 0)
+    assert len(calls.rows) == (3 if method.name in ("evit", "topk") else 0)
     assert all(queries == 1 for _, _, queries, _ in calls.rows), "only the class row is written out"

@@ -38,7 +38,16 @@ def test_twice_is_once() -> None:
 
 
 def test_all() -> None:
-    assert [m.name for m in parse("all")] == ["dense", "dynamicvit", "evit", "random", "stvit", "tome", "topk"]
+    assert [m.name for m in parse("all")] == [
+        "dense",
+        "dynamicvit",
+        "evit",
+        "random",
+        "stvit",
+        "stvit_r",
+        "tome",
+        "topk",
+    ]
 
 
 @pytest.mark.parametrize(

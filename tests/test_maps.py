@@ -60,7 +60,10 @@ def test_entropy_lies_between_0_and_the_log_of_the_count(counts: list[int]) -> N
 
 @pytest.mark.parametrize("name", list(all_methods()))
 def test_kept_and_dropped_are_all_patches(name: str, tiny: Callable[..., Backbone], images: torch.Tensor) -> None:
-    maps = follow(all_methods()[name](), tiny(), images, "abcd")
+    method, backbone = all_methods()[name](), tiny()
+    if reason := method.refusal(backbone):
+        pytest.skip(f"{name} is not for this backbone: {reason}")
+    maps = follow(method, backbone, images, "abcd")
     assert maps.depth == 12
     for block in range(maps.depth):
         kept, clusters = maps.kept(block), maps.clusters(block)

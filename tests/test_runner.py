@@ -28,7 +28,7 @@ from tokenbench.results import Results, Row
 @register_model
 def deit_pico(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Four blocks and 16 tokens: a run is as fast as its overhead."""
-    return backbones.deit_nano(pretrained, **{**kwargs, "patch_size": 7, "depth": 4, "embed_dim": 32})
+    return backbones.vit.deit_nano(pretrained, **{**kwargs, "patch_size": 7, "depth": 4, "embed_dim": 32})
 
 
 @register_model

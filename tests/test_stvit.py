@@ -13,7 +13,8 @@ from torch import Tensor
 
 from tokenbench.backbones import Backbone
 from tokenbench.errors import Unsupported
-from tokenbench.methods.stvit import LearnedPool, STViT
+from tokenbench.methods.semantic import LearnedPool
+from tokenbench.methods.stvit import STViT
 from tokenbench.model import Model
 
 Tiny = Callable[..., Backbone]

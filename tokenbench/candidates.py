@@ -167,7 +167,7 @@ def _group(
     for method in (Dense(), *(m for m in plan.methods if m.name != "dense")):
         candidate = Candidate(method, None, list(batches))
         with failing(candidate):
-            reason = method.supports(backbone)
+            reason = method.refusal(backbone)
             if reason:
                 candidate.stop("skipped", reason)
                 say(f"{method.label} skips {backbone.name}: {reason}.")

@@ -21,8 +21,7 @@ from typing import Any, Literal
 import torch
 from safetensors import safe_open
 from safetensors.torch import save as to_safetensors
-from timm.models import load_pretrained, load_state_dict
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from timm.models import load_pretrained, load_state_dict, swin_transformer, vision_transformer
 from torch import Tensor, nn
 
 from tokenbench.backbones import Backbone
@@ -94,8 +93,7 @@ def load(target: Backbone | nn.Module, path: str | Path) -> Weights:
     own = {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
     rest = {key: value for key, value in stored.items() if not key.startswith(prefix)}
     before = own.get("pos_embed")
-    if isinstance(vit, VisionTransformer):
-        own = _fitted(own, vit, path)
+    own = _fitted(own, vit, path)
     stored = rest | {prefix + key: value for key, value in own.items()}
     _check(stored, root.state_dict(), path, target.name if isinstance(target, Backbone) else type(target).__name__)
     root.load_state_dict(stored)
@@ -168,18 +166,27 @@ def _read(path: Path) -> dict[str, Tensor]:
     return stored
 
 
-def _fitted(stored: dict[str, Tensor], vit: VisionTransformer, path: Path) -> dict[str, Tensor]:
+def _fitted(stored: dict[str, Tensor], vit: nn.Module, path: Path) -> dict[str, Tensor]:
+    """The tensors in the model's layout; unchanged where timm has no layouts to tell apart."""
+    fit = _filter(vit)
+    if fit is None:
+        return stored
     try:
-        fitted: dict[str, Tensor] = _filter(vit)(stored, vit)
-        return fitted
+        return fit(stored, vit)
     except Exception as error:  # timm asserts and indexes its way through layouts it knows
         raise WeightsError(
             f"{path} does not fit: its layout or position embedding cannot be converted ({_first_line(error)})."
         ) from None
 
 
-def _filter(vit: VisionTransformer) -> Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]:
-    return partial(checkpoint_filter_fn, adapt_layer_scale=True)  # DeiT III calls its layer scale gamma
+def _filter(vit: nn.Module) -> Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] | None:
+    """timm's reader of the layouts it knows for this model."""
+    if isinstance(vit, vision_transformer.VisionTransformer):  # DeiT III calls its layer scale gamma
+        return partial(vision_transformer.checkpoint_filter_fn, adapt_layer_scale=True)
+    if isinstance(vit, swin_transformer.SwinTransformer):
+        fit: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] = swin_transformer.checkpoint_filter_fn
+        return fit
+    return None
 
 
 def _check(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, name: str) -> None:
@@ -214,7 +221,7 @@ def _load_hub(backbone: Backbone, path: Path, config: Mapping[str, Any], seed: i
     _randomise(backbone, seed)  # a head of other classes stays random, so it must not depend on what was here
     source = {**config, "file": str(path), "source": "", "custom_load": path.suffix == ".npz"}
     pool_less = "siglip" in str(config.get("architecture")) and vit.attn_pool is None
-    before = vit.pos_embed.shape if vit.pos_embed is not None else None
+    before = getattr(vit, "pos_embed", None)
     try:
         load_pretrained(
             vit,

@@ -1,7 +1,8 @@
 """The block loop, written once: embed, then [attention, reducer, MLP] for every block, then the head.
 
 The timm model stays untouched and its own parts are run; only attention is written out here, so that a reducer can ask
-for queries and keys. A block that nothing reduces is called as it is.
+for queries and keys. A block that nothing reduces is called as it is. What is written here is the turn of plain blocks;
+a family whose blocks work otherwise brings its own (`tokenbench.backbones.swin`).
 """
 
 from __future__ import annotations
@@ -71,42 +72,64 @@ class Output:
 
 
 class Block(nn.Module):
-    """One turn of the loop: a timm block and what reduces tokens in it. Owns the reducers, borrows the block."""
+    """One turn of the loop: a timm block and what reduces tokens in it. Owns the reducers, borrows the block.
 
-    def __init__(self, block: Any, reducers: Sequence[Reducer], proportional: bool) -> None:
+    This is the turn of plain blocks; families whose blocks work otherwise override its four steps.
+    """
+
+    def __init__(self, block: Any, reducers: Sequence[Reducer] = (), proportional: bool = False) -> None:
         super().__init__()
-        self.borrowed = (block,)  # a tuple, so that its parameters are registered once, in the timm model
+        # a tuple, so that its parameters are registered once, in the timm model
+        self.borrowed: tuple[Any, ...] = (block,)
         self.reducers = nn.ModuleList(reducers)
         self.proportional = proportional
 
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The borrowed modules whose costs are told apart, by part of `tokenbench.measure.flops.PARTS`."""
+        return {"mlp": self.borrowed[0].mlp}
+
     def forward(self, tokens: Tokens) -> Tokens:
         """The tokens after this block."""
-        block = self.borrowed[0]
-        tokens = self._reduce("before", tokens, None)
+        tokens = self._reduce("before", self.enter(tokens), None)
         plain = tokens.alive is None and tokens.context is None and not (self.proportional and tokens.size is not None)
         if plain and not any(r.where == "between" for r in self.reducers):
-            tokens = tokens.with_x(block(tokens.x))
+            tokens = self.whole(tokens)
         else:
-            tokens, attn = self._attention(block, tokens)
-            tokens = self._reduce("between", tokens, attn)
-            tokens = tokens.with_x(tokens.x + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens.x)))))
+            tokens, attn = self.attention(tokens)
+            tokens = self.mlp(self._reduce("between", tokens, attn))
         return self._reduce("after", tokens, None)
 
-    def _reduce(self, where: str, tokens: Tokens, attn: Attn | None) -> Tokens:
-        for reducer in self.reducers:
-            if reducer.where == where:
-                tokens = reducer(tokens, attn)
+    def enter(self, tokens: Tokens) -> Tokens:
+        """What comes before anything else in this turn."""
         return tokens
 
-    def _attention(self, block: Any, tokens: Tokens) -> tuple[Tokens, Attn]:
+    def whole(self, tokens: Tokens) -> Tokens:
+        """The block when nothing reduces in it: timm's, called as it is."""
+        return tokens.with_x(self.borrowed[0](tokens.x))
+
+    def attention(self, tokens: Tokens) -> tuple[Tokens, Attn]:
+        """The tokens after attention and its residual, and what a reducer may ask of it."""
+        block = self.borrowed[0]
         keys = None if tokens.context is None else block.norm1(tokens.context.x)
         bias = tokens.size.log()[:, None, None, :] if self.proportional and tokens.size is not None else None
         out, q, k = attend(block.attn, block.norm1(tokens.x), keys, bias, _policy(tokens))
         attn = Attn(q, k, block.attn.scale, tokens.prefix, bias)
         x = tokens.x + block.drop_path1(block.ls1(out))
         if tokens.context is not None and tokens.context.source is not None:
-            tokens = replace(tokens.context.mix(attn.weights(), x), context=tokens.context)
+            tokens = replace(tokens.context.mix(attn.weights(), x, tokens.layout), context=tokens.context)
         return tokens.with_x(x), attn
+
+    def mlp(self, tokens: Tokens) -> Tokens:
+        """The tokens after the MLP and its residual."""
+        block = self.borrowed[0]
+        return tokens.with_x(tokens.x + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens.x)))))
+
+    def _reduce(self, where: str, tokens: Tokens, attn: Attn | None) -> Tokens:
+        for reducer in self.reducers:
+            if reducer.where == where:
+                tokens = reducer(tokens, attn)
+        return tokens
 
 
 class Model(nn.Module):
@@ -123,11 +146,11 @@ class Model(nn.Module):
     def __init__(self, backbone: Backbone, method: Method) -> None:
         super().__init__()
         method.check(backbone)
-        self.backbone = backbone
+        self.backbone = backbone = method.wrap(backbone)
         self.vit = backbone.vit
         reducers = method.reducers(backbone)
         self.blocks = nn.ModuleList(
-            Block(block, reducers.get(i, ()), method.proportional) for i, block in enumerate(backbone.blocks())
+            backbone.turn(i, reducers.get(i, ()), method.proportional) for i in range(backbone.depth)
         )
         self.use(method)
 

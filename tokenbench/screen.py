@@ -131,11 +131,13 @@ def print_backbones() -> None:
             warnings.simplefilter("ignore")
             backbone = backbones.create(short)
         rows, cols = backbone.grid
-        refused = [f"{m.name}: {reason}" for m in settings if (reason := m.supports(backbone))]
+        refused = [f"{m.name}: {reason}" for m in settings if (reason := m.refusal(backbone))]
         _add(grid, short, full, f"{backbone.prefix} + {rows}×{cols}", "; ".join(refused) or tables.MISSING)
     out = console()
     out.print(grid)
-    out.print("Any other timm VisionTransformer with plain blocks is taken by its timm name.", style="dim")
+    out.print(
+        "Any other timm VisionTransformer with plain blocks, and any Swin, is taken by its timm name.", style="dim"
+    )
 
 
 def print_method(name: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -30,6 +31,8 @@ class Tokens:
     alive: Tensor | None = None  # (B, N - prefix) 1 kept, 0 dropped: training drops by mask, not by removal
     decisions: tuple[Tensor, ...] = ()  # every `alive` so far, one a stage
     context: Tokens | None = None  # where keys and values come from, when not from the tokens themselves
+    views: Tensor | None = None  # (W, K) context tokens that each of W windows may look at; None: all of them
+    layout: tuple[int, int] | None = None  # rows and columns the tokens lie in now; None when in no grid
 
     @property
     def count(self) -> int:
@@ -90,7 +93,7 @@ class Tokens:
                 rest = dropped.to(source.dtype).unsqueeze(1) @ self.source  # (B, 1, P)
                 source = torch.cat([source, rest], dim=1)
                 fused = None if fused is None else torch.maximum(fused, rest.squeeze(1))
-        return replace(self, x=x, size=size, source=source, fused=fused)
+        return replace(self, x=x, size=size, source=source, fused=fused, layout=None)
 
     def group(self, assign: Tensor, count: int) -> Tokens:
         """Merge: hard clusters, each the mean of its tokens weighted by their sizes.
@@ -108,19 +111,40 @@ class Tokens:
             x=torch.cat([self.x[:, : self.prefix], x], dim=1),
             size=torch.cat([sizes[:, : self.prefix], size.squeeze(-1)], dim=1),
             source=source,
+            layout=None,
         )
 
-    def mix(self, weights: Tensor, x: Tensor | None = None) -> Tokens:
+    def halve(self, x: Tensor) -> Tokens:
+        """Patch merging (Swin): of every 2x2 tokens one, with features x (B, rows/2 * columns/2, C), rounded up.
+
+        Raises:
+            ValueError: the tokens lie in no grid.
+        """
+        if self.layout is None:
+            raise ValueError("Tokens that lie in no grid have no neighbours to merge; reduce them by `mix` or `ask`.")
+        rows, cols = self.layout
+        source = self.source
+        if source is not None:
+            source = source.unflatten(1, self.layout)
+            if rows % 2 or cols % 2:
+                source = F.pad(source, (0, 0, 0, cols % 2, 0, rows % 2))
+            source = source.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).sum((2, 4)).flatten(1, 2)
+        layout = (-(-rows // 2), -(-cols // 2))
+        return replace(self, x=x, size=None, source=source, context=None, views=None, layout=layout)
+
+    def mix(self, weights: Tensor, x: Tensor | None = None, layout: tuple[int, int] | None = None) -> Tokens:
         """Condense: soft clusters; the result has no prefix.
 
         Args:
             weights: (B, M, N) what each new token takes of each token, prefix included.
             x: (B, M, C) features of the new tokens; `weights @ x` if not given.
+            layout: rows and columns the new tokens lie in, if they lie in a grid.
         """
         source = None
         if self.source is not None:
             source = weights[:, :, self.prefix :].to(self.source.dtype) @ self.source
-        return replace(self, x=weights @ self.x if x is None else x, prefix=0, size=None, source=source)
+        x = weights @ self.x if x is None else x
+        return replace(self, x=x, prefix=0, size=None, source=source, layout=layout)
 
     def mask(self, alive: Tensor) -> Tokens:
         """Drop without removing, for training: tokens with `alive` 0 (B, N - prefix) are no key to any other."""
@@ -131,25 +155,37 @@ class Tokens:
         size = None if self.size is None else self._psize()
         return replace(self, x=self.patches, prefix=0, size=size)
 
-    def ask(self, queries: Tensor, context: Tokens) -> Tokens:
-        """Queries (B, M, C) that the following blocks answer by cross-attention to `context`, until `settle`."""
-        return replace(self, x=queries, prefix=0, size=None, source=None, context=context)
+    def ask(
+        self, queries: Tensor, context: Tokens, views: Tensor | None = None, layout: tuple[int, int] | None = None
+    ) -> Tokens:
+        """Queries that the following blocks answer by cross-attention to `context`, until `settle`.
+
+        Args:
+            queries: (B, M, C).
+            context: the tokens that keys and values come from.
+            views: (W, K) context tokens each of W windows may look at; all look at all if not given.
+            layout: rows and columns the queries lie in, if they lie in a grid; windows divide it evenly.
+        """
+        return replace(self, x=queries, prefix=0, size=None, source=None, context=context, views=views, layout=layout)
 
     def settle(self) -> Tokens:
         """The tokens alone; from here on they attend to themselves."""
-        return replace(self, context=None)
+        return replace(self, context=None, views=None)
 
     def join(self, other: Tokens) -> Tokens:
         """These tokens followed by `other`'s, both without prefix; the maps are stacked."""
         source = None
         if self.source is not None and other.source is not None:
             source = torch.cat([self.source, other.source], dim=1)
-        return replace(self, x=torch.cat([self.x, other.x], dim=1), source=source, context=None)
+        return replace(
+            self, x=torch.cat([self.x, other.x], dim=1), source=source, context=None, views=None, layout=None
+        )
 
     def last(self, count: int) -> Tokens:
         """The last `count` tokens, without prefix."""
         source = None if self.source is None else self.source[:, -count:]
-        return replace(self, x=self.x[:, -count:], prefix=0, size=None, source=source, context=None)
+        x = self.x[:, -count:]
+        return replace(self, x=x, prefix=0, size=None, source=source, context=None, views=None, layout=None)
 
     def _psize(self) -> Tensor:
         return self.sizes()[:, self.prefix :]

@@ -101,7 +101,7 @@ def trace_all(
         say(f"{found.note[0].upper()}{found.note[1:]}.")
     settings = []
     for method in methods:
-        reason = method.supports(adapted)
+        reason = method.refusal(adapted)
         if reason:
             say(f"{method.label} is left out on {backbone}: {reason}.")
         else:

@@ -85,6 +85,8 @@ class Method(BaseModel):
     trained: ClassVar[bool] = False  # True: says nothing until it has been trained itself
     main: ClassVar[str | None] = None  # the knob that every label shows
     neutral: ClassVar[Mapping[str, Any] | None] = None  # the setting that changes nothing; None where there is none
+    windowed: ClassVar[bool] = False  # True: leaves whole grids, as backbones that attend within windows need
+    recovers: ClassVar[bool] = False  # True: brings tokens back, so that their number grows again
     reported: ClassVar[tuple[Reported, ...]] = ()
     notes: ClassVar[str] = ""  # a caveat that every listing prints
 
@@ -107,9 +109,19 @@ class Method(BaseModel):
         """Why this setting cannot run on that backbone, as a clause; None if it can."""
         return None
 
+    def refusal(self, vit: Backbone) -> str | None:
+        """As `supports`, after asking whether the method is made for the backbone's family at all."""
+        if vit.windowed and not self.windowed:
+            return "it drops or merges tokens one by one, and this backbone's windows need all tokens of a grid"
+        return self.supports(vit)
+
+    def wrap(self, vit: Backbone) -> Backbone:
+        """The backbone to run in this one's place, for what is no change of tokens: other blocks, another embedding."""
+        return vit
+
     def check(self, vit: Backbone) -> None:
         """Raise `Unsupported` with the reason if this setting cannot run on that backbone."""
-        reason = self.supports(vit)
+        reason = self.refusal(vit)
         if reason:
             raise Unsupported(f"{self.label} cannot run on {vit.name}: {reason}.")
 

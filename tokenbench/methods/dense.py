@@ -16,6 +16,7 @@ class Dense(Method):
 
     name = "dense"
     neutral: ClassVar[Mapping[str, Any] | None] = {}
+    windowed: ClassVar[bool] = True
     reported = (
         Reported("deit_t", {}, 72.19, note="timm weights"),
         Reported("deit_s", {}, 79.86, note="timm weights"),
@@ -23,6 +24,9 @@ class Dense(Method):
         Reported("vit_ti", {}, 75.45, note="timm AugReg weights"),
         Reported("vit_s", {}, 81.40, note="timm AugReg weights"),
         Reported("vit_b", {}, 84.53, note="timm AugReg weights"),
+        Reported("swin_t", {}, 81.39, 4.51, note="timm weights"),
+        Reported("swin_s", {}, 83.23, 8.77, note="timm weights"),
+        Reported("swin_b", {}, 83.60, 15.47, note="timm weights"),
     )
 
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:

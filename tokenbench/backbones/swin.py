@@ -1,0 +1,256 @@
+"""Swin: stages of windowed blocks on a grid that patch merging halves (arXiv 2103.14030)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock, WindowAttention
+from torch import Tensor, nn
+
+from tokenbench.backbones.base import Backbone
+from tokenbench.model import Attn, Block
+from tokenbench.tokens import Tokens
+from tokenbench.windows import Pair, cut, lay, spread
+
+if TYPE_CHECKING:
+    from tokenbench.methods.base import Reducer
+
+
+STAGE = 2  # the third, which holds most blocks and where semantic tokens are made
+
+
+class SwinTurn(Block):
+    """A turn on Swin: patch merging if the block is the first of a later stage, then timm's block.
+
+    Tokens that `ask` a context attend to it by the block's own weights without relative positions, each window to its
+    view. Semantic tokens, whose map is smaller than the stage's, attend in the windows `semantic_window` gives.
+    """
+
+    def __init__(self, block: Any, merging: nn.Module | None, halvings: int, reducers: Sequence[Reducer] = ()) -> None:
+        super().__init__(block, reducers)
+        self.borrowed = (block, merging)
+        self.halvings = halvings
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The MLP, and patch merging with the embedding."""
+        block, merging = self.borrowed[:2]
+        return {"mlp": block.mlp} | ({} if merging is None else {"embed": merging})
+
+    def enter(self, tokens: Tokens) -> Tokens:
+        """Merge patches at the start of a stage."""
+        merging = self.borrowed[1]
+        if merging is None:
+            return tokens
+        return tokens.halve(merging(tokens.x.unflatten(1, laid(tokens))).flatten(1, 2))
+
+    def whole(self, tokens: Tokens) -> Tokens:
+        """timm's block as it is on the stage's own map; on a map of semantic tokens its parts."""
+        block, layout = self.borrowed[0], laid(tokens)
+        if layout == halved(tokens.grid, self.halvings):
+            return tokens.with_x(block(tokens.x.unflatten(1, layout)).flatten(1, 2))
+        window = semantic_window(layout, block.window_size)
+        out = shifted(block.attn, block.norm1(tokens.x), layout, window, any(block.target_shift_size))
+        return self.mlp(tokens.with_x(tokens.x + block.drop_path1(out)))
+
+    def attention(self, tokens: Tokens) -> tuple[Tokens, Attn]:
+        """Cross-attention to the context.
+
+        Raises:
+            ValueError: there is no context; a reducer that asks for attention cannot work on Swin.
+        """
+        block, context, views, layout = self.borrowed[0], tokens.context, tokens.views, laid(tokens)
+        if context is None:
+            raise ValueError("Attention within windows cannot be asked for; let a reducer stand before or after.")
+        y, keys, window = block.norm1(tokens.x), block.norm1(context.x), layout
+        if views is not None:
+            whole = halved(tokens.grid, self.halvings)
+            window = (layout[0] * block.window_size[0] // whole[0], layout[1] * block.window_size[1] // whole[1])
+            y, keys = cut(y, layout, window), keys[:, views].flatten(0, 1)
+        out, q, k = cross(block.attn, y, keys)
+        attn = Attn(q, k, block.attn.scale, 0)
+        x = tokens.x + block.drop_path1(out if views is None else lay(out, layout, window))
+        if context.source is not None:
+            weights = attn.weights()
+            if views is not None:
+                weights = spread(weights, views, layout, window, context.count)
+            tokens = replace(context.mix(weights, x, layout), context=context, views=views)
+        return tokens.with_x(x), attn
+
+    def mlp(self, tokens: Tokens) -> Tokens:
+        """The tokens after the MLP and its residual."""
+        block = self.borrowed[0]
+        return tokens.with_x(tokens.x + block.drop_path2(block.mlp(block.norm2(tokens.x))))
+
+
+class Swin(Backbone):
+    """A timm SwinTransformer of any width, depth, image size and window, with timm's own blocks."""
+
+    family: ClassVar[str] = "swin"
+    served: ClassVar[str] = "SwinTransformer"
+    windowed: ClassVar[bool] = True
+
+    @classmethod
+    def knows(cls, vit: nn.Module) -> bool:
+        """A SwinTransformer or a subclass; not Swin V2, which timm keeps apart."""
+        return isinstance(vit, SwinTransformer)
+
+    @classmethod
+    def refusal(cls, vit: Any) -> str | None:
+        """Anything but timm's own blocks in timm's own forward pass."""
+        if type(vit) is not SwinTransformer:
+            return f"{type(vit).__name__} has a forward pass of its own"
+        for stage in vit.layers:
+            if type(stage.downsample) not in (PatchMerging, nn.Identity):
+                return f"its stages are joined by {type(stage.downsample).__name__}, not patch merging"
+            for block in stage.blocks:
+                if type(block) is not SwinTransformerBlock or type(block.attn) is not WindowAttention:
+                    return f"its blocks are {type(block).__name__}, not plain Swin blocks"
+        return None
+
+    @property
+    def dim(self) -> int:
+        """Width C of the first stage; it doubles with every stage."""
+        return int(self.vit.embed_dim)
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Number of blocks of each stage."""
+        return tuple(len(stage.blocks) for stage in self.vit.layers)
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks of all stages."""
+        return sum(self.stages)
+
+    def turn(self, index: int, reducers: Sequence[Reducer], proportional: bool) -> Block:
+        """A timm block, after the patch merging of its stage if it is the first."""
+        stage, halvings = self.vit.layers[0], 0
+        for stage in self.vit.layers:
+            halvings += not isinstance(stage.downsample, nn.Identity)
+            if index < len(stage.blocks):
+                break
+            index -= len(stage.blocks)
+        first = index == 0 and not isinstance(stage.downsample, nn.Identity)
+        return self.step(stage.blocks[index], stage.downsample if first else None, halvings, reducers)
+
+    def step(self, block: Any, merging: nn.Module | None, halvings: int, reducers: Sequence[Reducer]) -> Block:
+        """The turn of one block on a grid that has been halved `halvings` times, merging first if given."""
+        return SwinTurn(block, merging, halvings, reducers)
+
+    def embed(self, images: Tensor) -> Tokens:
+        """Patch embedding of images (B, channels, H, W)."""
+        x = self.vit.patch_embed(images)
+        grid = (int(x.shape[1]), int(x.shape[2]))
+        return Tokens(x.flatten(1, 2), 0, grid, layout=grid)
+
+    def head(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Logits (B, classes) and final-norm features (B, N, C): timm's own norm and head."""
+        features = self.vit.norm(tokens.x)
+        return self.vit.head(features.unflatten(1, laid(tokens))), features
+
+
+def laid(tokens: Tokens) -> Pair:
+    """Rows and columns the tokens lie in; `ValueError` if in no grid."""
+    if tokens.layout is None:
+        raise ValueError("Swin's windows need tokens that lie in a grid; give `ask` and `mix` their layout.")
+    return tokens.layout
+
+
+def halved(grid: Pair, times: int) -> Pair:
+    """The grid after so many patch mergings, rounded up at each."""
+    return (-(-grid[0] // 2**times), -(-grid[1] // 2**times))
+
+
+def whole_windows(vit: Swin, side: int) -> str | None:
+    """The reason if the third stage is not whole windows of more than `side` tokens a side, else None."""
+    if len(vit.stages) <= STAGE:
+        return f"it works in the third stage, and this backbone has {len(vit.stages)}"
+    if vit.vit.dynamic_img_size:
+        return "it needs one image size, and this backbone takes any"
+    grid, window = halved(vit.grid, STAGE), vit.vit.layers[STAGE].blocks[0].window_size
+    if grid[0] % window[0] or grid[1] % window[1]:
+        return f"its windows of {window[0]}x{window[1]} tokens do not divide the third stage's map {grid[0]}x{grid[1]}"
+    if side >= min(window):
+        return f"{side * side} tokens are as many as a window of {window[0]}x{window[1]} has along a side, or more"
+    return None
+
+
+def semantic_window(layout: Pair, window: Pair) -> Pair:
+    """The largest window no larger than the block's that divides a map of semantic tokens, so that none is padded."""
+    rows, cols = (max(d for d in range(1, w + 1) if n % d == 0) for n, w in zip(layout, window, strict=True))
+    return rows, cols
+
+
+def cross(attn: Any, y: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A `WindowAttention`'s projections as cross-attention, without its relative positions.
+
+    Args:
+        attn: timm's module.
+        y: (B, M, C) normalised tokens that ask.
+        keys: (B, N, C) normalised tokens to attend to.
+
+    Returns:
+        The projected output (B, M, C), q (B, H, M, d) and k (B, H, N, d).
+    """
+    width = attn.proj.in_features
+    wq, wkv = attn.qkv.weight.split([width, 2 * width])
+    bq, bkv = (None, None) if attn.qkv.bias is None else attn.qkv.bias.split([width, 2 * width])
+    q = F.linear(y, wq, bq).unflatten(2, (attn.num_heads, -1)).transpose(1, 2)
+    k, v = F.linear(keys, wkv, bkv).unflatten(2, (2, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    return _out(attn, q, k, v, None), q, k
+
+
+def shifted(attn: Any, y: Tensor, layout: Pair, window: Pair, shift: bool) -> Tensor:
+    """A `WindowAttention` in windows no larger than its own, which take the middle of its table of positions.
+
+    Args:
+        attn: timm's module.
+        y: (B, N, C) normalised tokens.
+        layout: rows and columns of the tokens.
+        window: rows and columns of a window; divides the layout.
+        shift: whether windows are shifted by half of their size, along sides of more than one window.
+    """
+    roll = [w // 2 if shift and n > w else 0 for n, w in zip(layout, window, strict=True)]
+    grid: Tensor = y.unflatten(1, layout)
+    if any(roll):
+        grid = grid.roll((-roll[0], -roll[1]), (1, 2))
+    windows = cut(grid.flatten(1, 2), layout, window)
+    q, k, v = attn.qkv(windows).unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    (h, w), area = window, window[0] * window[1]
+    index: Tensor = attn.relative_position_index.reshape(*attn.window_size, *attn.window_size)[:h, :w, :h, :w]
+    bias = attn.relative_position_bias_table[index.reshape(-1)].reshape(area, area, -1).permute(2, 0, 1)[None]
+    if any(roll):
+        apart = _apart(layout, window, roll, y.device)  # (W, area, area)
+        bias = (bias + apart.to(bias.dtype).unsqueeze(1) * -100.0).repeat(y.shape[0], 1, 1, 1)
+    grid = lay(_out(attn, q, k, v, bias), layout, window).unflatten(1, layout)
+    if any(roll):
+        grid = grid.roll((roll[0], roll[1]), (1, 2))
+    return grid.flatten(1, 2)
+
+
+def _apart(layout: Pair, window: Pair, roll: Sequence[int], device: torch.device) -> Tensor:
+    """(W, area, area) whether two tokens of a shifted window come from opposite sides of the map."""
+    sides = []
+    for n, w, r in zip(layout, window, roll, strict=True):
+        place = torch.arange(n, device=device)
+        sides.append((place >= n - w).long() + (place >= n - r).long() * int(r > 0))
+    regions = (sides[0][:, None] * 3 + sides[1]).flatten()[None, :, None]
+    parts = cut(regions, layout, window).squeeze(-1)
+    apart: Tensor = parts[:, :, None] != parts[:, None, :]
+    return apart
+
+
+def _out(attn: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    if attn.fused_attn:
+        drop = attn.attn_drop.p if attn.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=drop)
+    else:
+        logits = (q * attn.scale) @ k.transpose(-2, -1)
+        x = attn.attn_drop((logits if bias is None else logits + bias).softmax(dim=-1)) @ v
+    out: Tensor = attn.proj_drop(attn.proj(x.transpose(1, 2).flatten(2)))
+    return out
