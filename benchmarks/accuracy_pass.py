@@ -59,7 +59,7 @@ def main() -> None:
     lines = [[name, text(value)] for name, value in found.items() if name != "ratio"]
     body = (
         f"{args.backbone}, {loader.total} images of {loader.name}, batch {args.batch}, fp32, "
-        f"{torch.get_num_threads()} threads, {args.rounds} rounds; seconds.\n\n"
+        f"{torch.get_num_threads()} threads, {args.rounds} rounds; seconds, medians with quartiles.\n\n"
         f"{table(['part', 'seconds'], lines)}\n\n"
         f"One pass over the sum of its parts: **{text(found['ratio'], '{:.3f}')}**, at most {ALLOWED} allowed."
     )

@@ -31,7 +31,7 @@ def write(path: Path, title: str, body: str, data: dict[str, Any], device: str =
     env = environment.describe(device)
     made = datetime.now(UTC).date().isoformat()
     on = f"{env['hardware']}, {env['cpu_capability']}, torch {env['torch']}, timm {env['timm']}, {made}"
-    page = f"# {title}\n\n{body}\n\nMeasured on {on}. Brackets are quartiles.\n"
+    page = f"# {title}\n\n{body}\n\nMeasured on {on}.\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".md").write_text(page, encoding="utf-8")
     path.with_suffix(".json").write_text(json.dumps({**data, "env": env, "date": made}, indent=1) + "\n")
