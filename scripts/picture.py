@@ -14,7 +14,7 @@ from tokenbench.results import load
 
 def main() -> None:
     source, output = sys.argv[1:]
-    recorder = Console(record=True, width=178, highlight=False, force_terminal=True, file=io.StringIO())
+    recorder = Console(record=True, width=132, highlight=False, force_terminal=True, file=io.StringIO())
     screen.console = lambda: recorder
     screen.print_results(load(source)[0])
     recorder.save_svg(output, title="tokenbench run")
