@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from tokenbench.backbones import Backbone
 from tokenbench.methods import all_methods, load_plugin
@@ -52,6 +55,14 @@ def served() -> list[object]:
         for family, backbone in backbones.items()
         if cls().refusal(backbone) is None
     ]
+
+
+@contextmanager
+def counting() -> Iterator[FlopCounterMode]:
+    """Count FLOPs on the meta device, without arithmetic; fused attention as its two matmuls."""
+    fused = sdpa_kernel(SDPBackend.MATH)
+    with torch.device("meta"), fused, FlopCounterMode(display=False) as counter, torch.no_grad():
+        yield counter
 
 
 @pytest.fixture

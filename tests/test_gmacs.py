@@ -6,8 +6,7 @@ import functools
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from conftest import counting
 
 from tokenbench import backbones
 from tokenbench.backbones import Backbone
@@ -56,11 +55,8 @@ def meta(name: str) -> Backbone:
 @pytest.mark.parametrize("setting", TABLE)
 def test_gmacs(setting: str, name: str) -> None:
     want = TABLE[setting][NAMES.index(name)]
-    with torch.device("meta"):
-        model = Model(meta(name), parse(setting)[0]).eval()
-        images = torch.empty(1, 3, 224, 224)
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-            out = model.run(images)
+    with counting() as counter:
+        out = Model(meta(name), parse(setting)[0]).eval().run(torch.empty(1, 3, 224, 224))
     if want is not None:
         got = counter.get_total_flops() / 2e9
         assert got == pytest.approx(want, abs=0.005 if want in ROUNDED else 0.002)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import counting
 from golden import Case, close, close_logits
 from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from tokenbench import backbones
 from tokenbench.backbones import Backbone
@@ -139,7 +139,7 @@ def test_maps() -> None:
     ],
 )
 def test_size(name: str, options: dict[str, bool], parameters: int, gmacs: float) -> None:
-    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+    with counting() as counter:
         model = Model(backbones.create(name), STViTR(**options)).eval()
         model(torch.empty(1, 3, 224, 224))
     assert sum(p.numel() for p in model.parameters()) == parameters

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny_swin
-from torch.utils.flop_counter import FlopCounterMode
+from conftest import counting, tiny_swin
 
 from tokenbench import backbones
 from tokenbench.backbones import Backbone
@@ -18,7 +17,7 @@ from tokenbench.model import Model
 
 
 def gmacs(name: str, method: Method) -> float:
-    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+    with counting() as counter:
         Model(backbones.create(name), method).eval()(torch.empty(1, 3, 224, 224))
     return counter.get_total_flops() / 2e9
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor
+from timm.layers import use_fused_attn
+from torch import Tensor, nn
 
 from tokenbench.backbones.base import Backbone
 from tokenbench.backbones.swin import Swin
@@ -56,7 +57,7 @@ def full_name(name: str) -> str:
 
 
 def create(name: str, image_size: tuple[int, int] | None = None, classes: int | None = None) -> Backbone:
-    """A backbone with random weights by short or timm name.
+    """A backbone with random weights by short or timm name, its attention fused unless `TIMM_FUSED_ATTN=0`.
 
     Args:
         name: a short name (`deit_s`) or any timm name.
@@ -70,11 +71,20 @@ def create(name: str, image_size: tuple[int, int] | None = None, classes: int | 
     if classes is not None:
         kwargs["num_classes"] = classes
     try:
-        return Backbone(timm.create_model(full, pretrained=False, **kwargs), name)
+        return Backbone(_fused(timm.create_model(full, pretrained=False, **kwargs)), name)
     except TypeError as error:
         raise Unsupported(f"{name} cannot be served: it takes no {', '.join(kwargs)} ({error}).") from None
     except (AssertionError, RuntimeError, ValueError) as error:
         raise BadSetting(f"{name} cannot be built at that size: {_first_line(error)}.") from None
+
+
+def _fused(model: nn.Module) -> nn.Module:
+    """Families whose fused attention timm holds to be experimental (Swin) are timed fused too, as the others are."""
+    if use_fused_attn():
+        for module in model.modules():
+            if hasattr(module, "fused_attn"):
+                setattr(module, "fused_attn", True)  # noqa: B010  mypy takes it for a submodule
+    return model
 
 
 def _first_line(error: BaseException) -> str:
