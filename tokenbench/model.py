@@ -218,7 +218,7 @@ def attend(
         x = attn.attn_drop((logits if bias is None else logits + bias).softmax(dim=-1)) @ v
 
     x = attn.norm(x.transpose(1, 2).reshape(batch, count, width))
-    if getattr(attn, "gate", None) is not None:  # older timm has none
+    if attn.gate is not None:
         x = x * attn.gate(y).sigmoid()
     return attn.proj_drop(attn.proj(x)), q, k
 

@@ -170,7 +170,7 @@ def whole_windows(vit: Swin, side: int) -> str | None:
     """The reason if the third stage is not whole windows of more than `side` tokens a side, else None."""
     if len(vit.stages) <= STAGE:
         return f"it works in the third stage, and this backbone has {len(vit.stages)}"
-    if vit.vit.dynamic_img_size:
+    if not vit.vit.patch_embed.strict_img_size:
         return "it needs one image size, and this backbone takes any"
     grid, window = halved(vit.grid, STAGE), vit.vit.layers[STAGE].blocks[0].window_size
     if grid[0] % window[0] or grid[1] % window[1]:
