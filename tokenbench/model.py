@@ -210,17 +210,25 @@ def attend(
 
     if policy is not None:
         x = attn.attn_drop(softmax_with_policy((q * attn.scale) @ k.transpose(-2, -1), policy).to(v.dtype)) @ v
-    elif attn.fused_attn:
-        drop = attn.attn_drop.p if attn.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=drop)
     else:
-        logits = (q * attn.scale) @ k.transpose(-2, -1)
-        x = attn.attn_drop((logits if bias is None else logits + bias).softmax(dim=-1)) @ v
+        x = mixed(attn, q, k, v, bias)
 
     x = attn.norm(x.transpose(1, 2).reshape(batch, count, width))
     if attn.gate is not None:
         x = x * attn.gate(y).sigmoid()
     return attn.proj_drop(attn.proj(x)), q, k
+
+
+def mixed(attn: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """Values (…, M, d) mixed by attention, through the kernel that timm would choose for this module; `bias` is added
+    to the logits.
+    """
+    if attn.fused_attn:
+        drop = attn.attn_drop.p if attn.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=drop)
+    logits = (q * attn.scale) @ k.transpose(-2, -1)
+    weights: Tensor = attn.attn_drop((logits if bias is None else logits + bias).softmax(dim=-1))
+    return weights @ v
 
 
 def softmax_with_policy(logits: Tensor, policy: Tensor, eps: float = POLICY_EPS) -> Tensor:

@@ -12,7 +12,7 @@ from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTran
 from torch import Tensor, nn
 
 from tokenbench.backbones.base import Backbone
-from tokenbench.model import Attn, Block
+from tokenbench.model import Attn, Block, mixed
 from tokenbench.tokens import Tokens
 from tokenbench.windows import Pair, cut, lay, spread
 
@@ -246,11 +246,5 @@ def _apart(layout: Pair, window: Pair, roll: Sequence[int], device: torch.device
 
 
 def _out(attn: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    if attn.fused_attn:
-        drop = attn.attn_drop.p if attn.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=drop)
-    else:
-        logits = (q * attn.scale) @ k.transpose(-2, -1)
-        x = attn.attn_drop((logits if bias is None else logits + bias).softmax(dim=-1)) @ v
-    out: Tensor = attn.proj_drop(attn.proj(x.transpose(1, 2).flatten(2)))
+    out: Tensor = attn.proj_drop(attn.proj(mixed(attn, q, k, v, bias).transpose(1, 2).flatten(2)))
     return out
