@@ -82,7 +82,7 @@ def load(target: Backbone | nn.Module, path: str | Path) -> Weights:
         WeightsError: no such file; cut short; would run code; or names or shapes that do not fit.
     """
     path = Path(path)
-    stored = _read(path)
+    stored = read(path)
     root = target.vit if isinstance(target, Backbone) else target
     vit = getattr(root, "vit", root)
     prefix = "" if vit is root else "vit."
@@ -110,7 +110,7 @@ def header(path: str | Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(HEADER, "{}")
         found = json.loads(text)
-    except Exception as error:  # as in _read
+    except Exception as error:  # as in read
         raise WeightsError(f"{path} cannot be read ({_first_line(error)}); it is cut short or damaged.") from None
     return found if isinstance(found, dict) else {}
 
@@ -121,12 +121,21 @@ def save(path: str | Path, model: Backbone | nn.Module, header: Mapping[str, Any
     Raises:
         WeightsError: the name does not end in .safetensors, or the file cannot be written.
     """
+    module = model.vit if isinstance(model, Backbone) else model
+    write(path, module.state_dict(), header)
+
+
+def write(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors as safetensors with `header` (JSON values) in its header: all of it or nothing.
+
+    Raises:
+        WeightsError: the name does not end in .safetensors, or the file cannot be written.
+    """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise WeightsError(f"Weights are saved as safetensors only; give '{path}' a name that ends in .safetensors.")
-    module = model.vit if isinstance(model, Backbone) else model
-    tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-    data = to_safetensors(tensors, metadata={"format": "pt", HEADER: json.dumps(dict(header), sort_keys=True)})
+    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    data = to_safetensors(plain, metadata={"format": "pt", HEADER: json.dumps(dict(header), sort_keys=True)})
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +153,7 @@ def save(path: str | Path, model: Backbone | nn.Module, header: Mapping[str, Any
         part.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, by timm's reader, on the CPU."""
     _exists(path)
     try:
@@ -231,7 +240,7 @@ def _load_hub(backbone: Backbone, path: Path, config: Mapping[str, Any], seed: i
             filter_fn=_filter(vit),
             strict=not pool_less,
         )
-    except Exception as error:  # as in _read
+    except Exception as error:  # as in read
         raise WeightsError(f"The hub's weights do not fit {backbone.name}: {_first_line(error)}.") from None
     notes = []
     if vit.num_classes not in (0, config["num_classes"]):
