@@ -97,7 +97,7 @@ def load(target: Backbone | nn.Module, path: str | Path) -> Weights:
     stored = rest | {prefix + key: value for key, value in own.items()}
     _check(stored, root.state_dict(), path, target.name if isinstance(target, Backbone) else type(target).__name__)
     root.load_state_dict(stored)
-    return Weights("file", path.name, _sha(path), _resampled(before, own.get("pos_embed")))
+    return Weights("file", path.name, sha(path), _resampled(before, own.get("pos_embed")))
 
 
 def header(path: str | Path) -> dict[str, Any]:
@@ -248,7 +248,7 @@ def _load_hub(backbone: Backbone, path: Path, config: Mapping[str, Any], seed: i
     if before is not None and backbone.input_size[1:] != tuple(config["input_size"][1:]):
         notes.append("position embedding resampled")
     revision = path.parent.name[:12]  # the hub's cache keeps files under .../snapshots/<commit>/
-    return Weights("hub", f"{config['hf_hub_id']}@{revision}", _sha(path), "; ".join(notes) or None)
+    return Weights("hub", f"{config['hf_hub_id']}@{revision}", sha(path), "; ".join(notes) or None)
 
 
 def _hub_file(config: Mapping[str, Any]) -> Path:
@@ -302,7 +302,8 @@ def _exists(path: Path) -> None:
         raise WeightsError(f"Weights file '{path}' {what}; give a .safetensors or .pth file, 'auto' or 'random'.")
 
 
-def _sha(path: Path) -> str:
+def sha(path: Path) -> str:
+    """SHA-256 of a file, 16 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 

@@ -113,7 +113,7 @@ def main() -> None:
 @click.option("--methods", default=DEFAULT_METHODS, show_default=True, help='A sweep such as "tome[r=4,8,13],evit".')
 @click.option("--backbone", default="deit_nano", show_default=True, help="Short or timm names, separated by commas.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="ImageFolder to measure accuracy on.")
-@click.option("--weights", default="auto", show_default=True, help="auto, random, or a file.")
+@click.option("--weights", default="auto", show_default=True, help="auto, dense, random, or files and folders.")
 @click.option("-b", "--batch-size", default=None, help="Sizes to time, as 1,32,128; or auto.  [default: 32; GPU 128]")
 @click.option("-j", "--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that load.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
@@ -164,7 +164,9 @@ def run(**flags: Any) -> int:
 @click.option("-b", "--batch-size", help="Images an update, over all processes.")
 @click.option("--lr", help="Highest learning rate, at the recipe's lr_batch.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Any other value of the recipe.")
-@click.option("--weights", default="auto", show_default=True, help="To start from: auto (the recipe's), random, a file.")
+@click.option(
+    "--weights", default="auto", show_default=True, help="To start from: auto (the recipe's), random, a file."
+)
 @click.option("--teacher", default="auto", show_default=True, help="The teacher's weights: auto, or a file.")
 @click.option("--image-size", default=None, help="Other than the model's own: 384, or 224x448 (height x width).")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto.")
@@ -176,7 +178,9 @@ def run(**flags: Any) -> int:
 @click.option("-j", "--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that load.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
 @click.option("--save-every", type=click.IntRange(min=1), help="Updates.  [default: an epoch, at most 10 minutes]")
-@click.option("--eval-every", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Epochs.")
+@click.option(
+    "--eval-every", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Epochs."
+)
 @click.option("--tracker", help="trackio or wandb.")
 @click.option("--seed", type=click.IntRange(min=0), default=42, show_default=True)
 @click.option(
@@ -189,7 +193,7 @@ def run(**flags: Any) -> int:
 )
 @plugin
 @click.pass_context
-def train(ctx: click.Context, **flags: Any) -> None:
+def train(ctx: click.Context, /, **flags: Any) -> None:
     """Train or fine-tune a method by its own recipe.
 
     Stopped at any moment, the same command goes on from the last checkpoint. Under `torchrun`, many processes train one
@@ -236,7 +240,7 @@ def env(device: str) -> None:
 @click.option("--methods", default=DEFAULT_METHODS, show_default=True, help='A sweep such as "tome[r=8,13],evit".')
 @click.option("--backbone", default="deit_nano", show_default=True, help="A short or timm name.")
 @click.option("--images", type=click.Path(path_type=Path), multiple=True, help="A file or folder; may be repeated.")
-@click.option("--weights", default="auto", show_default=True, help="auto, random, or a file.")
+@click.option("--weights", default="auto", show_default=True, help="auto, dense, random, or files and folders.")
 @click.option("--image-size", default=None, help="Other than the model's own: 384, or 224x448 (height x width).")
 @click.option("--limit", type=click.IntRange(min=1), help="Use this many images, spread evenly.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")

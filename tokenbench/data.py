@@ -92,7 +92,7 @@ def sample() -> Images:
 
 
 def open_training(path: str | Path) -> tuple[Images, Images]:
-    """The images to train on and those held out: `train` and `val` (`validation`, `test`) of a folder, as `open_folder`.
+    """The images to train on and those held out: `train`, and `val` or `validation` or `test`, of a folder.
 
     Raises:
         DataError: either is missing, or they do not have the same classes.

@@ -37,9 +37,9 @@ class Backbone:
         if "family" in vars(cls):
             Backbone.families.append(cls)
 
-    def __new__(cls, vit: nn.Module, name: str | None = None) -> Backbone:
+    def __new__(cls, vit: nn.Module | None = None, name: str | None = None) -> Backbone:
         """An adapter of the family that serves this model."""
-        if cls is not Backbone:
+        if cls is not Backbone or vit is None:  # None: it is being copied
             return object.__new__(cls)
         for family in cls.families:
             if family.knows(vit):

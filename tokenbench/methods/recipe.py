@@ -31,7 +31,9 @@ class Recipe(BaseModel):
     optimizer: str = Field("adamw", description="timm's name of the optimizer")
     weight_decay: float = Field(0.05, ge=0, description="of matrices; biases and norms have none")
     clip_grad: float = Field(0.0, ge=0, description="largest norm of the gradient; 0 does not clip")
-    drop_path: float = Field(0.1, ge=0, lt=1, description="stochastic depth of the last block, falling to 0 in the first")
+    drop_path: float = Field(
+        0.1, ge=0, lt=1, description="stochastic depth of the last block, falling to 0 in the first"
+    )
     smoothing: float = Field(0.1, ge=0, lt=1, description="label smoothing")
     mixup: float = Field(0.8, ge=0, description="alpha of mixup; 0 turns it off")
     cutmix: float = Field(1.0, ge=0, description="alpha of CutMix; 0 turns it off")
@@ -41,7 +43,9 @@ class Recipe(BaseModel):
     repeats: int = Field(3, ge=1, description="repeated augmentation: how often an image is drawn in an epoch")
     crop: float = Field(0.08, gt=0, le=1, description="smallest share of the image that a random crop takes")
     flip: float = Field(0.5, ge=0, le=1, description="probability of a mirrored image")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights, which are kept then; 0 averages none")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay of the averaged weights, which are kept then; 0 averages none"
+    )
     start: Literal["scratch", "dense"] = Field("scratch", description="what the backbone starts from")
     teacher: Literal["none", "dense"] = Field("none", description="the frozen model whose outputs losses may use")
     backbone_lr: float = Field(1.0, ge=0, description="factor on the learning rate of what the method did not add")

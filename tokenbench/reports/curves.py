@@ -24,7 +24,9 @@ def draw(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     measured = [row for row in rows if "top1" in row]
     if measured:
         top1 = loss.twinx()
-        top1.plot([row["epoch"] for row in measured], [row["top1"] for row in measured], "o-", color="#d55e00", ms=4, lw=1)
+        top1.plot(
+            [row["epoch"] for row in measured], [row["top1"] for row in measured], "o-", color="#d55e00", ms=4, lw=1
+        )
         top1.set_ylabel("top-1 %", color="#d55e00")
         last = measured[-1]
         top1.annotate(

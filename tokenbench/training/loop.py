@@ -83,7 +83,7 @@ class Trained:
 
 
 def train(job: Job, watch: Watch) -> Trained:
-    """Train by the recipe, from the last checkpoint in `job.output` if there is one; the same on every `torchrun` process.
+    """Train by the recipe, from the last checkpoint in `job.output` if there is one; call it in every process.
 
     Writes `last.safetensors` (to go on from), `model.safetensors` (the result, settings in its header), `log.jsonl`,
     `log.csv` and `curve.png` to `job.output`.
@@ -183,13 +183,13 @@ class _Run:
             if now % LOG_EVERY == 0 or saving or evaluating:
                 row = self._told(now)
                 row["images_per_s"] = round(self.job.recipe.batch * (now - first) / (time.monotonic() - began), 1)
-                if saving or time.monotonic() - self.saved_at > SAVE_SECONDS:
-                    self._save(now)
                 if evaluating:
                     row["top1"] = self._evaluate(held_out).top1
-                if self.log is not None:
+                if self.log is not None:  # before the checkpoint: lines after it are dropped, none before it is missing
                     self.log.add(row)
                     self.watch.note(_line(row))
+                if saving or time.monotonic() - self.saved_at > SAVE_SECONDS:
+                    self._save(now)
                 began, first = time.monotonic(), now
             if self.processes.leads:
                 self.watch.step(now)
@@ -205,7 +205,9 @@ class _Run:
             rows = log.read(self.log.path)
             if not rows or "top1" not in rows[-1]:
                 self.log.add({"update": self.total, "epoch": round(self.total / self.stream.updates, 4), **result})
-            curves.draw(log.read(self.log.path), f"{self.method.label} on {self.job.backbone}", self.job.output / "curve.png")
+            curves.draw(
+                log.read(self.log.path), f"{self.method.label} on {self.job.backbone}", self.job.output / "curve.png"
+            )
             self.log.close()
         self.processes.wait()
         return Trained(path, found.top1, len(found.target), held_out.split, self.total)
@@ -286,8 +288,8 @@ def _with_knobs(method: Method, recipe: Recipe) -> Method:
     method = type(method).model_validate({**method.model_dump(), **brought})
     if method.at(recipe.epochs).decides != method.decides:
         raise BadSetting(
-            f"{method.label} is not reached after epochs={recipe.epochs:g}: its schedule takes longer; give more epochs, "
-            "or a shorter schedule."
+            f"{method.label} is not reached after epochs={recipe.epochs:g}: its schedule takes longer; "
+            "give more epochs, or a shorter schedule."
         )
     return method
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -23,7 +24,9 @@ def optimizer(model: Model, recipe: Recipe) -> torch.optim.Optimizer:
     own = dict(model.vit.named_parameters())
     for name in recipe.frozen:
         if name not in own:
-            raise BadSetting(f"recipe: frozen={name} is no parameter of this backbone; it has {', '.join(list(own)[:3])}, …")
+            raise BadSetting(
+                f"recipe: frozen={name} is no parameter of this backbone; it has {', '.join(list(own)[:3])}, …"
+            )
         own[name].requires_grad_(False)
     excluded = model.vit.no_weight_decay() if hasattr(model.vit, "no_weight_decay") else ()
     groups: list[dict[str, Any]] = []
@@ -48,7 +51,7 @@ class Schedule:
         """`updates` an epoch, `total` in all."""
         self._optimizer, self._recipe, self._updates = optimizer, recipe, updates
         made: Any = None
-        try:
+        with suppress(AssertionError, ValueError, KeyError):
             made, _ = create_scheduler_v2(
                 optimizer,
                 sched=recipe.schedule,
@@ -59,10 +62,10 @@ class Schedule:
                 step_on_epochs=False,
                 updates_per_epoch=1,
             )
-        except (AssertionError, ValueError, KeyError):
-            pass
         if made is None:
-            raise BadSetting(f"recipe: schedule={recipe.schedule} is not one of timm's; cosine, step and poly are some.")
+            raise BadSetting(
+                f"recipe: schedule={recipe.schedule} is not one of timm's; cosine, step and poly are some."
+            )
         self._scheduler = made
 
     def set(self, update: int) -> float:

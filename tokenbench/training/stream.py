@@ -146,7 +146,7 @@ class _Augmented(Dataset[tuple[Tensor, int]]):
 
 
 def seed_all(*key: int) -> None:
-    """Seed the generators of Python, NumPy and torch by a key: they are the ones that timm's augmentations draw from."""
+    """Seed Python, NumPy and torch by a key: timm's augmentations draw from all three."""
     words = np.random.SeedSequence([abs(k) for k in key]).generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))
@@ -161,7 +161,10 @@ class Targets:
         self.mixup: Any = None
         if recipe.mixup or recipe.cutmix:
             self.mixup = Mixup(  # type: ignore[no-untyped-call]
-                mixup_alpha=recipe.mixup, cutmix_alpha=recipe.cutmix, label_smoothing=recipe.smoothing, num_classes=classes
+                mixup_alpha=recipe.mixup,
+                cutmix_alpha=recipe.cutmix,
+                label_smoothing=recipe.smoothing,
+                num_classes=classes,
             )
 
     def __call__(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ class Student(nn.Module):
         return self.model.run(images)
 
 
-class MethodTask(TrainingTask):
+class MethodTask(TrainingTask):  # type: ignore[misc]  # timm is not typed
     """timm's training task of a method: images and targets to the sum of `Method.losses`.
 
     Args:
