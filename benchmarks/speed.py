@@ -1,6 +1,7 @@
 """How much of the GMACs saved is time saved? Every method beside fused dense, interleaved in one process.
 
     python benchmarks/speed.py --backbone deit_s --batch 32
+    python benchmarks/speed.py --backbone swin_s --methods "dense,stvit,stvit_r"
 
 Efficiency is the speed-up over the GMAC ratio: 1 means that all of the theory came true.
 """
@@ -25,6 +26,7 @@ LEAST = {"stvit": 0.85, "evit": 0.85, "dynamicvit": 0.85, "topk": 0.85, "tome": 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="deit_s")
+    parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--device", default="cpu")
@@ -33,7 +35,7 @@ def main() -> None:
     args = parser.parse_args()
 
     backbone = backbones.create(args.backbone)
-    methods = {m.label: m for m in parse(METHODS)}
+    methods = {m.label: m for m in parse(args.methods)}
     models = {label: Model(backbone, m).to(args.device).eval() for label, m in methods.items()}
     images = backbones.random_images(backbone, args.batch).to(args.device)
     gmacs = {label: flops.count(model, images[:1]).gmacs for label, model in models.items()}
