@@ -67,8 +67,9 @@ def test_shapes_and_counts(method: Method, tiny: Tiny, images: Tensor) -> None:
     assert len(counts) == len(dense)
     assert method.recovers or counts == sorted(counts, reverse=True), "counts never grow"
     assert all(count <= full for count, full in zip(counts, dense, strict=True))
-    assert reduces(method) == (counts != dense)
-    assert method.recovers or not reduces(method) or counts[-1] < dense[-1]
+    beside = any(step.paths is not None for step in out.trace)  # all stay, and some take a cheaper path
+    assert reduces(method) == (counts != dense or beside)
+    assert method.recovers or beside or not reduces(method) or counts[-1] < dense[-1]
 
 
 def test_prefix_survives(method: Method, tiny: Tiny, images: Tensor) -> None:
@@ -134,7 +135,7 @@ def test_gradients_reach_every_parameter(method: Method, tiny: Tiny, images: Ten
         if parameter.grad is None and "relative_position_bias_table" in name:
             continue  # of a Swin block that generates: its queries lie in no grid of the window's
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-        if ".reducers." in name and not name.endswith(".bias"):
+        if name.startswith("blocks.") and not name.endswith(".bias"):
             assert parameter.grad.abs().sum() > 0, f"no gradient reaches {name}"
 
 

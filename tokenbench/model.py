@@ -85,9 +85,9 @@ class Block(nn.Module):
         self.proportional = proportional
 
     @property
-    def parts(self) -> dict[str, nn.Module]:
+    def parts(self) -> list[tuple[str, nn.Module]]:
         """The borrowed modules whose costs are told apart, by part of `tokenbench.measure.flops.PARTS`."""
-        return {"mlp": self.borrowed[0].mlp}
+        return [("mlp", self.borrowed[0].mlp)]
 
     def forward(self, tokens: Tokens) -> Tokens:
         """The tokens after this block."""

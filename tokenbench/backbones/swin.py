@@ -36,10 +36,10 @@ class SwinTurn(Block):
         self.halvings = halvings
 
     @property
-    def parts(self) -> dict[str, nn.Module]:
+    def parts(self) -> list[tuple[str, nn.Module]]:
         """The MLP, and patch merging with the embedding."""
         block, merging = self.borrowed[:2]
-        return {"mlp": block.mlp} | ({} if merging is None else {"embed": merging})
+        return [("mlp", block.mlp), *([] if merging is None else [("embed", merging)])]
 
     def enter(self, tokens: Tokens) -> Tokens:
         """Merge patches at the start of a stage."""
