@@ -154,6 +154,13 @@ class Model(nn.Module):
         )
         self.use(method)
 
+    def idle(self) -> Sequence[nn.Parameter]:
+        """Parameters of the timm model that no output depends on, such as relative positions of a Swin block that
+        generates tokens. Freeze them (`requires_grad_(False)`) before DistributedDataParallel, which waits for the
+        gradient of every parameter; they are left as they are here, since the timm model may be in other use too.
+        """
+        return self.method.idle(self.backbone)  # type: ignore[no-any-return]
+
     def use(self, method: Method) -> None:
         """Take new values for the knobs, such as a scheduled keep rate; places and parameters stay as they are."""
         self.method: Any = method

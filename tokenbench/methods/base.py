@@ -119,6 +119,10 @@ class Method(BaseModel):
         """The backbone to run in this one's place, for what is no change of tokens: other blocks, another embedding."""
         return vit
 
+    def idle(self, vit: Backbone) -> Sequence[nn.Parameter]:
+        """The backbone's parameters that no output depends on; `Model.idle` says what for."""
+        return ()
+
     def pyramid(self, vit: Backbone) -> Backbone:
         """The backbone of a model, as `wrap` gave it, for images of any size and with all stages at full resolution.
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator
+from torch import nn
 
 from tokenbench.backbones.swin import STAGE, Swin, halved, semantic_window, whole_windows
 from tokenbench.methods.base import Method, Paper, Reducer, Reported, outside
@@ -83,6 +84,14 @@ class STViT(Method):
             )
         places = self._places(self._base(vit), vit.dim, None)
         return places | {0: [Patches(), *places.get(0, ())]}
+
+    def idle(self, vit: Backbone) -> Sequence[nn.Parameter]:
+        """On Swin the relative positions of the generating blocks: centres lie in no window with their keys."""
+        if not isinstance(vit, Swin):
+            return ()
+        base = self._base(vit)
+        blocks = vit.vit.layers[STAGE].blocks[base : base + self.generating]
+        return [block.attn.relative_position_bias_table for block in blocks]
 
     def _places(self, base: int, dim: int, local: Local | None) -> dict[int, Sequence[Reducer]]:
         places: dict[int, Sequence[Reducer]] = {base: [Generate(dim, self.tokens, self.pool, self.centres, local)]}
