@@ -161,10 +161,11 @@ def test_two_counters() -> None:
 
 
 def test_refusals() -> None:
-    for options, reason in (
-        (dict(depths=(2, 2, 4, 2)), "units take 6 blocks"),
-        (dict(img_size=160), "do not divide the third stage's map 10x10"),
+    for options, knobs, reason in (
+        (dict(depths=(2, 2, 4, 2)), dict(), "units take 6 blocks"),
+        (dict(img_size=160), dict(), "do not divide the third stage's map 10x10"),
+        (dict(), dict(unit=4), "unit is a knob for plain ViTs"),
     ):
         size = dict(img_size=224, embed_dim=8, depths=(2, 2, 6, 2), num_heads=(1, 1, 1, 1)) | options
         with pytest.raises(Unsupported, match=reason):
-            Model(Backbone(SwinTransformer(**size)), STViTR())
+            Model(Backbone(SwinTransformer(**size)), STViTR(**knobs))

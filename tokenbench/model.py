@@ -85,9 +85,9 @@ class Block(nn.Module):
         self.proportional = proportional
 
     @property
-    def parts(self) -> dict[str, nn.Module]:
+    def parts(self) -> list[tuple[str, nn.Module]]:
         """The borrowed modules whose costs are told apart, by part of `tokenbench.measure.flops.PARTS`."""
-        return {"mlp": self.borrowed[0].mlp}
+        return [("mlp", self.borrowed[0].mlp)]
 
     def forward(self, tokens: Tokens) -> Tokens:
         """The tokens after this block."""
@@ -155,6 +155,13 @@ class Model(nn.Module):
             backbone.turn(i, reducers.get(i, ()), method.proportional) for i in range(backbone.depth)
         )
         self.use(method)
+
+    def idle(self) -> Sequence[nn.Parameter]:
+        """Parameters of the timm model that no output depends on, such as relative positions of a Swin block that
+        generates tokens. Freeze them (`requires_grad_(False)`) before DistributedDataParallel, which waits for the
+        gradient of every parameter; they are left as they are here, since the timm model may be in other use too.
+        """
+        return self.method.idle(self.backbone)  # type: ignore[no-any-return]
 
     def use(self, method: Method) -> None:
         """Take new values for the knobs, such as a scheduled keep rate; places and parameters stay as they are."""

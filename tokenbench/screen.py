@@ -125,24 +125,34 @@ def print_methods() -> None:
 
 
 def print_backbones() -> None:
-    """The short names, what each stands for, and which methods run on it."""
+    """The short names, what each stands for, and which methods run on it; below, why others do not."""
     import warnings
 
     import torch
 
     from tokenbench import backbones
 
-    settings = [cls() for cls in all_methods().values()]
-    grid = Grid("short name", "timm name", "tokens", "cannot run", box=None, header_style="bold")
+    settings = [cls() for name, cls in all_methods().items() if name != "dense"]
+    lines = [["short name", "timm name", "tokens", *(m.name for m in settings)]]
+    reasons: dict[str, list[str]] = {}  # in order of their numbers, with the methods they stop
     for short, full in SHORT_NAMES.items():
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             backbone = backbones.create(short)
         rows, cols = backbone.grid
-        refused = [f"{m.name}: {reason}" for m in settings if (reason := m.refusal(backbone))]
-        _add(grid, short, full, f"{backbone.prefix} + {rows}×{cols}", "; ".join(refused) or tables.MISSING)
+        lines.append([short, full, f"{backbone.prefix} + {rows}×{cols}"])
+        for method in settings:
+            reason = method.refusal(backbone)
+            if reason is not None and method.name not in reasons.setdefault(reason, []):
+                reasons[reason].append(method.name)
+            lines[-1].append("✓" if reason is None else f"{list(reasons).index(reason) + 1}")
     out = console()
-    out.print(grid)
+    grid = _lines(lines)
+    wanted = out.measure(grid, options=out.options.update(max_width=WIDE)).maximum
+    out.print(grid if wanted <= out.width else _lines([[short, *rest] for short, _, *rest in lines]))
+    out.print()
+    for number, (reason, methods) in enumerate(reasons.items(), 1):
+        out.print(plain(f"{number}  {', '.join(methods)}: {reason}"))
     out.print(
         "Any other timm VisionTransformer with plain blocks, and any Swin, is taken by its timm name.", style="dim"
     )
@@ -226,6 +236,14 @@ def _grid(cells: pd.DataFrame) -> Grid:
         grid.add_column(plain(str(name)), justify="left" if i == 0 else "right", no_wrap=i == 0)
     for values in cells.itertuples(index=False, name=None):
         _add(grid, *values)
+    return grid
+
+
+def _lines(lines: Sequence[Sequence[str]]) -> Grid:
+    """A table of lines, the first of which is its head."""
+    grid = Grid(*lines[0], box=None, header_style="bold", pad_edge=False)
+    for line in lines[1:]:
+        _add(grid, *line)
     return grid
 
 

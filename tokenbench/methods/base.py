@@ -127,6 +127,18 @@ class Method(BaseModel):
         """The backbone to run in this one's place, for what is no change of tokens: other blocks, another embedding."""
         return vit
 
+    def idle(self, vit: Backbone) -> Sequence[nn.Parameter]:
+        """The backbone's parameters that no output depends on; `Model.idle` says what for."""
+        return ()
+
+    def pyramid(self, vit: Backbone) -> Backbone:
+        """The backbone of a model, as `wrap` gave it, for images of any size and with all stages at full resolution.
+
+        Raises:
+            Unsupported: there is none for this method or family.
+        """
+        raise Unsupported(f"{self.label} on {vit.name} makes no pyramid; dense and stvit_r on a Swin do.")
+
     def check(self, vit: Backbone) -> None:
         """Raise `Unsupported` with the reason if this setting cannot run on that backbone."""
         reason = self.refusal(vit)

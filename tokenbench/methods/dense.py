@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tokenbench.backbones.anysize import AnySizeSwin
+from tokenbench.backbones.swin import Swin
 from tokenbench.methods.base import Method, Reducer, Reported
 
 if TYPE_CHECKING:
@@ -32,3 +34,7 @@ class Dense(Method):
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
         """None."""
         return {}
+
+    def pyramid(self, vit: Backbone) -> Backbone:
+        """Swin's own stages on images of any size."""
+        return AnySizeSwin(vit.vit, vit.name) if isinstance(vit, Swin) else super().pyramid(vit)

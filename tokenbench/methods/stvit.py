@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator
+from torch import nn
 
 from tokenbench.backbones.swin import STAGE, Swin, halved, semantic_window, whole_windows
 from tokenbench.methods.base import Method, Paper, Reducer, Reported, outside
 from tokenbench.methods.recipe import DEIT, FINETUNE, Recipe
-from tokenbench.methods.semantic import Generate, Local, Patches, Refine, Settle
+from tokenbench.methods.semantic import Generate, Local, Patches, Refine, Settle, no_mean
 
 if TYPE_CHECKING:
     from tokenbench.backbones import Backbone
@@ -74,13 +75,7 @@ class STViT(Method):
         """Needs a model read by its class token or by mean pooling, and more patches than semantic tokens."""
         if isinstance(vit, Swin):
             return self._supports_windows(vit)
-        if vit.distilled:
-            return "it drops class tokens, and a distilled model's two heads read theirs"
-        if vit.vit.global_pool not in ("token", "avg"):
-            return f"it classifies the mean of its tokens, and this backbone pools by '{vit.vit.global_pool}'"
-        if math.isqrt(self.tokens) > min(vit.grid):
-            return f"{self.tokens} tokens need {math.isqrt(self.tokens)} patches a side, and this grid is {vit.grid}"
-        return outside((self._base(vit) + self.generating - 1,), vit)
+        return no_mean(vit, self.tokens) or outside((self._base(vit) + self.generating - 1,), vit)
 
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
         """Drop the class token, generate, refine, settle; on Swin the same within the third stage's windows."""
@@ -94,6 +89,14 @@ class STViT(Method):
             )
         places = self._places(self._base(vit), vit.dim, None)
         return places | {0: [Patches(), *places.get(0, ())]}
+
+    def idle(self, vit: Backbone) -> Sequence[nn.Parameter]:
+        """On Swin the relative positions of the generating blocks: centres lie in no window with their keys."""
+        if not isinstance(vit, Swin):
+            return ()
+        base = self._base(vit)
+        blocks = vit.vit.layers[STAGE].blocks[base : base + self.generating]
+        return [block.attn.relative_position_bias_table for block in blocks]
 
     def _places(self, base: int, dim: int, local: Local | None) -> dict[int, Sequence[Reducer]]:
         places: dict[int, Sequence[Reducer]] = {base: [Generate(dim, self.tokens, self.pool, self.centres, local)]}
