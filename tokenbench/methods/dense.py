@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tokenbench.methods.base import Method, Reducer, Reported
+from tokenbench.methods.released import SUITE, Release, Stored, suite_model
 
 if TYPE_CHECKING:
     from tokenbench.backbones import Backbone
@@ -32,3 +33,8 @@ class Dense(Method):
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
         """None."""
         return {}
+
+    @classmethod
+    def recognise(cls, stored: Stored) -> Release | None:
+        """TokenReduction's baseline; elsewhere dense weights have the same names as those of other methods."""
+        return Release(SUITE) if suite_model(stored) == "deit" else None
