@@ -23,6 +23,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
+from timm.layers import resample_abs_pos_embed
 from timm.models import clean_state_dict, load_pretrained, swin_transformer, vision_transformer
 from torch import Tensor, nn
 from torch.serialization import safe_globals
@@ -100,7 +101,7 @@ def load(target: Backbone | nn.Module, path: str | Path) -> Weights:
     own = {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
     rest = {key: value for key, value in stored.items() if not key.startswith(prefix)}
     before = own.get("pos_embed")
-    own = _fitted(own, vit, path)
+    own = _fitted(own, vit, path, header(path).get("image_size"))
     stored = rest | {prefix + key: value for key, value in own.items()}
     check(stored, root.state_dict(), path, target.name if isinstance(target, Backbone) else type(target).__name__)
     root.load_state_dict(stored)
@@ -122,8 +123,8 @@ def header(path: str | Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def save(path: str | Path, model: Backbone | nn.Module, header: Mapping[str, Any]) -> None:
-    """Write a model's weights as safetensors with `header` (JSON values) in its header: all of it or nothing.
+def save(path: str | Path, model: Backbone | nn.Module | Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write a model's weights, or a state dict, as safetensors with `header` (JSON values): all of it or nothing.
 
     Raises:
         WeightsError: the name does not end in .safetensors, or the file cannot be written.
@@ -132,7 +133,8 @@ def save(path: str | Path, model: Backbone | nn.Module, header: Mapping[str, Any
     if path.suffix != ".safetensors":
         raise WeightsError(f"Weights are saved as safetensors only; give '{path}' a name that ends in .safetensors.")
     module = model.vit if isinstance(model, Backbone) else model
-    tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    state = module if isinstance(module, Mapping) else module.state_dict()
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     data = to_safetensors(tensors, metadata={"format": "pt", HEADER: json.dumps(dict(header), sort_keys=True)})
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -190,13 +192,21 @@ def state_dict(content: Any, path: str | Path, averaged: bool = True) -> dict[st
     return stored
 
 
-def _fitted(stored: dict[str, Tensor], vit: nn.Module, path: Path) -> dict[str, Tensor]:
-    """The tensors in the model's layout; unchanged where timm has no layouts to tell apart."""
+def _fitted(stored: dict[str, Tensor], vit: Any, path: Path, size: Sequence[int] | None) -> dict[str, Tensor]:
+    """The tensors in the model's layout; unchanged where timm has no layouts to tell apart.
+
+    `size` is the height and width that our own files say their positions are for; timm takes them for a square.
+    """
     fit = _filter(vit)
     if fit is None:
         return stored
     try:
-        return fit(stored, vit)
+        if size is None or "pos_embed" not in stored:
+            return fit(stored, vit)
+        grid = list(vit.patch_embed.grid_size)
+        old = [side // step for side, step in zip(size, vit.patch_embed.patch_size, strict=True)]
+        prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+        return stored | {"pos_embed": resample_abs_pos_embed(stored["pos_embed"], grid, old, prefix)}
     except Exception as error:  # timm asserts and indexes its way through layouts it knows
         raise WeightsError(
             f"{path} does not fit: its layout or position embedding cannot be converted ({_first_line(error)})."
