@@ -90,7 +90,7 @@ def load(target: Backbone | nn.Module, path: str | Path) -> Weights:
         WeightsError: no such file; cut short; would run code; or names or shapes that do not fit.
     """
     path = Path(path)
-    stored = state_dict(contents(path), path)
+    stored = read(path)
     root = target.vit if isinstance(target, Backbone) else target
     vit = getattr(root, "vit", root)
     prefix = "" if vit is root else "vit."
@@ -118,13 +118,23 @@ def header(path: str | Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(HEADER, "{}")
         found = json.loads(text)
-    except Exception as error:  # as in _read
+    except Exception as error:  # as in read
         raise WeightsError(f"{path} cannot be read ({_first_line(error)}); it is cut short or damaged.") from None
     return found if isinstance(found, dict) else {}
 
 
-def save(path: str | Path, model: Backbone | nn.Module | Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write a model's weights, or a state dict, as safetensors with `header` (JSON values): all of it or nothing.
+def save(path: str | Path, model: Backbone | nn.Module, header: Mapping[str, Any]) -> None:
+    """Write a model's weights as safetensors with `header` (JSON values) in its header: all of it or nothing.
+
+    Raises:
+        WeightsError: the name does not end in .safetensors, or the file cannot be written.
+    """
+    module = model.vit if isinstance(model, Backbone) else model
+    write(path, module.state_dict(), header)
+
+
+def write(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors as safetensors with `header` (JSON values) in its header: all of it or nothing.
 
     Raises:
         WeightsError: the name does not end in .safetensors, or the file cannot be written.
@@ -132,10 +142,8 @@ def save(path: str | Path, model: Backbone | nn.Module | Mapping[str, Tensor], h
     path = Path(path)
     if path.suffix != ".safetensors":
         raise WeightsError(f"Weights are saved as safetensors only; give '{path}' a name that ends in .safetensors.")
-    module = model.vit if isinstance(model, Backbone) else model
-    state = module if isinstance(module, Mapping) else module.state_dict()
-    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    data = to_safetensors(tensors, metadata={"format": "pt", HEADER: json.dumps(dict(header), sort_keys=True)})
+    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    data = to_safetensors(plain, metadata={"format": "pt", HEADER: json.dumps(dict(header), sort_keys=True)})
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,6 +159,11 @@ def save(path: str | Path, model: Backbone | nn.Module | Mapping[str, Tensor], h
         ) from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def read(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a file, on the CPU; as `contents` and `state_dict`."""
+    return state_dict(contents(path), path)
 
 
 def contents(path: str | Path) -> Any:
@@ -269,7 +282,7 @@ def _load_hub(backbone: Backbone, path: Path, config: Mapping[str, Any], seed: i
             filter_fn=_filter(vit),
             strict=not pool_less,
         )
-    except Exception as error:  # as in _read
+    except Exception as error:  # as in read
         raise WeightsError(f"The hub's weights do not fit {backbone.name}: {_first_line(error)}.") from None
     notes = []
     if vit.num_classes not in (0, config["num_classes"]):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tokenbench.tokens import Tokens
 
@@ -143,6 +144,8 @@ class Model(nn.Module):
         Unsupported: the method cannot run on this backbone; the message gives the reason.
     """
 
+    recompute = False  # in training: compute blocks a second time in the backward pass rather than keep their inside
+
     def __init__(self, backbone: Backbone, method: Method) -> None:
         super().__init__()
         method.check(backbone)
@@ -175,7 +178,8 @@ class Model(nn.Module):
 
     def _loop(self, tokens: Tokens, steps: list[Tokens] | None = None) -> Tokens:
         for block in self.blocks:
-            tokens = block(tokens)
+            again = self.recompute and self.training
+            tokens = checkpoint(block, tokens, use_reentrant=False) if again else block(tokens)
             if steps is not None:
                 steps.append(tokens)
         return tokens

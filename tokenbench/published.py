@@ -134,7 +134,7 @@ def convert(
     if out.exists() and not force:
         raise UsageError(f"{out} exists; give another name, or --force to replace it.")
     found = read(source, method, backbone, averaged)
-    checkpoints.save(out, found.tensors, found.header)
+    checkpoints.write(out, found.tensors, found.header)
     return found
 
 

@@ -71,6 +71,13 @@ class Watching:
         """Move the bar."""
         self._progress.update(self._task, completed=done)
 
+    def note(self, text: str) -> None:
+        """How it stands, beside the bar; a line where it is piped."""
+        if self._progress.disable:
+            self.say(text)
+        else:
+            self._progress.update(self._task, description=text)
+
     def say(self, text: str) -> None:
         """A line above the bar."""
         self._progress.console.print(plain(text), soft_wrap=True)

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tokenbench.methods.base import Method, Paper, Places, Reducer, Reported, outside, quarters
+from tokenbench.methods.recipe import Recipe
 from tokenbench.methods.released import Release, Stored, suite
 from tokenbench.methods.topk import kept
 from tokenbench.model import Attn, Output
@@ -78,6 +79,24 @@ class DynamicViT(Method):
     trained: ClassVar[bool] = True
     main: ClassVar[str | None] = "keep_rate"
     neutral: ClassVar[Mapping[str, Any] | None] = {"keep_rate": 1.0}
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "finetune": Recipe(
+            epochs=30,
+            lr=1e-3,
+            lr_batch=1024,
+            min_lr=1e-6,
+            start="dense",
+            teacher="dense",
+            backbone_lr=0.01,
+            backbone_wait=5,
+            frozen=("cls_token", "pos_embed"),
+            ema=0.9999,
+            source="arXiv 2106.02034, section 4 and its released settings; augmentation as DeiT's",
+        )
+    }
+    in_training: ClassVar[frozenset[str]] = frozenset(
+        {"ratio_weight", "distill_weight", "class_weight", "token_mse", "batch_ratio"}
+    )
     notes = "keep_rate counts from the initial tokens: int(n0 * keep_rate^stage)."
     reported = (
         Reported("deit_s", {"keep_rate": 0.7}, 79.32, 2.9, True, "30 epochs; its 2.9 G is 2.981 cut off"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from tokenbench.methods.base import Counts, Method, Paper, Places, Reducer, Reported, outside, quarters
+from tokenbench.methods.recipe import DEIT, FINETUNE, Recipe
 from tokenbench.methods.released import SUITE, Release, Stored, places, slashed, suite
 from tokenbench.model import Attn
 from tokenbench.tokens import Tokens
@@ -46,6 +47,13 @@ class EViT(Method):
     )
     main: ClassVar[str | None] = "keep_rate"
     neutral: ClassVar[Mapping[str, Any] | None] = {"keep_rate": 1.0}
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "scratch": DEIT.change(
+            {"knobs": {"shrink_start": 10, "shrink_epochs": 100}, "source": "arXiv 2202.07800, section 4: DeiT's"}
+        ),
+        "finetune": FINETUNE,
+    }
+    in_training: ClassVar[frozenset[str]] = frozenset({"shrink_start", "shrink_epochs"})
     notes = "keep_rate counts from the current tokens, the fused one included: ceil(keep_rate * n)."
     reported = tuple(
         Reported("deit_s", {"keep_rate": rate}, top1, gmacs, True, "300 epochs")
