@@ -61,6 +61,8 @@ def find(text: str, backbone: str) -> Sources:
     for part in filter(None, (part.strip() for part in text.split(","))):
         for path in _files(Path(part)):
             header = checkpoints.header(path)
+            if not header:
+                _refuse_published(path)
             if header.get("method", "dense") == "dense":
                 if backbones.full_name(str(header.get("backbone", backbone))) == backbones.full_name(backbone):
                     dense.append(path)
@@ -90,6 +92,18 @@ def model(method: Method, backbone: Backbone, own: Path | None) -> tuple[Model, 
     made = Model(fresh, method)
     weights = checkpoints.load(made, own)
     return made.to(like).eval(), weights
+
+
+def _refuse_published(path: Path) -> None:
+    """Raise `WeightsError` for somebody else's checkpoint of a method, which has to be converted first."""
+    from tokenbench import published
+
+    found = published.find(path)
+    if found is not None and found.method.name != "dense":
+        raise WeightsError(
+            f"{path} is a checkpoint of {found.method.label} in the layout of {found.layout}; make it tokenbench's own "
+            f"first: `tokenbench convert {path} {path.stem}.safetensors`."
+        )
 
 
 def _files(path: Path) -> list[Path]:

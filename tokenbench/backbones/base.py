@@ -37,9 +37,9 @@ class Backbone:
         if "family" in vars(cls):
             Backbone.families.append(cls)
 
-    def __new__(cls, vit: nn.Module | None = None, name: str | None = None) -> Backbone:
+    def __new__(cls, vit: nn.Module, name: str | None = None) -> Backbone:
         """An adapter of the family that serves this model."""
-        if cls is not Backbone or vit is None:  # None: it is being copied
+        if cls is not Backbone:
             return object.__new__(cls)
         for family in cls.families:
             if family.knows(vit):
@@ -49,6 +49,9 @@ class Backbone:
             f"{name or type(vit).__name__} cannot be served: {type(vit).__name__} is not a timm {what}. "
             "See `tokenbench list --backbones`."
         )
+
+    def __reduce__(self) -> Any:  # copies take no arguments
+        return object.__new__, (type(self),), self.__dict__
 
     def __init__(self, vit: nn.Module, name: str | None = None) -> None:
         self.name = name or type(vit).__name__

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from tokenbench.errors import BadSetting, Unsupported
 from tokenbench.methods.recipe import DEIT, FINETUNE, Recipe
+from tokenbench.methods.released import Release, Stored
 from tokenbench.model import Attn, Output
 from tokenbench.tokens import Tokens
 
@@ -92,6 +93,7 @@ class Method(BaseModel):
     recipes: ClassVar[Mapping[str, Recipe]] = {"scratch": DEIT, "finetune": FINETUNE}  # the first is the default
     in_training: ClassVar[frozenset[str]] = frozenset()  # knobs that say nothing once the model is trained
     notes: ClassVar[str] = ""  # a caveat that every listing prints
+    derived: ClassVar[tuple[str, ...]] = ()  # endings of published tensors that are computed here and not read
 
     @property
     def proportional(self) -> bool:
@@ -158,6 +160,15 @@ class Method(BaseModel):
             teacher: the frozen dense model's output on the same images, for methods that distil.
         """
         return {"class": nn.functional.cross_entropy(out.logits, target)}
+
+    @classmethod
+    def recognise(cls, stored: Stored) -> Release | None:
+        """What a published checkpoint says of this method; None unless it is certainly one of this method."""
+        return None
+
+    def published(self, names: Sequence[str]) -> dict[str, str]:
+        """The published name of every tensor in a `Model.state_dict()` of this setting, by its name there."""
+        return {name: name.removeprefix("vit.") for name in names}
 
 
 def make(cls: type[Method], settings: Mapping[str, Any]) -> Method:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,6 +11,7 @@ from pydantic import Field
 
 from tokenbench.methods.base import Counts, Method, Paper, Places, Reducer, Reported, outside, quarters
 from tokenbench.methods.recipe import DEIT, FINETUNE, Recipe
+from tokenbench.methods.released import SUITE, Release, Stored, places, slashed, suite
 from tokenbench.model import Attn
 from tokenbench.tokens import Tokens
 
@@ -96,3 +98,24 @@ class EViT(Method):
             done = (epoch - self.shrink_start) / self.shrink_epochs
             rate = self.keep_rate + (1 - self.keep_rate) * 0.5 * (1 + math.cos(math.pi * done))
         return self.model_copy(update={"keep_rate": rate})
+
+    @classmethod
+    def recognise(cls, stored: Stored) -> Release | None:
+        """By the options of its training; the tensors have a DeiT's names."""
+        options = stored.options
+        if "base_keep_rate" in options:
+            blocks = tuple(int(block) for block in re.findall(r"\d+", str(options.get("drop_loc", "(3, 6, 9)"))))
+            knobs = {"keep_rate": options["base_keep_rate"], "fuse": bool(options.get("fuse_token"))}
+            return Release("youweiliang/evit", knobs | places(blocks, stored))
+        run = suite(stored, "evit")
+        if run is None:
+            return None
+        if run.refusal:
+            return Release(SUITE, refusal=run.refusal)
+        knobs = {"tokens": run.counts} | places(run.blocks, stored)
+        given = ",".join(f"{knob}={slashed(value)}" for knob, value in knobs.items())
+        name = (
+            f"what is called EViT there keeps int(196 * rate^stage) tokens, here {slashed(run.counts)}, "
+            f'and EViT does not; give --method "evit[{given}]" to read it as that'
+        )
+        return Release(SUITE, knobs, refusal=name)
