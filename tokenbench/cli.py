@@ -160,9 +160,9 @@ def run(**flags: Any) -> int:
 @click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="ImageFolder with train and val.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run's folder.")
 @click.option("--recipe", help="One of the method's recipes.  [default: its first]")
-@click.option("--epochs", help="Other than the recipe's.")
-@click.option("-b", "--batch-size", help="Images an update, over all processes.")
-@click.option("--lr", help="Highest learning rate, at the recipe's lr_batch.")
+@click.option("--epochs", metavar="NUMBER", help="Other than the recipe's.")
+@click.option("-b", "--batch-size", metavar="NUMBER", help="Images an update, over all processes.")
+@click.option("--lr", metavar="NUMBER", help="Highest learning rate, at the recipe's lr_batch.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Any other value of the recipe.")
 @click.option(
     "--weights", default="auto", show_default=True, help="To start from: auto (the recipe's), random, a file."
@@ -204,7 +204,8 @@ def train(ctx: click.Context, /, **flags: Any) -> None:
     job = _job(flags, ctx.meta.get("recipe", {}))
     with screen.Watching() as watch:
         found = training.train(job, watch)
-    click.echo(f"{found.path}: top-1 {found.top1:.2f} % on {found.images} {found.split} images.")
+    if found.leads:
+        click.echo(f"{found.path}: top-1 {found.top1:.2f} % on {found.images} {found.split} images.")
 
 
 @main.command("list")
