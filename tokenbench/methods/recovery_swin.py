@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenbench.backbones.anysize import PaddedTurn, whole_patches
-from tokenbench.backbones.swin import STAGE, Swin, halved
+from tokenbench.backbones.swin import STAGE, Swin, halved, patches
 from tokenbench.methods.recovery import Alone, Generating, Recovering, Refining, ScaledTurn, Scales, Semantic, Stem
 from tokenbench.methods.recovery_dense import DenseGenerating, DenseRecovering, DenseRefining
 from tokenbench.model import Block
@@ -141,9 +141,7 @@ class AnySizeRecoveringSwin(RecoveringSwin):
 
     def embed(self, images: Tensor) -> Tokens:
         """Patch embedding of images (B, channels, H, W), padded with zeros to whole patches of 4."""
-        x = self.vit.patch_embed(whole_patches(images, (4, 4)))
-        grid = (int(x.shape[1]), int(x.shape[2]))
-        return Tokens(x.flatten(1, 2), 0, grid, layout=grid)
+        return patches(self.vit.patch_embed(whole_patches(images, (4, 4))))
 
 
 def _semantic(block: Any, side: tuple[int, int] | None, conv_pos: bool) -> Semantic:
