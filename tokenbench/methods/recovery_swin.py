@@ -146,7 +146,9 @@ class AnySizeRecoveringSwin(RecoveringSwin):
 
 def _semantic(block: Any, side: tuple[int, int] | None, conv_pos: bool) -> Semantic:
     rate = getattr(block.drop_path1, "drop_prob", 0.0)
-    return Semantic(block.dim, block.attn.num_heads, block.mlp.fc1.out_features, rate, side, conv_pos)
+    made = Semantic(block.dim, block.attn.num_heads, block.mlp.fc1.out_features, rate, side, conv_pos)
+    made.attn.fused_attn = block.attn.fused_attn  # both run alike
+    return made
 
 
 def _windows(swin: Any) -> tuple[int, int]:
