@@ -81,8 +81,10 @@ def whole(name: str) -> tuple[Case, Model]:
     side, scale = options.pop("sample_window_size"), options.pop("use_layer_scale")
     method = STViTR(tokens=side**2, layer_scale=scale, conv_pos=knobs.pop("use_conv_pos"), **knobs)
     model = Model(Backbone(SwinTransformer(**options)), method)
-    missing, unexpected = model.vit.load_state_dict(method.from_released(case.weights), strict=False)
-    assert not unexpected and all("num_batches_tracked" in key for key in missing)
+    names = method.published(list(model.state_dict()))
+    own = {name: case.weights.pop(published) for name, published in names.items() if published in case.weights}
+    missing, _ = model.load_state_dict(own, strict=False)
+    assert not case.weights and all("num_batches_tracked" in key for key in missing)
     return case, model.eval()
 
 

@@ -16,6 +16,7 @@ from tokenbench.backbones import SHORT_NAMES
 from tokenbench.maps import TokenMaps
 from tokenbench.methods import all_methods, get
 from tokenbench.methods.base import Method
+from tokenbench.methods.recipe import Recipe
 from tokenbench.reports import tables
 from tokenbench.results import Row
 
@@ -70,6 +71,13 @@ class Watching:
     def step(self, done: int) -> None:
         """Move the bar."""
         self._progress.update(self._task, completed=done)
+
+    def note(self, text: str) -> None:
+        """How it stands, beside the bar; a line where it is piped."""
+        if self._progress.disable:
+            self.say(text)
+        else:
+            self._progress.update(self._task, description=text)
 
     def say(self, text: str) -> None:
         """A line above the bar."""
@@ -150,6 +158,13 @@ def print_backbones() -> None:
     )
 
 
+def _told(recipe: Recipe) -> str:
+    """The values of a recipe that tell it from others: those that are not DeiT's, and how long it is."""
+    knobs = {f"{key} of the method": value for key, value in recipe.knobs.items()}
+    told = recipe.model_dump(exclude_defaults=True, exclude={"source", "knobs"})
+    return ", ".join(f"{key}={_value(value)}" for key, value in {"epochs": recipe.epochs, **told, **knobs}.items())
+
+
 def print_method(name: str) -> None:
     """A method's docstring, paper, knobs and reported numbers."""
     cls = get(name)
@@ -176,6 +191,10 @@ def print_method(name: str) -> None:
             _add(grid, r.backbone, setting, top1, gmacs, f"{how}; {r.note}" if r.note else how)
         out.print("\nreported by the paper", style="bold")
         out.print(grid)
+    for title, recipe in cls.recipes.items():
+        out.print()
+        out.print(plain(f"recipe {title} ({recipe.source})", "bold"))
+        out.print(plain(f"  {_told(recipe)}"))
     own = " --plugin FILE" if cls.__module__.startswith("tokenbench_plugin") else ""
     out.print()
     out.print(plain(f"tokenbench run --methods {_example(cls)} --backbone deit_s{own}", "dim"))
@@ -239,7 +258,9 @@ def _first_line(cls: type[Method]) -> str:
 def _value(value: Any) -> str:
     if value is None:
         return "unset"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, tuple):
+        return "/".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _allowed(schema: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ On Swin none is dropped: those scored low take a cheap path (arXiv 2207.01580; s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from tokenbench.backbones.swin import STAGE, Swin
 from tokenbench.methods.asymmetric import AsymmetricSwin, Choose, outside_third_stage, places
 from tokenbench.methods.base import Method, Paper, Places, Reducer, Reported, outside, quarters
+from tokenbench.methods.recipe import Recipe
+from tokenbench.methods.released import Release, Stored, suite
 from tokenbench.methods.topk import kept
 from tokenbench.model import Attn, Output
 from tokenbench.tokens import Tokens
@@ -82,6 +85,24 @@ class DynamicViT(Method):
     main: ClassVar[str | None] = "keep_rate"
     windowed: ClassVar[bool] = True
     neutral: ClassVar[Mapping[str, Any] | None] = {"keep_rate": 1.0, "fall": 0.0}
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "finetune": Recipe(
+            epochs=30,
+            lr=1e-3,
+            lr_batch=1024,
+            min_lr=1e-6,
+            start="dense",
+            teacher="dense",
+            backbone_lr=0.01,
+            backbone_wait=5,
+            frozen=("cls_token", "pos_embed"),
+            ema=0.9999,
+            source="arXiv 2106.02034, section 4 and its released settings; augmentation as DeiT's",
+        )
+    }
+    in_training: ClassVar[frozenset[str]] = frozenset(
+        {"ratio_weight", "distill_weight", "class_weight", "token_mse", "batch_ratio"}
+    )
     notes = (
         "keep_rate counts from the initial tokens: int(n0 * keep_rate^stage). On Swin no token is dropped: in the "
         "third stage those scored low take one linear layer in place of the MLP."
@@ -159,6 +180,30 @@ class DynamicViT(Method):
             terms["distill_logits"] = self.distill_weight * divergence(out.logits, teacher.logits)
             terms["distill_tokens"] = self.distill_weight * token_loss(*pair, mask, self.token_mse)
         return terms
+
+    @classmethod
+    def recognise(cls, stored: Stored) -> Release | None:
+        """By the predictors beside a DeiT's tensors; the keep rate only where options are stored."""
+        layout = "raoyongming/DynamicViT"
+        if any(re.match(r"layers\.\d+\.score_predictor\.", name) for name in stored.tensors):
+            return Release(layout, refusal="it is a DynamicSwin, and only DynamicViT's DeiTs are read")
+        if not any(name.startswith("score_predictor.") for name in stored.tensors):
+            return None
+        if any(name.startswith("patch_embed.conv") for name in stored.tensors):
+            return Release(layout, refusal="its backbone is an LV-ViT, which is no timm model")
+        run = suite(stored, "dyvit")
+        if run is not None:
+            return run.compounding(stored)
+        if "base_rate" in stored.options:
+            return Release(layout, {"keep_rate": stored.options["base_rate"]})
+        return Release(layout, unknown=("keep_rate",))
+
+    def published(self, names: Sequence[str]) -> dict[str, str]:
+        """Predictors are counted by stage there, and by block here."""
+        found = super().published(names)
+        parts = {name: re.fullmatch(r"blocks\.(\d+)\.reducers\.\d+\.predictor\.(.+)", name) for name in names}
+        stages = sorted({int(part[1]) for part in parts.values() if part})
+        return found | {n: f"score_predictor.{stages.index(int(p[1]))}.{p[2]}" for n, p in parts.items() if p}
 
 
 def ratio_loss(decisions: Sequence[Tensor], rates: Sequence[float], over_batch: bool = False) -> Tensor:

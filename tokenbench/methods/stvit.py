@@ -7,7 +7,7 @@ token ViT, which carries the same short name.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -15,6 +15,7 @@ from torch import nn
 
 from tokenbench.backbones.swin import STAGE, Swin, halved, semantic_window, whole_windows
 from tokenbench.methods.base import Method, Paper, Reducer, Reported, outside
+from tokenbench.methods.recipe import DEIT, FINETUNE, Recipe
 from tokenbench.methods.semantic import Generate, Local, Patches, Refine, Settle, no_mean
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ class STViT(Method):
     trained: ClassVar[bool] = True
     windowed: ClassVar[bool] = True
     main: ClassVar[str | None] = "tokens"
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "scratch": DEIT.change({"source": "arXiv 2303.08685, section 4: DeiT's, without distillation"}),
+        "finetune": FINETUNE.change({"lr": 5e-5, "weight_decay": 0.05, "source": "tokenbench's own; untuned"}),
+    }
     notes = "Semantic-token ViT; a reconstruction, for only STViT-R's code was published."
     reported = (
         Reported("deit_t", {"tokens": 16}, 72.2, None, True, "300 epochs; -58 % GMAC"),

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
-from torch import Tensor
 
 from tokenbench.backbones.swin import STAGE, Swin, whole_windows
 from tokenbench.errors import Unsupported
 from tokenbench.methods.base import Method, Paper, Reducer, Reported
 from tokenbench.methods.recovery_swin import UNIT, AnySizeRecoveringSwin, RecoveringSwin
 from tokenbench.methods.recovery_vit import RecoveringViT, Units
+from tokenbench.methods.released import Release, Stored
 from tokenbench.methods.semantic import no_mean
 
 if TYPE_CHECKING:
     from tokenbench.backbones import Backbone
 
-BUFFERS = ("attn_mask", "relative_position_index")  # stored in released weights, and derived here
 SWIN_ONLY = ("conv_pos", "relative_pos", "layer_scale", "shortcut")
 VIT_ONLY = ("base", "unit")
 ONE_SIZE = ("use_global", "relative_pos", "layer_scale")  # options that the published dense backbone does not have
@@ -41,6 +40,7 @@ class STViTR(Method):
     windowed: ClassVar[bool] = True
     recovers: ClassVar[bool] = True
     main: ClassVar[str | None] = "tokens"
+    derived: ClassVar[tuple[str, ...]] = (".attn_mask", ".relative_position_index")
     notes = (
         "In Swin its patch embedding and most blocks of the third stage are its own, so dense weights fill the rest "
         "only. In a plain ViT it is a reconstruction, which uses the model's own blocks and classifies the mean."
@@ -122,17 +122,31 @@ class STViTR(Method):
     def _units(self, vit: Backbone) -> Units:
         return Units(vit.depth // 3 if self.base is None else self.base, 4 if self.unit is None else self.unit)
 
-    @staticmethod
-    def from_released(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict with the released names as one of `Model.vit`.
+    @classmethod
+    def recognise(cls, stored: Stored) -> Release | None:
+        """By the convolutions that embed patches and the separate queries of the third stage."""
+        semantic = f"layers.{STAGE}.blocks"
+        if "patch_embed.proj.0.c.weight" not in stored.tensors or f"{semantic}.1.attn.q.weight" not in stored.tensors:
+            return None
+        places = stored.tensors.get(f"{semantic}.3.attn.relative_position_bias_table")
+        knobs: dict[str, Any] = {
+            "use_global": f"layers.{STAGE}.semantic_token2" in stored.tensors,
+            "conv_pos": f"{semantic}.1.conv_pos.proj.0.weight" in stored.tensors,
+            "relative_pos": places is not None,
+            "layer_scale": "layers.0.blocks.0.layer_scale_1" in stored.tensors,
+        }
+        if places is not None:  # one row for each distance in the windows of `side` x `side` tokens
+            knobs["tokens"] = ((math.isqrt(places.shape[0]) + 1) // 2) ** 2
+        if "SHORTCUT" in stored.options:
+            knobs["shortcut"] = stored.options["SHORTCUT"]
+        unknown = tuple(knob for knob in ("tokens", "shortcut") if knob not in knobs)
+        return Release("changsn/STViT-R", knobs, unknown)
 
-        Patch merging ends a stage there and begins one here; the head is a module here.
-        """
-        named = {}
-        for key, value in stored.items():
-            if key.rsplit(".", 1)[-1] in BUFFERS:
-                continue
-            key = re.sub(r"^layers\.(\d+)\.downsample\.", lambda m: f"layers.{int(m[1]) + 1}.downsample.", key)
-            key = re.sub(r"^layers\.([^2])\.blocks\.(\d+)\.layer_scale", r"layers.\1.scales.\2.layer_scale", key)
-            named[re.sub(r"^head\.(?!fc\.)", "head.fc.", key)] = value
-        return named
+    def published(self, names: Sequence[str]) -> dict[str, str]:
+        """Patch merging ends a stage there and begins one here; the head is a module here."""
+        return {name: _released(name.removeprefix("vit.")) for name in names}
+
+
+def _released(name: str) -> str:
+    name = re.sub(r"^layers\.(\d+)\.downsample\.", lambda m: f"layers.{int(m[1]) - 1}.downsample.", name)
+    return name.replace(".scales.", ".blocks.").replace("head.fc.", "head.")
