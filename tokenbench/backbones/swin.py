@@ -144,14 +144,18 @@ class Swin(Backbone):
 
     def embed(self, images: Tensor) -> Tokens:
         """Patch embedding of images (B, channels, H, W)."""
-        x = self.vit.patch_embed(images)
-        grid = (int(x.shape[1]), int(x.shape[2]))
-        return Tokens(x.flatten(1, 2), 0, grid, layout=grid)
+        return patches(self.vit.patch_embed(images))
 
     def head(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Logits (B, classes) and final-norm features (B, N, C): timm's own norm and head."""
         features = self.vit.norm(tokens.x)
         return self.vit.head(features.unflatten(1, laid(tokens))), features
+
+
+def patches(x: Tensor) -> Tokens:
+    """The tokens of an embedded map (B, rows, columns, C)."""
+    grid = (int(x.shape[1]), int(x.shape[2]))
+    return Tokens(x.flatten(1, 2), 0, grid, layout=grid)
 
 
 def laid(tokens: Tokens) -> Pair:

@@ -99,7 +99,7 @@ class AsymmetricTurn(SwinTurn):
         if tokens.alive is None:
             slow, fast = (x.gather(1, _wide(index, x)) for index in (paths.slow, paths.fast))
             update = torch.cat([block.drop_path2(block.mlp(block.norm2(slow))), block.drop_path2(self.fast(fast))], 1)
-            return tokens.with_x(x.scatter_add(1, _wide(torch.cat([paths.slow, paths.fast], 1), x), update))
+            return tokens.with_x(x.scatter_add(1, _wide(torch.cat([paths.slow, paths.fast], 1), x), update.to(x.dtype)))
         slow = x + block.drop_path2(block.mlp(block.norm2(_either(tokens.alive, x, paths.slow))))
         fast = x + block.drop_path2(self.fast(_either(tokens.alive, paths.fast, x)))
         return replace(tokens.with_x(_either(tokens.alive, slow, fast)), paths=Paths(slow, fast))
