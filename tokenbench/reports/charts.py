@@ -16,6 +16,7 @@ import altair as alt
 from tokenbench.reports import style
 from tokenbench.reports.pareto import AXES, Axis
 
+BAND = 24  # pixels
 PARTS = ("attention", "mlp", "embed", "head", "selection")
 HOVER = {
     "t_top1": "top-1 %",
@@ -36,6 +37,7 @@ class Chart:
 
     specs: dict[str, dict[str, Any]]  # by the name of the axis; "" where there is only one
     needs: tuple[str, ...]  # columns of which some row must have all
+    banded: bool = False  # a line a setting, so that the page multiplies the height by their number
 
 
 def charts(methods: Sequence[str]) -> dict[str, Chart]:
@@ -43,12 +45,12 @@ def charts(methods: Sequence[str]) -> dict[str, Chart]:
     look = _Look(methods)
     return {
         "accuracy": Chart({axis.field: look.accuracy(axis) for axis in AXES}, ("top1",)),
-        "differences": Chart({"": look.differences()}, ("diff_dense", "diff_dense_low")),
+        "differences": Chart({"": look.differences()}, ("diff_dense", "diff_dense_low"), banded=True),
         "saved": Chart({"": look.saved()}, ("saved", "time_saved")),
         "batches": Chart({"": look.batches()}, ("speedup",)),
         "tokens": Chart({"": look.tokens()}, ("tokens_mean",)),
-        "time": Chart({"": look.time()}, ("latency_p50", "reduction_share")),
-        "parts": Chart({"": look.parts()}, ("gmacs_by_part",)),
+        "time": Chart({"": look.time()}, ("latency_p50",), banded=True),
+        "parts": Chart({"": look.parts()}, ("part_attention",), banded=True),
     }
 
 
@@ -68,10 +70,6 @@ CONFIG: dict[str, Any] = {
         **{"gridOpacity": 0.6, "domain": False, "ticks": False},
     },
     "text": {"color": INK, "fontSize": 12},
-    "legend": {
-        **{"labelColor": FAINT, "titleColor": FAINT, "orient": "top", "direction": "horizontal", "title": None},
-        **{"labelFontSize": 12, "symbolType": "square"},
-    },
 }
 
 
@@ -82,12 +80,12 @@ class _Look:
         names = list(methods)
         colours = [f"var(--method-{i})" for i in range(len(names))]
         shapes = [style.SHAPES[style.marker(name)][1] for name in names]
-        scale = alt.Scale(domain=names, range=colours)  # no legends: the page has one for all
+        scale = alt.Scale(domain=names, range=colours)  # no legends: the page has them
         self.colour = alt.Color("method:N", scale=scale, legend=None)
         self.stroke = alt.Stroke("method:N", scale=scale, legend=None)
         self.fill = alt.Fill("method:N", scale=scale, legend=None)
         self.shape = alt.Shape("method:N", scale=alt.Scale(domain=names, range=shapes), legend=None)
-        self.size = alt.condition("datum.method == 'dense'", alt.value(230), alt.value(95))
+        self.size = alt.condition("datum.method == 'dense'", alt.value(260), alt.value(115))
 
     def accuracy(self, axis: Axis) -> dict[str, Any]:
         """Accuracy against a cost: the front, lines through settings, intervals, published values hollow."""
@@ -98,7 +96,7 @@ class _Look:
         x = alt.X(f"{axis.field}:Q", title=_direction(axis), scale=_loose(28), axis=alt.Axis(grid=False, tickCount=8))
         y = alt.Y("top1:Q", title="top-1 accuracy, %", scale=_loose(14), axis=alt.Axis(tickCount=7))
         front = base.transform_filter(on_front).mark_line(
-            interpolate="step-before" if axis.more_is_better else "step-after", color=FAINT, strokeWidth=6, opacity=0.22
+            interpolate="step-before" if axis.more_is_better else "step-after", color=FAINT, strokeWidth=5, opacity=0.22
         )
         lines = base.transform_filter("isValid(datum.knob)").mark_line(strokeWidth=1.5, opacity=0.4)
         intervals = base.transform_filter(f"{on_front} && isValid(datum.top1_low)").mark_rule(opacity=0.45)
@@ -112,10 +110,10 @@ class _Look:
         return _spec(
             front.encode(x=x, y=y),
             lines.encode(x=x, y=y, color=self.colour, detail="series:N", order="knob:Q"),
-            intervals.encode(x=x, y=alt.Y("top1_low:Q"), y2="top1_high:Q", color=self.colour),
+            intervals.encode(x=x, y=alt.Y("top1_low:Q", scale=_loose(14)), y2="top1_high:Q", color=self.colour),
             printed.mark_point(filled=False, strokeWidth=1.5, opacity=0.9).encode(
                 x=x,
-                y=alt.Y("published_top1:Q"),
+                y=alt.Y("published_top1:Q", scale=_loose(14)),
                 stroke=self.stroke,
                 shape=self.shape,
                 size=self.size,
@@ -127,7 +125,7 @@ class _Look:
                 color=self.colour,
                 shape=self.shape,
                 size=self.size,
-                opacity=alt.condition(on_front, alt.value(1), alt.value(0.3)),
+                opacity=alt.condition(f"{on_front} || datum.method == 'dense'", alt.value(1), alt.value(0.3)),
                 tooltip=_hover(HOVER),
             ),
             labels.encode(x=x, y=y, color=self.colour, text="t_setting:N"),
@@ -138,10 +136,10 @@ class _Look:
         """Top-1 minus dense with its paired interval; hollow and grey where the interval holds 0."""
         base = alt.Chart(alt.NamedData("rows")).transform_filter("datum.method != 'dense' && isValid(datum.diff_dense)")
         y = _settings("diff_dense", "descending")
-        title = "top-1 minus dense, points; paired 95 % interval"
+        title = "top-1 minus dense, points"
         told = alt.condition("datum.inside_noise", alt.value(FAINT), self.colour)
         zero = alt.Chart(alt.Data(values=[{"x": 0}])).mark_rule(color=FAINT).encode(x="x:Q")
-        x = alt.X("diff_dense:Q", title=title)
+        x = alt.X("diff_dense:Q", title=title, axis=alt.Axis(tickCount=8, format="+~g"))
         return _spec(
             zero,
             base.mark_rule(strokeWidth=1.5).encode(
@@ -155,7 +153,7 @@ class _Look:
                 fill=alt.condition("datum.inside_noise", alt.value("var(--page)"), self.fill),
                 tooltip=_hover({"t_diff": HOVER["t_diff"], "t_p": "McNemar's p", **HOVER}),
             ),
-            height=alt.Step(24),
+            height=BAND,
         )
 
     def saved(self) -> dict[str, Any]:
@@ -189,18 +187,18 @@ class _Look:
         )
 
     def batches(self) -> dict[str, Any]:
-        """Speed-up by batch size; a ring where a method breaks even: no slower from there on."""
+        """Speed-up by batch size; a ring where a setting breaks even: slower before, no slower from there on."""
         base = alt.Chart(alt.NamedData("rows")).transform_filter("datum.method != 'dense' && isValid(datum.speedup)")
-        x = alt.X("batch:Q", title="batch", scale=alt.Scale(type="log", base=2, padding=20), axis=_batches())
+        x = alt.X("batch:O", title="batch", axis=alt.Axis(labelAngle=0))
         y = alt.Y("speedup:Q", title="speed-up over fused dense", scale=_loose(10), axis=alt.Axis(tickCount=6))
         one = alt.Chart(alt.Data(values=[{"y": 1}])).mark_rule(color=FAINT, strokeDash=[4, 4]).encode(y="y:Q")
         return _spec(
             one,
             base.transform_filter("isValid(datum.speedup_low)")
             .mark_rule(opacity=0.3)
-            .encode(x=x, y=alt.Y("speedup_low:Q"), y2="speedup_high:Q", color=self.colour),
+            .encode(x=x, y=alt.Y("speedup_low:Q", scale=_loose(10)), y2="speedup_high:Q", color=self.colour),
             base.mark_line(strokeWidth=1.5, opacity=0.6).encode(x=x, y=y, color=self.colour, detail="label:N"),
-            base.transform_filter("datum.batch == datum.break_even")
+            base.transform_filter("datum.batch == datum.break_even && datum.crossed")
             .mark_point(shape="circle", filled=False, size=320, color=INK, strokeWidth=1.25, opacity=1)
             .encode(x=x, y=y),
             base.mark_point(filled=True, opacity=1, size=80).encode(
@@ -242,7 +240,9 @@ class _Look:
         """The median time of a batch: selecting, and everything else."""
         base = (
             alt.Chart(alt.NamedData("rows"))
-            .transform_filter("datum.status == 'ok' && isValid(datum.latency_p50)")
+            .transform_filter(
+                "isValid(datum.latency_p50) && (isValid(datum.reduction_share) || datum.method == 'dense')"
+            )
             .transform_calculate(
                 selecting="datum.latency_p50 * datum.reduction_share",
                 rest="datum.latency_p50 * (1 - datum.reduction_share)",
@@ -262,8 +262,8 @@ class _Look:
         """GMACs by part of the model."""
         base = (
             alt.Chart(alt.NamedData("rows"))
-            .transform_filter("datum.status == 'ok' && isValid(datum.gmacs_by_part)")
-            .transform_calculate(**{part: f"datum.gmacs_by_part['{part}']" for part in PARTS})
+            .transform_filter("isValid(datum.part_attention)")
+            .transform_calculate(**{part: f"datum.part_{part}" for part in PARTS})
             .transform_fold(list(PARTS), ["part", "gmac"])
             .transform_filter("isValid(datum.gmac)")
         )
@@ -280,11 +280,11 @@ class _Look:
             bars.encode(
                 x=alt.X(f"{field}:Q", title=title),
                 y=_settings("index"),
-                color=alt.Color("part:N", scale=scale),
+                color=alt.Color("part:N", scale=scale, legend=None),
                 order="place:Q",
                 tooltip=_hover(hover),
             ),
-            height=alt.Step(24),
+            height=BAND,
         )
 
 
@@ -302,14 +302,10 @@ def _loose(pixels: int) -> alt.Scale:
     return alt.Scale(zero=False, nice=False, padding=pixels)
 
 
-def _batches() -> alt.Axis:
-    return alt.Axis(format="d", grid=False, tickCount=8)
-
-
 def _direction(axis: Axis) -> str:
     return f"{axis.title} ({'more' if axis.more_is_better else 'less'} is better)"
 
 
-def _spec(*layers: alt.Chart, height: int | alt.Step) -> dict[str, Any]:
+def _spec(*layers: alt.Chart, height: int) -> dict[str, Any]:
     chart = alt.layer(*layers).properties(width="container", height=height)
     return chart.to_dict()

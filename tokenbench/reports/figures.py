@@ -22,8 +22,9 @@ from tokenbench.results import Row
 WIDTH = 3.5  # inches: one column of two
 HEIGHT = 2.6
 BAND = 0.2  # inches a setting, where each has a line of its own
-MOST_GROUPS = 6
+MOST_GROUPS = 3
 MOST_BANDS = 40
+MOST_POINTS = 1000
 KINDS = ("svg", "png", "pdf")
 PALE = 0.3
 GREY = "#8a8a8a"
@@ -40,8 +41,8 @@ class Drawn:
 def write(rows: Sequence[Row], folder: Path, kinds: Sequence[str] = KINDS) -> Drawn:
     """Write the figures of each group of rows to `folder`/figures: `accuracy_gmac.svg` and so on.
 
-    Figures of the second group and those after it end in its number. Only the six largest groups are drawn, and of
-    more than forty settings, in figures with a line for each, those on a front and then the first.
+    Figures of the second group and those after it end in its number. Only the three groups with most accuracies are
+    drawn; of more than forty settings, figures with a line for each have those on a front and then the first.
 
     Raises:
         ResultsError: the folder cannot be written.
@@ -58,7 +59,7 @@ def write(rows: Sequence[Row], folder: Path, kinds: Sequence[str] = KINDS) -> Dr
                     stem = name if number == 1 else f"{name}-{number}"
                     for kind in kinds:
                         path = out / f"{stem}.{kind}"
-                        figure.savefig(path, dpi=300, bbox_inches=whole, metadata=_undated(kind))
+                        figure.savefig(path, dpi=200, bbox_inches=whole, metadata=_undated(kind))
                         files.append(path)
     except OSError as error:
         raise ResultsError(
@@ -71,7 +72,8 @@ def write(rows: Sequence[Row], folder: Path, kinds: Sequence[str] = KINDS) -> Dr
 def figures(group: Group) -> Iterator[tuple[str, Figure]]:
     """The figures of a group by name, where there is something to draw."""
     kinds: list[tuple[str, Callable[[Group], Figure | None]]] = [
-        *((f"accuracy_{axis.short.replace('/', '_per_').lower()}", partial(accuracy, axis=axis)) for axis in AXES),
+        ("accuracy_gmac", accuracy),
+        ("accuracy_images_per_s", partial(accuracy, axis=AXES[2])),  # of latency it would be the mirror image
         ("differences", differences),
         ("gmac_time", saved),
         ("tokens", tokens),
@@ -84,31 +86,27 @@ def figures(group: Group) -> Iterator[tuple[str, Figure]]:
 
 def accuracy(group: Group, axis: Axis = AXES[0]) -> Figure | None:
     """Top-1 against a cost: the front, lines through settings, published values hollow."""
+
+    def at(point: Point) -> tuple[float, float]:
+        return float(getattr(point.row, axis.field)), point.row.top1 or 0.0
+
     points = [p for p in _ok(group) if p.row.top1 is not None and getattr(p.row, axis.field)]
+    points = _fewer(points, MOST_POINTS)
     if not points:
         return None
-
-    def at(point: Point) -> float:
-        return float(getattr(point.row, axis.field))
-
-    def top1(point: Point) -> float:
-        return point.row.top1 or 0.0
-
     figure, axes = _figure(axis.title, "top-1 accuracy, %")
-    front = sorted((p for p in points if axis.field in p.fronts), key=at)
+    front = sorted(at(p) for p in points if axis.field in p.fronts)
     steps: Any = "steps-pre" if axis.more_is_better else "steps-post"
-    axes.plot([at(p) for p in front], [top1(p) for p in front], color="#d9d9d9", linewidth=3, ds=steps, zorder=1)
-    for line in group.joined():
-        drawn = [p for p in line if p in points]
-        axes.plot([at(p) for p in drawn], [top1(p) for p in drawn], linewidth=0.8, alpha=0.5, zorder=2, **_ink(line[0]))
-    for point in points:
-        on_front = axis.field in point.fronts
-        if on_front and point.row.top1_low is not None and point.row.top1_high is not None:
-            axes.vlines(at(point), point.row.top1_low, point.row.top1_high, linewidth=0.6, alpha=0.5, **_inks(point))
-        axes.plot([at(point)], [top1(point)], alpha=1 if on_front else PALE, zorder=4, **_mark(point))
-        for reported in published.of(point.row):
-            if reported.top1 is not None:
-                axes.plot([at(point)], [reported.top1], fillstyle="none", zorder=3, **_mark(point, edge=True))
+    axes.plot(*zip(*front, strict=True), color="#d9d9d9", linewidth=3, drawstyle=steps, zorder=1)
+    _lines(axes, group, points, at)
+    for method, members in _by_method(points).items():
+        ahead = [p for p in members if axis.field in p.fronts]
+        behind = [p for p in members if axis.field not in p.fronts]
+        _bars(axes, method, [(at(p)[0], p.row.top1_low, p.row.top1_high) for p in ahead])
+        _marks(axes, method, [at(p) for p in ahead])
+        _marks(axes, method, [at(p) for p in behind], alpha=1 if method == "dense" else PALE)
+        printed = [(at(p)[0], r.top1) for p in members for r in published.of(p.row) if r.top1 is not None]
+        _marks(axes, method, printed, fillstyle="none", markeredgewidth=0.8)
     _legend(axes, points, any(r.top1 is not None for p in points for r in published.of(p.row)))
     return figure
 
@@ -116,13 +114,14 @@ def accuracy(group: Group, axis: Axis = AXES[0]) -> Figure | None:
 def differences(group: Group) -> Figure | None:
     """Top-1 minus dense with its paired 95 % interval; hollow and grey where that holds 0."""
     points = [p for p in _ok(group) if p.row.diff_dense is not None and p.inside_noise is not None]
-    points = sorted(_fewer(points), key=lambda p: p.row.diff_dense or 0.0)
+    points = sorted(_fewer(points, MOST_BANDS), key=lambda p: p.row.diff_dense or 0.0)
     if not points:
         return None
     figure, axes = _figure("top-1 minus dense, points (paired 95 % interval)", "", 0.6 + BAND * len(points))
     axes.axvline(0, color=GREY, linewidth=0.6)
     for place, point in enumerate(points):
-        look = {**_mark(point), **({"color": GREY, "markerfacecolor": "white"} if point.inside_noise else {})}
+        noise = {"color": GREY, "markerfacecolor": "white"} if point.inside_noise else {}
+        look = _mark(point.row.method) | noise
         axes.hlines(place, point.row.diff_dense_low, point.row.diff_dense_high, linewidth=0.9, colors=look["color"])  # type: ignore[arg-type]
         axes.plot([point.row.diff_dense or 0.0], [place], **look)
     axes.set_yticks(range(len(points)), [p.row.label for p in points])
@@ -132,37 +131,35 @@ def differences(group: Group) -> Figure | None:
 
 def saved(group: Group) -> Figure | None:
     """Time saved against GMACs saved; on the dashed line all of it came true."""
-    points = [p for p in _ok(group) if p.saved is not None and p.time_saved is not None]
+
+    def at(point: Point) -> tuple[float, float]:
+        return 100 * (point.saved or 0.0), 100 * (point.time_saved or 0.0)
+
+    points = _fewer([p for p in _ok(group) if p.saved is not None and p.time_saved is not None], MOST_POINTS)
     if not points:
         return None
     figure, axes = _figure("GMAC saved, %", "time saved, %")
-    most = max(p.saved or 0.0 for p in points)
-    axes.plot([0, 100 * most], [0, 100 * most], color=GREY, linewidth=0.6, dashes=(4, 3))
-    for line in group.joined():
-        drawn = [p for p in line if p in points]
-        places = [100 * (p.saved or 0.0) for p in drawn]
-        axes.plot(places, [100 * (p.time_saved or 0.0) for p in drawn], linewidth=0.8, alpha=0.5, **_ink(line[0]))
-    for point in points:
-        row, x = point.row, 100 * (point.saved or 0.0)
-        if row.speedup_low and row.speedup_high:
-            axes.vlines(
-                x, 100 - 100 / row.speedup_low, 100 - 100 / row.speedup_high, linewidth=0.6, alpha=0.5, **_inks(point)
-            )
-        axes.plot([x], [100 * (point.time_saved or 0.0)], zorder=4, **_mark(point))
+    most = max(at(p)[0] for p in points)
+    axes.plot([0, most], [0, most], color=GREY, linewidth=0.6, dashes=(4, 3))
+    _lines(axes, group, points, at)
+    for method, members in _by_method(points).items():
+        timed = [(at(p)[0], p.row.speedup_low, p.row.speedup_high) for p in members]
+        _bars(axes, method, [(x, 100 - 100 / low, 100 - 100 / high) for x, low, high in timed if low and high])
+        _marks(axes, method, [at(p) for p in members])
     _legend(axes, points)
     return figure
 
 
 def tokens(group: Group) -> Figure | None:
     """Tokens after each block, the mean over images."""
-    points = _fewer([p for p in _ok(group) if p.row.tokens_mean])
+    points = _fewer([p for p in _ok(group) if p.row.tokens_mean], MOST_BANDS)
     if not points:
         return None
     figure, axes = _figure("block", "tokens after it")
     for point in points:
         left = [float("nan") if n is None else n for n in point.row.tokens_mean or ()]
-        axes.step(range(len(left)), left, where="post", linewidth=0.9, alpha=0.8, **_ink(point))
-        axes.plot([len(left) - 1], left[-1:], **_mark(point))
+        axes.step(range(len(left)), left, where="post", linewidth=0.9, alpha=0.8, color=style.colour(point.row.method))
+        axes.plot([len(left) - 1], left[-1:], **_mark(point.row.method))
     axes.set_ylim(bottom=0)
     _legend(axes, points)
     return figure
@@ -172,8 +169,15 @@ def _ok(group: Group) -> list[Point]:
     return [p for p in group.points if p.row.status == "ok"]
 
 
-def _fewer(points: list[Point]) -> list[Point]:
-    return sorted(points, key=lambda p: not p.fronts)[:MOST_BANDS] if len(points) > MOST_BANDS else points
+def _fewer(points: list[Point], most: int) -> list[Point]:
+    return sorted(points, key=lambda p: not p.fronts)[:most] if len(points) > most else points
+
+
+def _by_method(points: Sequence[Point]) -> dict[str, list[Point]]:
+    found: dict[str, list[Point]] = {}
+    for point in points:
+        found.setdefault(point.row.method, []).append(point)
+    return found
 
 
 def _figure(x: str, y: str, height: float = HEIGHT) -> tuple[Figure, Axes]:
@@ -186,35 +190,41 @@ def _figure(x: str, y: str, height: float = HEIGHT) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _ink(point: Point) -> dict[str, Any]:
-    return {"color": style.colour(point.row.method)}
+def _lines(axes: Axes, group: Group, points: Sequence[Point], at: Callable[[Point], tuple[float, float]]) -> None:
+    """A line through the settings of each series."""
+    drawn = {id(point) for point in points}
+    for line in group.joined():
+        places = [at(p) for p in line if id(p) in drawn]
+        if places:
+            colour = style.colour(line[0].row.method)
+            axes.plot(*zip(*places, strict=True), linewidth=0.8, alpha=0.5, zorder=2, color=colour)
 
 
-def _inks(point: Point) -> dict[str, Any]:
-    return {"colors": style.colour(point.row.method)}
+def _bars(axes: Axes, method: str, bars: Sequence[tuple[float, float | None, float | None]]) -> None:
+    known = [bar for bar in bars if None not in bar]
+    if known:
+        x, low, high = zip(*known, strict=True)
+        axes.vlines(x, low, high, linewidth=0.6, alpha=0.5, colors=style.colour(method))  # type: ignore[arg-type]
 
 
-def _mark(point: Point, edge: bool = False) -> dict[str, Any]:
-    method = point.row.method
-    shape = {"marker": style.SHAPES[style.marker(method)][0], "markersize": 8 if method == "dense" else 4.5}
-    return {**_ink(point), **shape, "linestyle": "none", "markeredgewidth": 0.8 if edge else 0.5}
+def _marks(axes: Axes, method: str, places: Sequence[tuple[float, float]], **look: Any) -> None:
+    if places:
+        axes.plot(*zip(*places, strict=True), zorder=4, **_mark(method) | look)
+
+
+def _mark(method: str) -> dict[str, Any]:
+    marker, size = style.SHAPES[style.marker(method)][0], 8 if method == "dense" else 4.5
+    look = {"marker": marker, "markersize": size, "markeredgewidth": 0.5, "linestyle": "none"}
+    return {"color": style.colour(method), **look}
 
 
 def _legend(axes: Axes, points: Sequence[Point], hollow: bool = False) -> None:
-    first = {p.row.method: p for p in reversed(points)}
-    handles = [Line2D([], [], label=name, **_mark(first[name])) for name in dict.fromkeys(p.row.method for p in points)]
+    handles = [Line2D([], [], label=name, **_mark(name)) for name in _by_method(points)]
     if hollow:
-        look: dict[str, Any] = {"marker": "o", "markersize": 4.5, "fillstyle": "none", "linestyle": "none"}
-        handles.append(Line2D([], [], label="published", color=GREY, **look))
-    axes.legend(
-        handles=handles,
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1),
-        ncols=4,
-        frameon=False,
-        fontsize=7,
-        handletextpad=0.1,
-    )
+        look: dict[str, Any] = _mark("") | {"marker": "o", "color": GREY, "fillstyle": "none"}
+        handles.append(Line2D([], [], label="published", **look))
+    place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 4, "frameon": False}
+    axes.legend(handles=handles, fontsize=7, handletextpad=0.1, **place)
 
 
 def _undated(kind: str) -> dict[str, Any]:

@@ -21,14 +21,14 @@ from markupsafe import Markup
 from tokenbench.errors import ResultsError, UsageError
 from tokenbench.measure.speed import break_even
 from tokenbench.reports import pareto, published, style, tables
-from tokenbench.reports.charts import CONFIG, charts
+from tokenbench.reports.charts import CONFIG, PARTS, charts
 from tokenbench.reports.groups import Group, Point, grouped, names
 from tokenbench.results import Row
 
-DIGITS = 5  # of numbers in the page; all of them are in tables/results.csv
+DIGITS = 6  # of a number in the page; all of them are in tables/results.csv
 FIELDS = (
     *("method", "label", "status", "reason", "batch", "top1", "top1_low", "top1_high", "top5", "agreement"),
-    *("diff_dense", "diff_dense_low", "diff_dense_high", "p_value", "images", "gmacs", "gmacs_by_part", "params_m"),
+    *("diff_dense", "diff_dense_low", "diff_dense_high", "p_value", "images", "gmacs", "params_m"),
     *("images_per_s", "speedup", "speedup_low", "speedup_high", "latency_p10", "latency_p50", "latency_p90"),
     *("reduction_share", "runs", "spread", "peak_memory_mb", "tokens_mean", "tokens_std"),
 )
@@ -76,6 +76,7 @@ def page(rows: Sequence[Row], maps: str = "") -> str:
         data=Markup(_json(_data(rows, groups, methods))),
         maps=Markup(maps),
         axes=pareto.AXES,
+        parts={name: i for i, name in enumerate(PARTS)},
     )
 
 
@@ -90,7 +91,7 @@ def runtime() -> str:
 
 def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) -> dict[str, Any]:
     points = [(g, point) for g, group in enumerate(groups) for point in group.points]
-    evens = _break_evens(rows)
+    sweeps = _sweeps(rows)
     series: dict[str, int] = {}
     records = [
         {
@@ -98,8 +99,9 @@ def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) 
             **{"id": p.row.id, "group": g, "backbone": p.row.backbone, "trained": published.is_trained(p.row)},
             **{"series": series.setdefault(f"{g} {p.series}", len(series)), "knob": p.knob},
             **{"saved": p.saved, "inside_noise": p.inside_noise, **_time_saved(p)},
+            **{f"part_{name}": (p.row.gmacs_by_part or {}).get(name) for name in PARTS},
             **{"fronts": [axis.field for axis in pareto.AXES if axis.field in p.fronts]},
-            **dict(zip(("sweep", "break_even"), evens[p.row.id], strict=True)),
+            **sweeps[id(p.row)],
         }
         for g, p in points
     ]
@@ -118,9 +120,10 @@ def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) 
             for name, group in zip(names(groups), groups, strict=True)
         ],
         "published": [_compared(i, c) for i, (_, p) in enumerate(points) for c in _comparisons(p.row)],
-        "charts": {name: {"specs": c.specs, "needs": c.needs} for name, c in charts(methods).items()},
+        "charts": {name: vars(chart) for name, chart in charts(methods).items()},
         "axes": [vars(axis) for axis in pareto.AXES],
         "config": CONFIG,
+        "parts": PARTS,
         "methods": [_method(name) for name in methods],
     }
 
@@ -142,16 +145,16 @@ def _time_saved(point: Point) -> dict[str, float | None]:
     return {"time_saved": point.time_saved, "time_saved_low": low, "time_saved_high": high}
 
 
-def _break_evens(rows: Sequence[Row]) -> dict[str, tuple[int, int | None]]:
-    """By row: its number among rows that differ in batch and setting only, and from which batch on it is no slower."""
-    found: dict[str, tuple[int, int | None]] = {}
+def _sweeps(rows: Sequence[Row]) -> dict[int, dict[str, int | None]]:
+    """By `id(row)`: the number of its batch sweep, and from which batch on its setting is no slower than dense."""
+    found: dict[int, dict[str, int | None]] = {}
     for number, members in enumerate(tables.grouped(rows, "batch").values()):
         speedups: dict[str, dict[int, float]] = {}
         for row in members:
             if row.status == "ok" and row.speedup is not None:
                 speedups.setdefault(row.label, {})[row.batch] = row.speedup
-        for row in members:
-            found[row.id] = (number, break_even(speedups.get(row.label, {})))
+        evens = {label: break_even(found) for label, found in speedups.items()}
+        found |= {id(row): {"sweep": number, "break_even": evens.get(row.label)} for row in members}
     return found
 
 
@@ -175,20 +178,17 @@ def _compared(index: int, made: published.Comparison) -> dict[str, Any]:
 def _short(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}")
-    if isinstance(value, list):
-        return [_short(inner) for inner in value]
-    if isinstance(value, dict):
-        return {key: _short(inner) for key, inner in value.items()}
-    return value
+    return [_short(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _packed(values: list[Any]) -> dict[str, Any]:
     """A column, each value once and its places where that is shorter."""
-    keys = [json.dumps(value, sort_keys=True) for value in values]
-    places = {key: i for i, key in enumerate(dict.fromkeys(keys))}
-    if 2 * len(places) > len(keys):
+    keys = [json.dumps(value) if isinstance(value, list) else (type(value), value) for value in values]
+    once = dict(zip(keys, values, strict=True))
+    if 2 * len(once) > len(keys):
         return {"values": values}
-    return {"values": [json.loads(key) for key in places], "at": [places[key] for key in keys]}
+    places = {key: i for i, key in enumerate(once)}
+    return {"values": list(once.values()), "at": [places[key] for key in keys]}
 
 
 def _json(value: Any) -> str:

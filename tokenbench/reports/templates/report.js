@@ -56,7 +56,7 @@
       t_even: known(row.break_even) ? String(row.break_even) : "none of these",
       t_share: percent(row.reduction_share),
       t_tokens: (row.tokens_mean || []).map((n) => (known(n) ? number(n, 0) : MISSING)).join(" "),
-      t_parts: Object.entries(row.gmacs_by_part || {}).map(([part, n]) => `${part} ${number(n, 3)}`).join(", "),
+      t_parts: page.parts.filter((part) => known(row[`part_${part}`])).map((part) => `${part} ${number(row[`part_${part}`], 3)}`).join(", "),
       blocks: row.tokens_mean ? row.tokens_mean.map((_, i) => i) : null,
       tokens_low: row.tokens_mean ? row.tokens_mean.map((mean, i) => mean - ((row.tokens_std || [])[i] || 0)) : null,
       tokens_high: row.tokens_mean ? row.tokens_mean.map((mean, i) => mean + ((row.tokens_std || [])[i] || 0)) : null,
@@ -240,6 +240,8 @@
       return;
     }
     const spec = structuredClone(chart.specs[state.axis] || chart.specs[""]);
+    if (name === "batches") list.forEach((row) => (row.crossed = list.some((r) => r.label === row.label && r.batch < row.break_even)));
+    if (chart.banded) spec.height *= new Set(list.map((row) => row.label)).size;
     spec.datasets = { ...spec.datasets, rows: list.map(words), published: printed() };
     const height = target.offsetHeight;
     target.style.minHeight = `${height}px`;
@@ -247,6 +249,7 @@
       actions: false,
       renderer: "svg",
       ast: true,
+      logLevel: 1,
       config: page.config,
       tooltip: { theme: "own", disableDefaultStyle: true },
     });
@@ -373,8 +376,8 @@
 
   const tableColumns = [
     SETTING,
-    page.groups.length > 1 ? { title: "conditions", text: true, value: (row) => page.groups[row.group].name, show: (row) => page.groups[row.group].name } : null,
     ...measured(COLUMNS, rows),
+    page.groups.length > 1 ? { title: "conditions", text: true, value: (row) => page.groups[row.group].name, show: (row) => page.groups[row.group].name } : null,
     rows.some((row) => row.status !== "ok" || row.reason)
       ? { title: "status", text: true, value: (row) => row.status, show: (row) => [row.status, small(row.reason || "")] }
       : null,
@@ -409,7 +412,7 @@
     page.groups.forEach((group, i) => select.append(make("option", { value: i }, group.name)));
     const scored = page.groups.map((_, i) => rows.filter((row) => row.group === i && known(row.top1)).length);
     const sizes = page.groups.map((_, i) => rows.filter((row) => row.group === i).length);
-    const rank = (i) => scored[i] * 1e6 + sizes[i];
+    const rank = (i) => scored[i] * 1e6 + sizes[i] + Number(page.groups[i].conditions.batch) * 1e-9;
     state.group = page.groups.map((_, i) => i).reduce((best, i) => (rank(i) > rank(best) ? i : best), 0);
     select.value = state.group;
     document.querySelector(".choose").hidden = page.groups.length < 2;
