@@ -197,7 +197,7 @@ class _Look:
             base.transform_filter("isValid(datum.speedup_low)")
             .mark_rule(opacity=0.3)
             .encode(x=x, y=alt.Y("speedup_low:Q", scale=_loose(10)), y2="speedup_high:Q", color=self.colour),
-            base.mark_line(strokeWidth=1.5, opacity=0.6).encode(x=x, y=y, color=self.colour, detail="label:N"),
+            base.mark_line(strokeWidth=1.5, opacity=0.6).encode(x=x, y=y, color=self.colour, detail="name:N"),
             base.transform_filter("datum.batch == datum.break_even && datum.crossed")
             .mark_point(shape="circle", filled=False, size=320, color=INK, strokeWidth=1.25, opacity=1)
             .encode(x=x, y=y),
@@ -224,11 +224,9 @@ class _Look:
         y = alt.Y("tokens:Q", title="tokens after it, prefix included")
         hover = _hover({"block": "after block", "t_tokens": "tokens by block"})
         return _spec(
-            base.mark_area(opacity=0.15).encode(
-                x=x, y=alt.Y("low:Q"), y2="high:Q", color=self.colour, detail="label:N"
-            ),
+            base.mark_area(opacity=0.15).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=self.colour, detail="name:N"),
             base.mark_line(interpolate="step-after", strokeWidth=1.75, opacity=0.75).encode(
-                x=x, y=y, color=self.colour, detail="label:N"
+                x=x, y=y, color=self.colour, detail="name:N"
             ),
             base.mark_point(filled=True, size=40, opacity=1).encode(
                 x=x, y=y, color=self.colour, shape=self.shape, tooltip=hover
@@ -291,11 +289,11 @@ class _Look:
 def _settings(field: str, way: Literal["ascending", "descending"] = "ascending") -> alt.Y:
     """A band a setting, its label on the left."""
     axis = alt.Axis(labelLimit=190, labelColor=INK, grid=False)
-    return alt.Y("label:N", title=None, sort=alt.EncodingSortField(field=field, op="min", order=way), axis=axis)
+    return alt.Y("name:N", title=None, sort=alt.EncodingSortField(field=field, op="min", order=way), axis=axis)
 
 
 def _hover(texts: dict[str, str]) -> list[alt.Tooltip]:
-    return [alt.Tooltip("label:N", title="setting"), *(alt.Tooltip(f"{name}:N", title=t) for name, t in texts.items())]
+    return [alt.Tooltip("name:N", title="setting"), *(alt.Tooltip(f"{name}:N", title=t) for name, t in texts.items())]
 
 
 def _loose(pixels: int) -> alt.Scale:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tokenbench.errors import ResultsError
-from tokenbench.reports import published, style
+from tokenbench.reports import published, style, tables
 from tokenbench.reports.groups import Group, Point, grouped
 from tokenbench.reports.pareto import AXES, Axis
 from tokenbench.results import Row
@@ -53,20 +54,25 @@ def write(rows: Sequence[Row], folder: Path, kinds: Sequence[str] = KINDS) -> Dr
     try:
         out.mkdir(parents=True, exist_ok=True)
         with matplotlib.rc_context(style.PAPER | {"svg.hashsalt": "tokenbench"}):  # type: ignore[arg-type]
-            for number, group in enumerate(groups[:MOST_GROUPS], 1):
-                for name, figure in figures(group):
-                    whole = figure.get_tightbbox().padded(0.03)
-                    stem = name if number == 1 else f"{name}-{number}"
-                    for kind in kinds:
-                        path = out / f"{stem}.{kind}"
-                        figure.savefig(path, dpi=200, bbox_inches=whole, metadata=_undated(kind))
-                        files.append(path)
+            for stem, figure in _named(rows, groups[:MOST_GROUPS]):
+                whole = figure.get_tightbbox().padded(0.03)
+                for kind in kinds:
+                    files.append(out / f"{stem}.{kind}")
+                    figure.savefig(files[-1], dpi=200, bbox_inches=whole, metadata=_undated(kind))
     except OSError as error:
         raise ResultsError(
             f"The figures cannot be written to {out} ({error.strerror}); give another --output."
         ) from None
     more = len(groups) - MOST_GROUPS
     return Drawn(files, f"figures of {more} more sets of conditions were left out" if more > 0 else None)
+
+
+def _named(rows: Sequence[Row], groups: Sequence[Group]) -> Iterator[tuple[str, Figure]]:
+    for number, group in enumerate(groups, 1):
+        for name, figure in figures(group):
+            yield name if number == 1 else f"{name}-{number}", figure
+    for number, figure in enumerate(islice(sweeps(rows), MOST_GROUPS), 1):
+        yield "speedup_batch" if number == 1 else f"speedup_batch-{number}", figure
 
 
 def figures(group: Group) -> Iterator[tuple[str, Figure]]:
@@ -82,6 +88,25 @@ def figures(group: Group) -> Iterator[tuple[str, Figure]]:
         figure = draw(group)
         if figure is not None:
             yield name, figure
+
+
+def sweeps(rows: Sequence[Row]) -> Iterator[Figure]:
+    """Speed-up over dense by batch size, a figure for each set of conditions in which several sizes were timed."""
+    for members in tables.grouped(rows, "batch").values():
+        timed = [row for row in members if row.status == "ok" and row.speedup is not None and row.method != "dense"]
+        sizes = sorted({row.batch for row in timed})
+        labels = list(dict.fromkeys(row.label for row in timed))[:MOST_BANDS]
+        if len(sizes) < 2:
+            continue
+        figure, axes = _figure("batch", "speed-up over dense")
+        axes.axhline(1, color=GREY, linewidth=0.6, dashes=(4, 3))
+        for label in labels:
+            line = sorted((row for row in timed if row.label == label), key=lambda row: row.batch)
+            look = _mark(line[0].method) | {"linestyle": "-", "linewidth": 0.9}
+            axes.plot([sizes.index(row.batch) for row in line], [row.speedup or 0.0 for row in line], **look)
+        axes.set_xticks(range(len(sizes)), [str(size) for size in sizes])
+        _legend(axes, [row.method for row in timed])
+        yield figure
 
 
 def accuracy(group: Group, axis: Axis = AXES[0]) -> Figure | None:
@@ -107,7 +132,7 @@ def accuracy(group: Group, axis: Axis = AXES[0]) -> Figure | None:
         _marks(axes, method, [at(p) for p in behind], alpha=1 if method == "dense" else PALE)
         printed = [(at(p)[0], r.top1) for p in members for r in published.of(p.row) if r.top1 is not None]
         _marks(axes, method, printed, fillstyle="none", markeredgewidth=0.8)
-    _legend(axes, points, any(r.top1 is not None for p in points for r in published.of(p.row)))
+    _legend(axes, _by_method(points), any(r.top1 is not None for p in points for r in published.of(p.row)))
     return figure
 
 
@@ -146,7 +171,7 @@ def saved(group: Group) -> Figure | None:
         timed = [(at(p)[0], p.row.speedup_low, p.row.speedup_high) for p in members]
         _bars(axes, method, [(x, 100 - 100 / low, 100 - 100 / high) for x, low, high in timed if low and high])
         _marks(axes, method, [at(p) for p in members])
-    _legend(axes, points)
+    _legend(axes, _by_method(points))
     return figure
 
 
@@ -161,7 +186,7 @@ def tokens(group: Group) -> Figure | None:
         axes.step(range(len(left)), left, where="post", linewidth=0.9, alpha=0.8, color=style.colour(point.row.method))
         axes.plot([len(left) - 1], left[-1:], **_mark(point.row.method))
     axes.set_ylim(bottom=0)
-    _legend(axes, points)
+    _legend(axes, _by_method(points))
     return figure
 
 
@@ -218,8 +243,8 @@ def _mark(method: str) -> dict[str, Any]:
     return {"color": style.colour(method), **look}
 
 
-def _legend(axes: Axes, points: Sequence[Point], hollow: bool = False) -> None:
-    handles = [Line2D([], [], label=name, **_mark(name)) for name in _by_method(points)]
+def _legend(axes: Axes, methods: Iterable[str], hollow: bool = False) -> None:
+    handles = [Line2D([], [], label=name, **_mark(name)) for name in dict.fromkeys(methods)]
     if hollow:
         look: dict[str, Any] = _mark("") | {"marker": "o", "color": GREY, "fillstyle": "none"}
         handles.append(Line2D([], [], label="published", **look))

@@ -50,8 +50,9 @@ class Group:
     @property
     def subset(self) -> str | None:
         """That accuracy is of a part of the split only, in words; None where it is not, or no row says."""
-        total = max((getattr(p.row, "images_total", None) or 0 for p in self.points), default=0)
-        return f"a subset: {self.images:,} of {total:,} images" if 0 < self.images < total else None
+        rows = [p.row for p in self.points]
+        total = max(row.images_total or 0 for row in rows)
+        return f"a subset: {self.images:,} of {total:,} images" if tables.is_subset(rows) else None
 
     @property
     def conditions(self) -> dict[str, str]:

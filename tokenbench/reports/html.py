@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -149,12 +150,14 @@ def _sweeps(rows: Sequence[Row]) -> dict[int, dict[str, int | None]]:
     """By `id(row)`: the number of its batch sweep, and from which batch on its setting is no slower than dense."""
     found: dict[int, dict[str, int | None]] = {}
     for number, members in enumerate(tables.grouped(rows, "batch").values()):
-        speedups: dict[str, dict[int, float]] = {}
+        speedups: dict[tuple[str, bool], dict[int, float]] = defaultdict(dict)
         for row in members:
             if row.status == "ok" and row.speedup is not None:
-                speedups.setdefault(row.label, {})[row.batch] = row.speedup
-        evens = {label: break_even(found) for label, found in speedups.items()}
-        found |= {id(row): {"sweep": number, "break_even": evens.get(row.label)} for row in members}
+                speedups[row.label, published.is_trained(row)][row.batch] = row.speedup
+        evens = {setting: break_even(by_batch) for setting, by_batch in speedups.items()}
+        for row in members:
+            even = evens.get((row.label, published.is_trained(row)))
+            found[id(row)] = {"sweep": number, "break_even": even}
     return found
 
 

@@ -104,13 +104,19 @@ def grouped(rows: Iterable[Row], *without: str) -> dict[str, list[Row]]:
     return groups
 
 
+def is_subset(rows: Iterable[Row]) -> bool:
+    """Whether accuracy is of a part of the split only, so far as the rows tell."""
+    return any(row.images and row.images + (row.skipped or 0) < (row.images_total or 0) for row in rows)
+
+
 def _table(rows: list[Row]) -> Table:
     import pandas as pd
 
     rows = sorted(rows, key=lambda row: row.method != "dense")
     first = rows[0]
     seen = max((row.images or 0 for row in rows), default=0)
-    data = f"{seen} images of {first.dataset} ({first.split}, sample {first.sample_hash})" if seen else "no accuracy"
+    chosen = f"{seen} of {max(row.images_total or 0 for row in rows)}" if is_subset(rows) else f"{seen}"
+    data = f"{chosen} images of {first.dataset} ({first.split}, sample {first.sample_hash})" if seen else "no accuracy"
     cells = pd.DataFrame([_line(row, rows[0]) for row in rows])
     filled = [name for name in cells if name == "method" or (cells[name] != MISSING).any()]
     return Table(first.backbone, _conditions(first, data, f"batch {first.batch}"), cells[filled], _notes(rows))

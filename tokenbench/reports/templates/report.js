@@ -20,6 +20,7 @@
       const { values, at } = columns[name];
       for (let i = 0; i < count; i++) made[i][name] = at ? values[at[i]] : values[i];
     }
+    for (const row of made) row.name = row.label + (row.trained ? " (trained)" : "");
     return made;
   }
 
@@ -96,7 +97,7 @@
     return svg;
   }
 
-  const setting = (row) => make("span", {}, mark(row.method), row.label + (row.trained ? " (trained)" : ""));
+  const setting = (row) => make("span", {}, mark(row.method), row.name);
   const small = (text) => (text ? make("small", {}, text) : null);
   const interval = (low, high, form) => small(between(low, high, form).replace(/[[\]]/g, "").replace(", ", " to "));
 
@@ -121,7 +122,7 @@
 
   // ---- columns
 
-  const SETTING = { title: "setting", value: (row) => row.label, show: setting };
+  const SETTING = { title: "setting", value: (row) => row.name, show: setting };
   const COLUMNS = [
     { title: "top-1 %", value: (row) => row.top1, show: (row) => [number(row.top1), interval(row.top1_low, row.top1_high, number)] },
     {
@@ -181,7 +182,7 @@
         const speed = known(best.speedup) ? `; speed-up ${times(best.speedup)} ${between(best.speedup_low, best.speedup_high, times)}` : "";
         said.push(
           close.length === 1 ? `One cannot be told from dense ${images}: ` : `${close.length} cannot be told from dense ${images}; of these `,
-          make("strong", {}, best.label),
+          make("strong", {}, best.name),
           `${close.length === 1 ? ", " : " saves most: "}${saving(best.saved)} GMAC for ${signed(best.diff_dense)} `,
           `${between(best.diff_dense_low, best.diff_dense_high, signed)} points${speed}.`
         );
@@ -210,6 +211,7 @@
   async function draw() {
     const mine = ++drawing;
     for (const figure of document.querySelectorAll("figure[data-chart]")) {
+      await new Promise((go) => setTimeout(go)); // what is above is painted first
       if (mine !== drawing) return;
       await plot(figure);
     }
@@ -225,7 +227,7 @@
     let all = name === "batches" ? rows.filter((row) => row.sweep === sweep && !state.hidden.has(row.method)) : here();
     all = ok(all).filter((row) => chart.needs.every((field) => known(row[field])));
     const several = name !== "batches" || new Set(all.map((row) => row.batch)).size > 1;
-    const settings = new Set(all.map((row) => row.label)).size;
+    const settings = new Set(all.map((row) => row.name)).size;
     figure.hidden = name === "batches" && !several;
     if (figure.hidden) return;
     const bands = !["accuracy", "saved"].includes(name);
@@ -240,8 +242,9 @@
       return;
     }
     const spec = structuredClone(chart.specs[state.axis] || chart.specs[""]);
-    if (name === "batches") list.forEach((row) => (row.crossed = list.some((r) => r.label === row.label && r.batch < row.break_even)));
-    if (chart.banded) spec.height *= new Set(list.map((row) => row.label)).size;
+    spec.description = `${figure.querySelector("h2").textContent}. ${caption}`;
+    if (name === "batches") list.forEach((row) => (row.crossed = list.some((r) => r.name === row.name && r.batch < row.break_even)));
+    if (chart.banded) spec.height *= new Set(list.map((row) => row.name)).size;
     spec.datasets = { ...spec.datasets, rows: list.map(words), published: printed() };
     const height = target.offsetHeight;
     target.style.minHeight = `${height}px`;
@@ -320,7 +323,7 @@
       found.set(key, [...(found.get(key) || []), row]);
     }
     find("failures").hidden = !found.size;
-    const labels = (list) => [...new Set(list.map((row) => `${row.label} on ${row.backbone}`))];
+    const labels = (list) => [...new Set(list.map((row) => `${row.name} on ${row.backbone}`))];
     const columns = [
       { title: "settings", text: true, show: ([, list]) => labels(list).slice(0, 20).join(", ") + (labels(list).length > 20 ? ` and ${labels(list).length - 20} more` : "") },
       { title: "rows", show: ([, list]) => String(list.length) },
@@ -338,7 +341,7 @@
         (!form.method.value || row.method === form.method.value) &&
         (!form.status.value || row.status === form.status.value) &&
         (!form.here.checked || row.group === state.group) &&
-        (!text || [row.label, row.backbone, row.reason || "", row.status, page.groups[row.group].name, row.id].join(" ").toLowerCase().includes(text))
+        (!text || [row.name, row.backbone, row.reason || "", row.status, page.groups[row.group].name, row.id].join(" ").toLowerCase().includes(text))
     );
     const { sort, down } = state;
     if (sort) {
