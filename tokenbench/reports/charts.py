@@ -276,7 +276,7 @@ class _Look:
         bars = base.transform_calculate(place=order).mark_bar(height=14)
         return _spec(
             bars.encode(
-                x=alt.X(f"{field}:Q", title=title),
+                x=alt.X(f"{field}:Q", title=title, axis=alt.Axis(tickCount=6)),
                 y=_settings("index"),
                 color=alt.Color("part:N", scale=scale, legend=None),
                 order="place:Q",
