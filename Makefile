@@ -1,6 +1,7 @@
 # make run    the main job on the images and weights that ship: an environment, the package, a table, and last its page
 # make test   the same environment with the tools of a developer, and the tests
 # make lint   format, lint and types
+# make demo-weights   train the weights that ship again, from the raw data set; hours on a CPU
 # Other settings: make run ARGS="--backbone deit_s --methods evit" RESULTS=deit_s.jsonl REPORT=folder, make test ARGS="-k tome",
 # VENV=/path, PYTHON=python3.12
 
@@ -11,7 +12,7 @@ RESULTS ?= results.jsonl
 REPORT ?= reports
 BIN = $(VENV)/bin
 
-.PHONY: run test lint sample clean
+.PHONY: run test lint sample demo-weights clean
 
 run: $(VENV)/installed
 	$(BIN)/tokenbench run --output $(RESULTS) $(ARGS)
@@ -41,6 +42,9 @@ $(VENV)/developer: $(VENV)/bin/python pyproject.toml
 
 sample:
 	$(BIN)/python scripts/make_sample.py --data $(DATA) --output tokenbench/sample/fashion_mnist_test2000.npz
+
+demo-weights: $(VENV)/installed
+	$(BIN)/python scripts/demo_weights.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -19,7 +19,7 @@ from tokenbench.errors import ResultsError, UsageError
 from tokenbench.methods import get
 from tokenbench.methods.base import make
 from tokenbench.reports import figures, groups, html, pareto, published, style
-from tokenbench.results import Row
+from tokenbench.results import Row, WeightsId
 
 SHIPPED = Path(__file__).parents[1] / "benchmarks/imagenet/results.jsonl"
 numbers = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), max_size=12)
@@ -78,13 +78,21 @@ def test_a_line_joins_settings_that_differ_in_one_knob() -> None:
     ]
 
 
-def test_trained_and_training_free_rows_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = [settings(keep_rate=0.5), settings(keep_rate=0.7), settings(keep_rate=0.9)]
-    monkeypatch.setattr(published, "is_trained", lambda r: r.setting.get("keep_rate") == 0.5)
-    monkeypatch.setattr(groups, "is_trained", published.is_trained)
-    (group,) = groups.grouped(made)
-    assert [[p.row.label for p in line] for line in group.joined()] == [["evit[keep_rate=0.7]", "evit[keep_rate=0.9]"]]
-    assert data(html.page(made))["columns"]["trained"]["values"] == [True, False, False]
+def test_trained_and_training_free_rows_are_told_apart() -> None:
+    def own(made: Row, hash: str) -> Row:
+        return made.model_copy(update={"trained": WeightsId(kind="file", name="own.safetensors", hash=hash)})
+
+    free = [settings(keep_rate=rate) for rate in (0.5, 0.7)]
+    made = [*free, own(free[0], "aa"), own(free[1], "bb"), own(free[1], "cc")]
+    (group,) = groups.grouped([row(), *made])
+    assert [[bool(p.row.trained) for p in line] for line in group.joined()] == [[False, False], [True, True, True]]
+    assert data(html.page(made))["columns"]["name"]["values"] == [
+        "evit[keep_rate=0.5]",
+        "evit[keep_rate=0.7]",
+        "evit[keep_rate=0.5] (trained)",
+        "evit[keep_rate=0.7] (trained, bb)",
+        "evit[keep_rate=0.7] (trained, cc)",
+    ]
 
 
 def test_savings_and_noise() -> None:

@@ -119,7 +119,7 @@ def names(groups: Sequence[Group]) -> list[str]:
 
 
 def _group(rows: Sequence[Row]) -> Group:
-    rows = sorted(rows, key=lambda row: row.method != "dense")
+    rows = sorted(rows, key=lambda row: (row.method != "dense", is_trained(row) and row.method == "dense"))
     fronts: dict[int, set[str]] = defaultdict(set)
     for axis in pareto.AXES:
         able = [i for i, r in enumerate(rows) if r.status == "ok" and r.top1 is not None and getattr(r, axis.field)]

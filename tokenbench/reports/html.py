@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -93,11 +93,13 @@ def runtime() -> str:
 def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) -> dict[str, Any]:
     points = [(g, point) for g, group in enumerate(groups) for point in group.points]
     sweeps = _sweeps(rows)
+    named = {name: text for group in groups for name, text in _names(group).items()}
     series: dict[str, int] = {}
     records = [
         {
             **{name: getattr(p.row, name) for name in FIELDS},
-            **{"id": p.row.id, "group": g, "backbone": p.row.backbone, "trained": published.is_trained(p.row)},
+            **{"id": p.row.id, "group": g, "backbone": p.row.backbone, "name": named[id(p.row)]},
+            **{"trained": f"{p.row.trained.name} ({p.row.trained.hash})" if p.row.trained else None},
             **{"series": series.setdefault(f"{g} {p.series}", len(series)), "knob": p.knob},
             **{"saved": p.saved, "inside_noise": p.inside_noise, **_time_saved(p)},
             **{f"part_{name}": (p.row.gmacs_by_part or {}).get(name) for name in PARTS},
@@ -150,14 +152,23 @@ def _sweeps(rows: Sequence[Row]) -> dict[int, dict[str, int | None]]:
     """By `id(row)`: the number of its batch sweep, and from which batch on its setting is no slower than dense."""
     found: dict[int, dict[str, int | None]] = {}
     for number, members in enumerate(tables.grouped(rows, "batch").values()):
-        speedups: dict[tuple[str, bool], dict[int, float]] = defaultdict(dict)
+        speedups: dict[Any, dict[int, float]] = defaultdict(dict)
         for row in members:
             if row.status == "ok" and row.speedup is not None:
-                speedups[row.label, published.is_trained(row)][row.batch] = row.speedup
+                speedups[row.label, row.trained][row.batch] = row.speedup
         evens = {setting: break_even(by_batch) for setting, by_batch in speedups.items()}
         for row in members:
-            even = evens.get((row.label, published.is_trained(row)))
-            found[id(row)] = {"sweep": number, "break_even": even}
+            found[id(row)] = {"sweep": number, "break_even": evens.get((row.label, row.trained))}
+    return found
+
+
+def _names(group: Group) -> dict[int, str]:
+    """By `id(row)`: the label, and whether trained; of several trained for one setting also by which weights."""
+    count = Counter(p.row.label for p in group.points if p.row.trained)
+    found = {}
+    for row in (p.row for p in group.points):
+        which = f", {row.trained.hash}" if row.trained and count[row.label] > 1 else ""
+        found[id(row)] = f"{row.label} (trained{which})" if row.trained else row.label
     return found
 
 

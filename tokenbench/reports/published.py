@@ -76,4 +76,4 @@ def of(row: Row) -> list[Reported]:
 
 def is_trained(row: Row) -> bool:
     """Whether the row's weights were trained with the method, rather than taken off the shelf."""
-    return getattr(row, "trained", None) is not None
+    return row.trained is not None

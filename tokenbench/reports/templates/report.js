@@ -20,7 +20,6 @@
       const { values, at } = columns[name];
       for (let i = 0; i < count; i++) made[i][name] = at ? values[at[i]] : values[i];
     }
-    for (const row of made) row.name = row.label + (row.trained ? " (trained)" : "");
     return made;
   }
 
@@ -122,7 +121,7 @@
 
   // ---- columns
 
-  const SETTING = { title: "setting", value: (row) => row.name, show: setting };
+  const SETTING = { title: "setting", value: (row) => row.name, show: (row) => [setting(row), small(row.trained ? `weights ${row.trained}` : "")] };
   const COLUMNS = [
     { title: "top-1 %", value: (row) => row.top1, show: (row) => [number(row.top1), interval(row.top1_low, row.top1_high, number)] },
     {
