@@ -278,9 +278,9 @@ def trace(**flags: Any) -> None:
 @click.argument("results", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("reports"), show_default=True)
 def report(results: tuple[Path, ...], output: Path) -> None:
-    """Tables of RESULTS (results.jsonl if none is given): here, and as Markdown, CSV and LaTeX in --output."""
+    """A page, tables and figures of RESULTS (results.jsonl if none is given) in --output; the tables here, too."""
     from tokenbench import screen
-    from tokenbench.reports import tables
+    from tokenbench.reports import figures, html, tables
     from tokenbench.results import load
 
     if not results and not DEFAULT_RESULTS.exists():
@@ -289,8 +289,15 @@ def report(results: tuple[Path, ...], output: Path) -> None:
     for problem in problems:
         click.echo(f"Left out {problem}", err=True)
     files = tables.write(rows, output)
+    drawn = figures.write(rows, output)
+    page = html.write(rows, output)
     screen.print_results(rows)
-    click.echo("\nWritten: " + ", ".join(map(str, files)))
+    if drawn.left_out:
+        click.echo(f"\nOf {output / 'figures'}, {drawn.left_out}; report fewer results files to have them.", err=True)
+    click.echo(
+        f"\nWritten: {', '.join(map(str, files))}, {len(drawn.files)} files in {output / 'figures'}, and the page"
+    )
+    click.echo(page)
 
 
 @main.command()
