@@ -1,6 +1,7 @@
 # make run    the main job on the images and weights that ship: an environment, the package, a table
 # make test   the same environment with the tools of a developer, and the tests
 # make lint   format, lint and types
+# make notebooks   run the notebooks again and keep their outputs
 # Other settings: make run ARGS="--backbone deit_s --methods evit", make test ARGS="-k tome", VENV=/path, PYTHON=python3.12
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV ?= .venv
 ARGS ?=
 BIN = $(VENV)/bin
 
-.PHONY: run test lint sample clean
+.PHONY: run test lint notebooks sample clean
 
 run: $(VENV)/installed
 	$(BIN)/tokenbench run $(ARGS)
@@ -33,6 +34,9 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml
 $(VENV)/developer: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	@touch $@ $(VENV)/installed
+
+notebooks: $(VENV)/developer
+	$(BIN)/python scripts/notebooks.py $(ARGS)
 
 sample:
 	$(BIN)/python scripts/make_sample.py --data $(DATA) --output tokenbench/sample/fashion_mnist_test2000.npz

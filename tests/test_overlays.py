@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,15 @@ def test_dropped_patches_fade_and_kept_ones_stay(dropping: TokenMaps) -> None:
     assert (after[kept & inside] == before[kept & inside]).all()
     assert (after[~kept & inside] >= 204).all()
     assert (overlays.draw(dropping, 0, 0) == before).all()  # nothing is dropped yet
+
+
+def test_in_a_grey_picture_what_is_dropped_is_told_from_white(dropping: TokenMaps) -> None:
+    bright = replace(dropping, pictures=np.full_like(dropping.pictures, 255))
+    drawn = overlays.draw(bright, 0)
+    kept = overlays.spread(bright.kept()[0], drawn.shape[:2])
+    inside = ~overlays.edges(kept)
+    assert (drawn[kept & inside] == 255).all()
+    assert (drawn[~kept & inside][:, 0] < 225).all()
 
 
 def test_merged_patches_take_their_mean_colour(merging: TokenMaps) -> None:

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from mapped import COLS, ROWS, make
 
+from tokenbench import mapfiles
 from tokenbench.errors import UsageError
 from tokenbench.maps import TokenMaps, agreement
 from tokenbench.reports import viewer
@@ -108,6 +110,13 @@ def test_maps_that_do_not_belong_together_are_refused() -> None:
         viewer.fragment([a, b])
     with pytest.raises(UsageError, match="no maps"):
         viewer.page([])
+
+
+def test_what_was_written_is_shown_again(tmp_path: Path) -> None:
+    maps = settings()
+    for image in range(2):
+        np.savez_compressed(tmp_path / f"{image}.npz", **mapfiles.arrays(maps, image))
+    assert viewer.fragment(mapfiles.load(tmp_path)) == viewer.fragment(maps)
 
 
 def test_it_needs_no_torch() -> None:

@@ -225,6 +225,16 @@ def test_two_parts_in_one_page_do_not_meddle(visit: Callable[..., Any]) -> None:
     assert first.find_element("css selector", "[aria-current]").text == "1"
 
 
+def test_a_part_that_is_hidden_at_first_is_drawn_when_shown(visit: Callable[..., Any]) -> None:  # noqa: F811
+    mixing = settings(1)[3]
+    page = Page(visit(f"<!doctype html><meta charset='utf-8'><details>{viewer.fragment([mixing])}</details>"))
+    page.driver.find_element("css selector", "summary, details").click()
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(page.driver, 5).until(lambda _: page.all(".stage canvas")[0].size["width"] > 100)
+    assert len(np.unique(page.pixels().reshape(-1, 3), axis=0)) > 4
+
+
 @pytest.mark.skipif(not WEIGHTS.exists(), reason="the real weights beside the checkout are absent")
 def test_real_maps_are_small_and_open(visit: Callable[..., Any]) -> None:  # noqa: F811
     from tokenbench.pictures import PHOTOS

@@ -15,12 +15,15 @@ function pixels(picture, rows, columns) {
   plain.drawImage(picture, 0, 0);
   const data = plain.getImageData(0, 0, width, height).data;
   const luma = new Uint8ClampedArray(width * height);
+  let chroma = 0;
   const sums = Array.from({length: rows * columns}, () => [0, 0, 0, 0]);
   for (let p = 0; p < luma.length; p++) {
     const x = p % width, y = (p - x) / width;
     const sum = sums[Math.floor(y * rows / height) * columns + Math.floor(x * columns / width)];
     for (let c = 0; c < 3; c++) sum[c] += data[4 * p + c];
     sum[3]++;
+    const colour = data.slice(4 * p, 4 * p + 3);
+    chroma = Math.max(chroma, Math.max(...colour) - Math.min(...colour));
     luma[p] = 0.299 * data[4 * p] + 0.587 * data[4 * p + 1] + 0.114 * data[4 * p + 2];
   }
   const ordered = luma.slice().sort();
@@ -32,7 +35,7 @@ function pixels(picture, rows, columns) {
     return made;
   };
   const stretched = value => 45 + 0.82 * 255 * Math.min(1, Math.max(0, (value - low) / Math.max(1, high - low)));
-  return {picture, sums, grey: grey(value => value), contrast: grey(stretched), dim: grey(value => 0.75 * value)};
+  return {picture, sums, coloured: chroma >= 8, grey: grey(value => value), contrast: grey(stretched), dim: grey(value => 0.75 * value)};
 }
 
 /** The patches whose label is `chosen`, by index. */
@@ -67,10 +70,10 @@ function outline(scene, labels, apart) {
   return lines;
 }
 
-/** The patches of dropped tokens, nearly in the colour of the page. */
+/** The patches of dropped tokens, nearly in the colour of the page; in a grey picture, where that is a tone like others, blue. */
 function fade(ctx, scene, labels) {
   const gone = path(scene, where(labels, label => !kept(label)));
-  ctx.fillStyle = scene.paper;
+  ctx.fillStyle = scene.coloured ? scene.paper : scene.blue;
   ctx.fill(gone);
   ctx.save();
   ctx.clip(gone);

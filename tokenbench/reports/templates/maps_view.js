@@ -31,7 +31,8 @@ function view(root) {
       labels: new Uint16Array(buffer, state.hard, patches),
       heat: token => new Uint8Array(buffer, state.soft + token * patches, patches),
     })));
-    return {...pixels(image, rows, columns), at: (method, block) => states[method][maps[method].blocks[block]]};
+    const fixed = {rows, columns, pixelated: data.pixelated, colours: data.colours, glow: data.glow.map(rgb)};
+    return {...fixed, ...pixels(image, rows, columns), at: (method, block) => states[method][maps[method].blocks[block]]};
   }
 
   const state = side => scene.at(side.method, now.block);
@@ -43,11 +44,10 @@ function view(root) {
     if (!scene) return;
     const wide = Math.round(stage.clientWidth * devicePixelRatio);
     const high = Math.round(stage.clientHeight * devicePixelRatio);
-    if (!wide || !high) return;
+    if (!wide || !high) return;  // in a part of the page that is not shown now
     Object.assign(scene, {
-      rows, columns, width: wide, height: high, x: borders(columns, wide), y: borders(rows, high),
-      line: Math.max(1, devicePixelRatio), pixelated: data.pixelated, colours: data.colours, glow: data.glow.map(rgb),
-      paper: getComputedStyle(stage).backgroundColor, edge: getComputedStyle(board).color,
+      width: wide, height: high, x: borders(columns, wide), y: borders(rows, high), line: Math.max(1, devicePixelRatio),
+      paper: getComputedStyle(stage).backgroundColor, blue: getComputedStyle(stage).color, edge: getComputedStyle(board).color,
     });
     sides.forEach((side, i) => {
       Object.assign(side.layer, {width: wide, height: high});
