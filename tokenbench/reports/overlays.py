@@ -156,7 +156,7 @@ def semantic(maps: TokenMaps, image: int, block: int = -1) -> Figure:
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 200) -> Path:
-    """Write a figure; the suffix (.png, .svg, .pdf) decides the format. Returns the path."""
+    """Write a figure; the suffix (.png, .jpg, .svg, .pdf) decides the format. Returns the path."""
     path = Path(path)
     with matplotlib.rc_context(style.PAPER):  # type: ignore[arg-type]
         figure.savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0.04)
