@@ -2,6 +2,7 @@
 # make test   the same environment with the tools of a developer, and the tests
 # make lint   format, lint and types
 # make notebooks   run the notebooks again and keep their outputs
+# make demo-weights   train the weights that ship again, from the raw data set; hours on a CPU
 # Other settings: make run ARGS="--backbone deit_s --methods evit", make test ARGS="-k tome", VENV=/path, PYTHON=python3.12
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV ?= .venv
 ARGS ?=
 BIN = $(VENV)/bin
 
-.PHONY: run test lint notebooks sample clean
+.PHONY: run test lint notebooks sample demo-weights clean
 
 run: $(VENV)/installed
 	$(BIN)/tokenbench run $(ARGS)
@@ -40,6 +41,9 @@ notebooks: $(VENV)/developer
 
 sample:
 	$(BIN)/python scripts/make_sample.py --data $(DATA) --output tokenbench/sample/fashion_mnist_test2000.npz
+
+demo-weights: $(VENV)/installed
+	$(BIN)/python scripts/demo_weights.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

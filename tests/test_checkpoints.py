@@ -133,6 +133,24 @@ def test_position_embeddings_of_another_image_size_are_resampled(tiny: Tiny, tmp
     assert torch.equal(backbone.vit.pos_embed[:, 0], tiny(seed=1).vit.pos_embed[:, 0])
 
 
+def test_positions_of_our_own_files_are_for_the_size_in_the_header(tiny: Tiny, tmp_path: Path) -> None:
+    """As many patches in another grid are other positions, and a grid that is not square stays as it is."""
+    path, flat = tmp_path / "a.safetensors", tiny(seed=1, img_size=(32, 72))
+    checkpoints.save(path, flat, {"image_size": [32, 72]})
+    again, square = tiny(seed=2, img_size=(32, 72)), tiny(seed=2)
+    checkpoints.load(again, path)
+    assert same(flat, again)
+    flat.vit.pos_embed.data[:, 1:] = torch.arange(4.0).repeat_interleave(9)[:, None]  # each row its own number
+    checkpoints.save(path, flat, {"image_size": [32, 72]})
+    checkpoints.load(square, path)
+    grid = square.vit.pos_embed[0, 1:, 0].reshape(6, 6)
+    torch.testing.assert_close(grid, grid[:, :1].expand(6, 6))
+    assert (grid[1:, 0] > grid[:-1, 0]).all()
+    checkpoints.save(path, flat, {"image_size": [72, 64]})
+    with pytest.raises(WeightsError, match="does not fit"):
+        checkpoints.load(square, path)
+
+
 def test_what_does_not_fit_is_named_counted_and_changes_nothing(tiny: Tiny, tmp_path: Path) -> None:
     path, backbone = tmp_path / "a.safetensors", tiny(seed=2)
     stored = state(tiny(seed=1))

@@ -351,11 +351,20 @@ def test_list_and_show_and_env() -> None:
     assert code == 0 and "hardware" in out and torch.__version__.split("+")[0] in out
 
 
-def test_backbones_say_which_methods_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(screen, "SHORT_NAMES", {"siglip_b": backbones.SHORT_NAMES["siglip_b"]})
+def test_backbones_say_which_methods_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mark for each method, or the number of a reason below."""
+    shown = {name: backbones.SHORT_NAMES[name] for name in ("deit_s", "siglip_b", "swin_t", "swin_s", "swin_b")}
+    monkeypatch.setattr(screen, "SHORT_NAMES", shown)
     code, out, _ = call("list", "--backbones")
-    assert code == 0 and "vit_base_patch16_siglip_224" in out
-    assert "evit: it scores patches by the attention of a class token, and this backbone has none" in out
+    head, *lines = (line.split() for line in out.splitlines()[: len(shown) + 1])
+    methods = head[head.index("tokens") + 1 :]
+    cells = {line[0]: dict(zip(methods, line[-len(methods) :], strict=True)) for line in lines}
+    assert code == 0 and list(cells) == list(shown)
+    assert set(cells["deit_s"].values()) == {"✓"}
+    assert [name for name, cell in cells["swin_s"].items() if cell == "✓"] == ["dynamicvit", "stvit", "stvit_r"]
+    assert cells["swin_t"] == cells["swin_s"] == cells["swin_b"]
+    number = cells["siglip_b"]["evit"]
+    assert f"{number}  evit, topk: it scores patches by the attention of a class token, and this backbone has" in out
 
 
 HEAVY = "sorted({'torch', 'timm', 'pandas', 'torchvision', 'matplotlib'} & set(sys.modules))"

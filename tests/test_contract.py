@@ -67,8 +67,9 @@ def test_shapes_and_counts(method: Method, tiny: Tiny, images: Tensor) -> None:
     assert len(counts) == len(dense)
     assert method.recovers or counts == sorted(counts, reverse=True), "counts never grow"
     assert all(count <= full for count, full in zip(counts, dense, strict=True))
-    assert reduces(method) == (counts != dense)
-    assert method.recovers or not reduces(method) or counts[-1] < dense[-1]
+    beside = any(step.paths is not None for step in out.trace)  # all stay, and some take a cheaper path
+    assert reduces(method) == (counts != dense or beside)
+    assert method.recovers or beside or not reduces(method) or counts[-1] < dense[-1]
 
 
 def test_prefix_survives(method: Method, tiny: Tiny, images: Tensor) -> None:
@@ -111,14 +112,15 @@ def test_one_image_alone_equals_itself_in_a_batch(method: Method, tiny: Tiny, im
 def test_dense_weights_load(method: Method, tiny: Tiny) -> None:
     """Into a model with the method, with only the method's own parameters missing; all of them where it has no others.
 
-    A method that wraps the backbone has modules in place of some of its own.
+    A method that brings modules of its own in place of the model's takes the rest.
     """
-    model = Model(tiny(seed=1), method)
+    backbone = tiny(seed=1)
+    model = Model(backbone, method)
     dense = {f"vit.{k}": v for k, v in tiny(seed=2).vit.state_dict().items()}
     missing, unexpected = model.load_state_dict(dense, strict=False)
-    if type(method).wrap is Method.wrap:
+    if model.vit is backbone.vit:
         assert not unexpected
-        assert all(".reducers." in key for key in missing)
+        assert all(key.startswith("blocks.") for key in missing)
     else:
         assert set(dense) & set(model.state_dict()) and len(missing) < len(model.state_dict())
 
@@ -129,11 +131,13 @@ def test_gradients_reach_every_parameter(method: Method, tiny: Tiny, images: Ten
     teacher = Model(tiny(), all_methods()["dense"]()).run(images)
     losses = method.losses(model.run(images), torch.tensor([0, 1, 2, 3]), teacher)
     sum(losses.values()).backward()
+    idle = {id(parameter) for parameter in model.idle()}
     for name, parameter in model.named_parameters():
-        if parameter.grad is None and "relative_position_bias_table" in name:
-            continue  # of a Swin block that generates: its queries lie in no grid of the window's
+        if id(parameter) in idle:
+            assert parameter.grad is None, f"{name} is not idle"
+            continue
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-        if ".reducers." in name and not name.endswith(".bias"):
+        if name.startswith("blocks.") and not name.endswith(".bias"):
             assert parameter.grad.abs().sum() > 0, f"no gradient reaches {name}"
 
 

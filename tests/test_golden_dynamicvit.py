@@ -9,7 +9,8 @@ from torch import Tensor
 from tokenbench.methods import dynamicvit
 from tokenbench.methods.dense import Dense
 from tokenbench.methods.dynamicvit import DynamicViT, Predictor
-from tokenbench.model import Model, Output, softmax_with_policy
+from tokenbench.model import Model, Output
+from tokenbench.policy import softmax_with_policy
 from tokenbench.tokens import Tokens
 
 BIG, RECT, LOSSES, PARTS = (

@@ -81,8 +81,10 @@ def whole(name: str) -> tuple[Case, Model]:
     side, scale = options.pop("sample_window_size"), options.pop("use_layer_scale")
     method = STViTR(tokens=side**2, layer_scale=scale, conv_pos=knobs.pop("use_conv_pos"), **knobs)
     model = Model(Backbone(SwinTransformer(**options)), method)
-    missing, unexpected = model.vit.load_state_dict(method.from_released(case.weights), strict=False)
-    assert not unexpected and all("num_batches_tracked" in key for key in missing)
+    names = method.published(list(model.state_dict()))
+    own = {name: case.weights.pop(published) for name, published in names.items() if published in case.weights}
+    missing, _ = model.load_state_dict(own, strict=False)
+    assert not case.weights and all("num_batches_tracked" in key for key in missing)
     return case, model.eval()
 
 
@@ -161,10 +163,11 @@ def test_two_counters() -> None:
 
 
 def test_refusals() -> None:
-    for options, reason in (
-        (dict(depths=(2, 2, 4, 2)), "units take 6 blocks"),
-        (dict(img_size=160), "do not divide the third stage's map 10x10"),
+    for options, knobs, reason in (
+        (dict(depths=(2, 2, 4, 2)), dict(), "units take 6 blocks"),
+        (dict(img_size=160), dict(), "do not divide the third stage's map 10x10"),
+        (dict(), dict(unit=4), "unit is a knob for plain ViTs"),
     ):
         size = dict(img_size=224, embed_dim=8, depths=(2, 2, 6, 2), num_heads=(1, 1, 1, 1)) | options
         with pytest.raises(Unsupported, match=reason):
-            Model(Backbone(SwinTransformer(**size)), STViTR())
+            Model(Backbone(SwinTransformer(**size)), STViTR(**knobs))

@@ -71,7 +71,7 @@ def test_other_image_sizes() -> None:
         assert backbones.create("swin_t", (448, 224)).grid == (112, 56)
 
 
-@pytest.mark.parametrize("method", ["random", "topk", "tome", "evit", "dynamicvit"])
+@pytest.mark.parametrize("method", ["random", "topk", "tome", "evit"])
 def test_methods_that_thin_out_refuse(method: str) -> None:
     with pytest.raises(Unsupported, match="windows need all tokens of a grid"):
         Model(Backbone(swin()), get(method)())

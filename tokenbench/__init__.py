@@ -3,6 +3,7 @@
     import tokenbench
     model = tokenbench.build("evit", "deit_s", keep_rate=0.7)   # images to logits, an nn.Module
     model.run(images, trace=True).trace[-1].share               # which patch went where
+    tokenbench.Pyramid(tokenbench.build("stvit_r", "swin_s"))   # images of any size to four feature maps
     maps = tokenbench.trace("evit", "deit_s", ["dog.jpg"])      # the same as numpy arrays, with numbers
 
 Names are loaded when they are first used, so that importing the package does not import torch.
@@ -26,6 +27,7 @@ _PUBLIC = {
     "Model": "model",
     "Output": "model",
     "Paper": "methods.base",
+    "Pyramid": "pyramid",
     "Reducer": "methods.base",
     "Reported": "methods.base",
     "TokenMaps": "maps",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tokenbench import backbones, checkpoints
+from tokenbench import backbones, checkpoints, sources
 from tokenbench.backbones import Backbone
 from tokenbench.methods import get
 from tokenbench.methods.base import make
@@ -21,7 +21,8 @@ def build(method: str, backbone: str | nn.Module, *, weights: str = "auto", seed
     Args:
         method: a name that `tokenbench list` shows.
         backbone: a short name (`deit_s`), any timm name, or a timm model of your own, which keeps its weights.
-        weights: for names: "auto" (shipped, hub, else random with a warning), "random", or a file.
+        weights: for names: "auto" (shipped with the method or without, hub, else random with a warning), "dense",
+            "random", or a file.
         seed: for random weights, and for those that the method brings itself.
         knobs: the method's, as `tokenbench show METHOD` lists them.
 
@@ -34,8 +35,11 @@ def build(method: str, backbone: str | nn.Module, *, weights: str = "auto", seed
         torch.manual_seed(seed)
         if isinstance(backbone, nn.Module):
             return Model(Backbone(backbone), setting).eval()
-        adapted = backbones.create(backbone)
-        note = checkpoints.load_dense(adapted, weights, seed).note
-        if note:
-            warnings.warn(note, stacklevel=2)
-        return Model(adapted, setting).eval()
+        given = sources.find(weights, backbone)
+        adapted = backbones.create(backbone, classes=given.classes(backbone))
+        own = given.trained(setting, backbone)
+        if own is None:
+            note = checkpoints.load_dense(adapted, given.dense, seed).note
+            if note:
+                warnings.warn(note, stacklevel=2)
+        return sources.model(setting, adapted, own)[0]

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from tokenbench import __version__, backbones, checkpoints, data
+from tokenbench import __version__, backbones, checkpoints, data, sources
 from tokenbench.backbones import Backbone, random_images
 from tokenbench.errors import TokenbenchError, UsageError
 from tokenbench.measure import memory
 from tokenbench.measure.running import OutOfMemory, is_out_of_memory
-from tokenbench.methods.base import Method
+from tokenbench.methods import get
+from tokenbench.methods.base import Method, make
 from tokenbench.methods.dense import Dense
 from tokenbench.model import Model
 from tokenbench.results import Row
@@ -54,6 +55,7 @@ class Candidate:
     metrics: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     status: str = "ok"
+    own: checkpoints.Weights | None = None  # those trained with the method, if it does not run on the dense ones
 
     def stop(self, status: str, reason: str) -> None:
         """No more is measured of it; its rows will say why."""
@@ -102,11 +104,11 @@ class Group:
             if candidate.model is not None and candidate.batches:
                 yield candidate, candidate.model
 
-    def no_accuracy(self, method: Method) -> str | None:
-        """Why there will be no accuracy of a method, as a clause; None if there will."""
-        if self.weights.kind == "random":
+    def no_accuracy(self, candidate: Candidate) -> str | None:
+        """Why there will be no accuracy of a setting, as a clause; None if there will."""
+        if candidate.own is None and self.weights.kind == "random":
             return "random weights, so no accuracy"
-        if method.trained:
+        if candidate.own is None and candidate.method.trained:
             return "needs its own training, so no accuracy"
         return "no --data-dir, so no accuracy" if self.loader is None else None
 
@@ -118,7 +120,8 @@ class Group:
             setting=method.model_dump(mode="json"),
             label=method.label,
             backbone=self.backbone.name,
-            weights={"kind": weights.kind, "name": weights.name, "hash": weights.hash},
+            weights=_id(weights),
+            trained=_id(candidate.own) if candidate.own else None,
             dataset=loader.name if loader else None,
             split=loader.split if loader else None,
             sample_hash=loader.sample_hash if loader else None,
@@ -137,6 +140,10 @@ class Group:
         )
 
 
+def _id(weights: checkpoints.Weights) -> dict[str, Any]:
+    return {"kind": weights.kind, "name": weights.name, "hash": weights.hash}
+
+
 def prepare(plan: Plan, env: Mapping[str, Any], say: Callable[[str], None]) -> list[Group]:
     """A group for each backbone of a plan; `say` is told what the user should know.
 
@@ -146,19 +153,38 @@ def prepare(plan: Plan, env: Mapping[str, Any], say: Callable[[str], None]) -> l
     if not plan.backbones:
         raise UsageError("No backbone was given; write one or more as deit_s,vit_b. See `tokenbench list --backbones`.")
     images = data.open_folder(plan.data_dir) if plan.data_dir is not None else None
-    made = [(name, backbones.create(name, plan.image_size)) for name in plan.backbones]
-    return [
-        _group(plan, env, backbone, data.sample() if images is None and name == "deit_nano" else images, say)
+    given = {name: sources.find(plan.weights, name) for name in plan.backbones}
+    made = [(name, backbones.create(name, plan.image_size, given[name].classes(name))) for name in plan.backbones]
+    groups = [
+        _group(
+            plan, given[name], env, backbone, data.sample() if images is None and name == "deit_nano" else images, say
+        )
         for name, backbone in made
     ]
+    if plan.weights not in sources.WORDS:
+        _say_unused(given, groups, say)
+    return groups
+
+
+def _say_unused(given: Mapping[str, sources.Sources], groups: Sequence[Group], say: Callable[[str], None]) -> None:
+    used = {candidate.own.hash for group in groups for candidate in group.candidates if candidate.own}
+    for path, header in {path: h for found in given.values() for path, h in found.own.items()}.items():
+        if checkpoints.sha(path) not in used:
+            label = make(get(header["method"]), header.get("setting", {})).label
+            say(f"{path} is not used: it was trained for {label} on {header.get('backbone')}.")
 
 
 def _group(
-    plan: Plan, env: Mapping[str, Any], backbone: Backbone, images: data.Images | None, say: Callable[[str], None]
+    plan: Plan,
+    given: sources.Sources,
+    env: Mapping[str, Any],
+    backbone: Backbone,
+    images: data.Images | None,
+    say: Callable[[str], None],
 ) -> Group:
     if images is not None:
         data.check_classes(images, backbone.vit.num_classes, backbone.name)
-    weights = checkpoints.load_dense(backbone, plan.weights, plan.seed)
+    weights = checkpoints.load_dense(backbone, given.dense, plan.seed)
     if weights.note:
         say(f"{backbone.name}: {weights.note}.")
     backbone.vit.to(plan.device).eval()
@@ -173,10 +199,11 @@ def _group(
                 say(f"{method.label} skips {backbone.name}: {reason}.")
             else:
                 torch.manual_seed(plan.seed)
-                candidate.model = Model(backbone, method).to(plan.device).eval()
+                own = given.trained(method, backbone.name)
+                candidate.model, candidate.own = sources.model(method, backbone, own)
         candidates.append(candidate)
     loader = None
-    if images is not None and weights.kind != "random":
+    if images is not None and (weights.kind != "random" or any(candidate.own for candidate in candidates)):
         loader = data.loader(images, backbone.config, min(max(batches), ACCURACY_BATCH), plan.workers, plan.limit)
     return Group(plan, env, backbone, weights, loader, batches, candidates)
 

@@ -12,7 +12,8 @@ import pickle
 import re
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,9 +21,12 @@ from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
-from timm.models import load_pretrained, load_state_dict, swin_transformer, vision_transformer
+from timm.layers import resample_abs_pos_embed
+from timm.models import clean_state_dict, load_pretrained, swin_transformer, vision_transformer
 from torch import Tensor, nn
+from torch.serialization import safe_globals
 
 from tokenbench.backbones import Backbone
 from tokenbench.errors import WeightsError
@@ -30,6 +34,10 @@ from tokenbench.errors import WeightsError
 SHIPPED = Path(__file__).parent / "sample"
 HUB_SECONDS = 5.0  # how long the hub may take to answer at all, name look-up included
 HEADER = "tokenbench"  # the key of our settings in a safetensors header
+AVERAGED = ("state_dict_ema", "model_ema")  # where training code wraps its weights, averaged or as they are
+CURRENT = ("state_dict", "model")
+# Options that training code saves beside weights. Only their names are known: plain dictionaries are made of them.
+OPTIONS = [(OrderedDict, "argparse.Namespace"), (OrderedDict, "yacs.config.CfgNode")]
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ def load(target: Backbone | nn.Module, path: str | Path) -> Weights:
         WeightsError: no such file; cut short; would run code; or names or shapes that do not fit.
     """
     path = Path(path)
-    stored = _read(path)
+    stored = read(path)
     root = target.vit if isinstance(target, Backbone) else target
     vit = getattr(root, "vit", root)
     prefix = "" if vit is root else "vit."
@@ -93,11 +101,11 @@ def load(target: Backbone | nn.Module, path: str | Path) -> Weights:
     own = {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
     rest = {key: value for key, value in stored.items() if not key.startswith(prefix)}
     before = own.get("pos_embed")
-    own = _fitted(own, vit, path)
+    own = _fitted(own, vit, path, header(path).get("image_size"))
     stored = rest | {prefix + key: value for key, value in own.items()}
-    _check(stored, root.state_dict(), path, target.name if isinstance(target, Backbone) else type(target).__name__)
+    check(stored, root.state_dict(), path, target.name if isinstance(target, Backbone) else type(target).__name__)
     root.load_state_dict(stored)
-    return Weights("file", path.name, _sha(path), _resampled(before, own.get("pos_embed")))
+    return Weights("file", path.name, sha(path), _resampled(before, own.get("pos_embed")))
 
 
 def header(path: str | Path) -> dict[str, Any]:
@@ -110,7 +118,7 @@ def header(path: str | Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(HEADER, "{}")
         found = json.loads(text)
-    except Exception as error:  # as in _read
+    except Exception as error:  # as in read
         raise WeightsError(f"{path} cannot be read ({_first_line(error)}); it is cut short or damaged.") from None
     return found if isinstance(found, dict) else {}
 
@@ -121,12 +129,21 @@ def save(path: str | Path, model: Backbone | nn.Module, header: Mapping[str, Any
     Raises:
         WeightsError: the name does not end in .safetensors, or the file cannot be written.
     """
+    module = model.vit if isinstance(model, Backbone) else model
+    write(path, module.state_dict(), header)
+
+
+def write(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors as safetensors with `header` (JSON values) in its header: all of it or nothing.
+
+    Raises:
+        WeightsError: the name does not end in .safetensors, or the file cannot be written.
+    """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise WeightsError(f"Weights are saved as safetensors only; give '{path}' a name that ends in .safetensors.")
-    module = model.vit if isinstance(model, Backbone) else model
-    tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-    data = to_safetensors(tensors, metadata={"format": "pt", HEADER: json.dumps(dict(header), sort_keys=True)})
+    plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    data = to_safetensors(plain, metadata={"format": "pt", HEADER: json.dumps(dict(header), sort_keys=True)})
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,21 +161,43 @@ def save(path: str | Path, model: Backbone | nn.Module, header: Mapping[str, Any
         part.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, by timm's reader, on the CPU."""
+def read(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a file, on the CPU; as `contents` and `state_dict`."""
+    return state_dict(contents(path), path)
+
+
+def contents(path: str | Path) -> Any:
+    """All that a file holds, on the CPU; options saved by training code come as plain dictionaries.
+
+    Raises:
+        WeightsError: no such file; cut short; or would run code.
+    """
+    path = Path(path)
     _exists(path)
     try:
-        with warnings.catch_warnings():  # torch warns of pickle protocols in files that are refused anyway
-            warnings.simplefilter("ignore")
-            stored: dict[str, Tensor] = load_state_dict(str(path), use_ema=True, device="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with warnings.catch_warnings(), safe_globals(OPTIONS):  # type: ignore[arg-type, no-untyped-call]
+            warnings.simplefilter("ignore")  # torch warns of pickle protocols in files that are refused anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        raise WeightsError(
+            f"{path} holds more than tensors and could run code when loaded{f' ({code[1]})' if code else ''}, "
+            "so it is not read; convert it to safetensors."
+        ) from None
     except Exception as error:  # a damaged file makes the two readers raise nearly anything
-        if isinstance(error.__cause__, pickle.UnpicklingError):
-            code = re.search(r"GLOBAL (\S+)", str(error.__cause__))
-            raise WeightsError(
-                f"{path} holds more than tensors and could run code when loaded{f' ({code[1]})' if code else ''}, "
-                "so it is not read; convert it to safetensors."
-            ) from None
         raise WeightsError(f"{path} cannot be read as weights ({_first_line(error)}); it is cut or damaged.") from None
+
+
+def state_dict(content: Any, path: str | Path, averaged: bool = True) -> dict[str, Tensor]:
+    """The weights among a file's contents, without the prefixes of wrappers; averaged ones first, or last."""
+    found = content
+    for key in AVERAGED + CURRENT if averaged else CURRENT + AVERAGED:
+        if isinstance(content, Mapping) and content.get(key) is not None:
+            found = content[key]
+            break
+    stored = clean_state_dict(found) if isinstance(found, dict) else {}
     odd = next((key for key, value in stored.items() if not isinstance(value, Tensor)), None)
     if odd is not None or not stored:
         what = f"'{odd}' is no tensor" if odd is not None else "it is empty"
@@ -166,13 +205,21 @@ def _read(path: Path) -> dict[str, Tensor]:
     return stored
 
 
-def _fitted(stored: dict[str, Tensor], vit: nn.Module, path: Path) -> dict[str, Tensor]:
-    """The tensors in the model's layout; unchanged where timm has no layouts to tell apart."""
+def _fitted(stored: dict[str, Tensor], vit: Any, path: Path, size: Sequence[int] | None) -> dict[str, Tensor]:
+    """The tensors in the model's layout; unchanged where timm has no layouts to tell apart.
+
+    `size` is the height and width that our own files say their positions are for; timm takes them for a square.
+    """
     fit = _filter(vit)
     if fit is None:
         return stored
     try:
-        return fit(stored, vit)
+        if size is None or "pos_embed" not in stored:
+            return fit(stored, vit)
+        grid = list(vit.patch_embed.grid_size)
+        old = [side // step for side, step in zip(size, vit.patch_embed.patch_size, strict=True)]
+        prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+        return stored | {"pos_embed": resample_abs_pos_embed(stored["pos_embed"], grid, old, prefix)}
     except Exception as error:  # timm asserts and indexes its way through layouts it knows
         raise WeightsError(
             f"{path} does not fit: its layout or position embedding cannot be converted ({_first_line(error)})."
@@ -189,16 +236,16 @@ def _filter(vit: nn.Module) -> Callable[[dict[str, Tensor], nn.Module], dict[str
     return None
 
 
-def _check(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, name: str) -> None:
+def check(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, name: str) -> None:
     """Raise `WeightsError` unless keys and shapes are those the model wants."""
     missing = [key for key in wanted if key not in stored]
     extra = [key for key in stored if key not in wanted]
     shapes = [key for key in wanted if key in stored and stored[key].shape != wanted[key].shape]
     problems = []
     if missing:
-        problems.append(f"{len(missing)} missing, the first {missing[0]} {tuple(wanted[missing[0]].shape)}")
+        problems.append(f"{len(missing)} missing, the first {_names(missing, wanted)}")
     if extra:
-        problems.append(f"{len(extra)} unexpected, the first {extra[0]} {tuple(stored[extra[0]].shape)}")
+        problems.append(f"{len(extra)} unexpected, the first {_names(extra, stored)}")
     if shapes:
         given, expected = (tuple(side[shapes[0]].shape) for side in (stored, wanted))
         problems.append(f"{len(shapes)} of another shape, the first {shapes[0]} {given} where {expected} is expected")
@@ -206,6 +253,10 @@ def _check(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Pat
         raise WeightsError(
             f"{path} does not fit {name} of {len(wanted)} tensors: {'; '.join(problems)}; give weights of this model."
         )
+
+
+def _names(keys: Sequence[str], tensors: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{key} {tuple(tensors[key].shape)}" for key in keys[:3])
 
 
 def _randomise(backbone: Backbone, seed: int, note: str | None = None) -> Weights:
@@ -231,7 +282,7 @@ def _load_hub(backbone: Backbone, path: Path, config: Mapping[str, Any], seed: i
             filter_fn=_filter(vit),
             strict=not pool_less,
         )
-    except Exception as error:  # as in _read
+    except Exception as error:  # as in read
         raise WeightsError(f"The hub's weights do not fit {backbone.name}: {_first_line(error)}.") from None
     notes = []
     if vit.num_classes not in (0, config["num_classes"]):
@@ -239,21 +290,31 @@ def _load_hub(backbone: Backbone, path: Path, config: Mapping[str, Any], seed: i
     if before is not None and backbone.input_size[1:] != tuple(config["input_size"][1:]):
         notes.append("position embedding resampled")
     revision = path.parent.name[:12]  # the hub's cache keeps files under .../snapshots/<commit>/
-    return Weights("hub", f"{config['hf_hub_id']}@{revision}", _sha(path), "; ".join(notes) or None)
+    return Weights("hub", f"{config['hf_hub_id']}@{revision}", sha(path), "; ".join(notes) or None)
 
 
 def _hub_file(config: Mapping[str, Any]) -> Path:
     """The file of a model's pretrained weights, from the cache or the hub; raises an error that says why not."""
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub import constants
 
     if not config.get("hf_hub_id"):
         raise LookupError("the hub has none")
     repo, _, revision = config["hf_hub_id"].partition("@")
     given = config.get("hf_hub_filename")
     names = (given,) if given else (constants.SAFETENSORS_SINGLE_FILE, constants.PYTORCH_WEIGHTS_NAME)
+    return from_hub(repo, names, revision or None)
+
+
+def from_hub(repo: str, names: Sequence[str], revision: str | None = None) -> Path:
+    """The first of the named files that a repository has, from the cache or the hub; raises an error that says why not.
+
+    `HF_HOME`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` are honoured.
+    """
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+
     for name in names:
-        cached = try_to_load_from_cache(repo, name, revision=revision or None)
+        cached = try_to_load_from_cache(repo, name, revision=revision)
         if isinstance(cached, str):
             return Path(cached)
     if constants.HF_HUB_OFFLINE:
@@ -261,7 +322,7 @@ def _hub_file(config: Mapping[str, Any]) -> Path:
     _reach(constants.ENDPOINT)
     for name in names:
         try:
-            return Path(hf_hub_download(repo, name, revision=revision or None, etag_timeout=HUB_SECONDS))
+            return Path(hf_hub_download(repo, name, revision=revision, etag_timeout=HUB_SECONDS))
         except EntryNotFoundError:
             continue
     raise FileNotFoundError(f"{repo} has no {' or '.join(names)}")
@@ -293,7 +354,8 @@ def _exists(path: Path) -> None:
         raise WeightsError(f"Weights file '{path}' {what}; give a .safetensors or .pth file, 'auto' or 'random'.")
 
 
-def _sha(path: Path) -> str:
+def sha(path: Path) -> str:
+    """SHA-256 of a file, 16 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 

@@ -13,6 +13,7 @@ from tokenbench.errors import TokenbenchError, UnknownName, UsageError
 
 if TYPE_CHECKING:
     from tokenbench.candidates import Plan
+    from tokenbench.training import Job
 
 DEFAULT_METHODS = "all"
 DEFAULT_RESULTS = Path("results.jsonl")
@@ -66,6 +67,8 @@ def _config(ctx: click.Context, _: click.Parameter, value: Path | None) -> None:
         raise UsageError(f"Config '{value}' is not TOML ({error}); write lines like batch-size = 32.") from None
     known = {p.opts[-1].lstrip("-"): p for p in ctx.command.params if p.name != "config"}
     ctx.default_map = {}
+    if ctx.command.name == "train":
+        ctx.meta["recipe"] = found.pop("recipe", {})
     for key, given in found.items():
         flag = key.replace("_", "-")
         if flag not in known:
@@ -110,7 +113,7 @@ def main() -> None:
 @click.option("--methods", default=DEFAULT_METHODS, show_default=True, help='A sweep such as "tome[r=4,8,13],evit".')
 @click.option("--backbone", default="deit_nano", show_default=True, help="Short or timm names, separated by commas.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="ImageFolder to measure accuracy on.")
-@click.option("--weights", default="auto", show_default=True, help="auto, random, or a file.")
+@click.option("--weights", default="auto", show_default=True, help="auto, dense, random, or files and folders.")
 @click.option("-b", "--batch-size", default=None, help="Sizes to time, as 1,32,128; or auto.  [default: 32; GPU 128]")
 @click.option("-j", "--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that load.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
@@ -151,6 +154,59 @@ def run(**flags: Any) -> int:
     return int(any(row.status in ("failed", "oom") for row in rows))
 
 
+@main.command()
+@click.option("--method", required=True, help='One setting, such as "evit[keep_rate=0.7]".')
+@click.option("--backbone", default="deit_nano", show_default=True, help="A short or timm name.")
+@click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="ImageFolder with train and val.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run's folder.")
+@click.option("--recipe", help="One of the method's recipes.  [default: its first]")
+@click.option("--epochs", help="Other than the recipe's.")
+@click.option("-b", "--batch-size", help="Images an update, over all processes.")
+@click.option("--lr", help="Highest learning rate, at the recipe's lr_batch.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Any other value of the recipe.")
+@click.option(
+    "--weights", default="auto", show_default=True, help="To start from: auto (the recipe's), random, a file."
+)
+@click.option("--teacher", default="auto", show_default=True, help="The teacher's weights: auto, or a file.")
+@click.option("--image-size", default=None, help="Other than the model's own: 384, or 224x448 (height x width).")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, or auto.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@click.option("--amp", is_flag=True, help="Short for --precision bf16.")
+@click.option("--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Passes an update.")
+@click.option("--compile", "compiled", is_flag=True, help="Under torch.compile.")
+@click.option("--grad-checkpointing", is_flag=True, help="Less memory, more time.")
+@click.option("-j", "--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that load.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
+@click.option("--save-every", type=click.IntRange(min=1), help="Updates.  [default: an epoch, at most 10 minutes]")
+@click.option(
+    "--eval-every", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Epochs."
+)
+@click.option("--tracker", help="trackio or wandb.")
+@click.option("--seed", type=click.IntRange(min=0), default=42, show_default=True)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    callback=_config,
+    is_eager=True,
+    expose_value=False,
+    help="TOML file; values of the recipe in [recipe].",
+)
+@plugin
+@click.pass_context
+def train(ctx: click.Context, /, **flags: Any) -> None:
+    """Train or fine-tune a method by its own recipe.
+
+    Stopped at any moment, the same command goes on from the last checkpoint. Under `torchrun`, many processes train one
+    model. `tokenbench show METHOD` lists its recipes.
+    """
+    from tokenbench import screen, training
+
+    job = _job(flags, ctx.meta.get("recipe", {}))
+    with screen.Watching() as watch:
+        found = training.train(job, watch)
+    click.echo(f"{found.path}: top-1 {found.top1:.2f} % on {found.images} {found.split} images.")
+
+
 @main.command("list")
 @click.option("--backbones", is_flag=True, help="Backbones instead of methods.")
 @plugin
@@ -184,7 +240,7 @@ def env(device: str) -> None:
 @click.option("--methods", default=DEFAULT_METHODS, show_default=True, help='A sweep such as "tome[r=8,13],evit".')
 @click.option("--backbone", default="deit_nano", show_default=True, help="A short or timm name.")
 @click.option("--images", type=click.Path(path_type=Path), multiple=True, help="A file or folder; may be repeated.")
-@click.option("--weights", default="auto", show_default=True, help="auto, random, or a file.")
+@click.option("--weights", default="auto", show_default=True, help="auto, dense, random, or files and folders.")
 @click.option("--image-size", default=None, help="Other than the model's own: 384, or 224x448 (height x width).")
 @click.option("--limit", type=click.IntRange(min=1), help="Use this many images, spread evenly.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
@@ -249,6 +305,30 @@ def merge(results: tuple[Path, ...], output: Path) -> None:
     click.echo(f"Rows in {output}: {len(rows)}, of {len(results)} files.")
 
 
+@main.command()
+@click.argument("source", metavar="IN")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--method", help='What it is of, where the file does not tell: "evit[keep_rate=0.7]".')
+@click.option("--backbone", help="A short or timm name, where the tensors do not tell.")
+@click.option("--ema", is_flag=True, help="Take averaged weights where the file has both.")
+@click.option("--force", is_flag=True, help="Replace OUT.")
+@plugin
+def convert(source: str, out: Path, method: str | None, backbone: str | None, ema: bool, force: bool) -> None:
+    """A published checkpoint as safetensors with its method and backbone in the header.
+
+    IN is a file (.pth, .pt, .bin, .safetensors) or one on the hub: csncsn/STViT-R/STViT-R-Swin-S.pth.
+    """
+    from tokenbench import published
+
+    found = published.convert(source, out, method, backbone, ema, force)
+    height, width = found.image_size
+    click.echo(f"Read {found.source} (sha256 {found.hash}): {found.method.label} on {found.backbone}, {found.layout}.")
+    click.echo(f"{found.parameters:,} parameters, {found.classes} classes, images of {height}x{width}.")
+    for sentence in found.assumed:
+        click.echo(f"Assumed: {sentence}.")
+    click.echo(f"Written: {out}")
+
+
 def _plan(flags: dict[str, Any]) -> Plan:
     """The plan that the flags of `run` describe; raises `UsageError` for a value that means nothing."""
     import torch
@@ -277,6 +357,53 @@ def _plan(flags: dict[str, Any]) -> Plan:
         compile=flags["compiled"],
         rounds=flags["rounds"],
         force=flags["force"],
+    )
+
+
+def _job(flags: dict[str, Any], table: dict[str, Any]) -> Job:
+    """The training job that the flags of `train` describe; a flag wins over `--set`, and that over a TOML table."""
+    import torch
+
+    from tokenbench.jobs import parse
+    from tokenbench.training import Job
+
+    settings = parse(flags["method"])
+    if len(settings) != 1:
+        raise UsageError(f"--method {flags['method']} gives {len(settings)} settings; train one at a time.")
+    method = settings[0]
+    recipes = type(method).recipes
+    name = flags["recipe"] or next(iter(recipes))
+    if name not in recipes:
+        raise UnknownName(f"recipe of {method.name}", name, recipes, f"`tokenbench show {method.name}`")
+    changes = dict(table)
+    for text in flags["changes"]:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--set {text} is not allowed; write it like --set weight_decay=0.05.")
+        changes[key.strip()] = value.strip()
+    named = {"epochs": flags["epochs"], "batch": flags["batch_size"], "lr": flags["lr"]}
+    changes |= {key: value for key, value in named.items() if value is not None}
+    if flags["threads"]:
+        torch.set_num_threads(flags["threads"])
+    return Job(
+        method=method,
+        backbone=flags["backbone"],
+        recipe=recipes[name].change(changes),
+        data_dir=flags["data_dir"],
+        output=flags["output"],
+        weights=str(flags["weights"]),
+        teacher=str(flags["teacher"]),
+        image_size=_size(flags["image_size"]),
+        device=_device(flags["device"]),
+        precision="bf16" if flags["amp"] else flags["precision"],
+        passes=flags["accumulate"],
+        compile=flags["compiled"],
+        recompute=flags["grad_checkpointing"],
+        workers=flags["workers"],
+        seed=flags["seed"],
+        save_every=flags["save_every"],
+        evaluate_every=flags["eval_every"],
+        tracker=flags["tracker"],
     )
 
 

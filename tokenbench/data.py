@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -90,8 +91,30 @@ def sample() -> Images:
     return Images("fashion_mnist_test2000", "test", SAMPLE_CLASSES, images, tuple(labels.tolist()))
 
 
+def open_training(path: str | Path) -> tuple[Images, Images]:
+    """The images to train on and those held out: `train`, and `val` or `validation` or `test`, of a folder.
+
+    Raises:
+        DataError: either is missing, or they do not have the same classes.
+    """
+    top = Path(path)
+    if _fashion(top, "train") is not None:
+        return open_folder(path, "train"), open_folder(path, "test")
+    train = open_folder(path, "train")
+    held_out = next((s for s in SPLITS if _folders(top / s)), None)
+    if held_out is None:
+        raise DataError(f"Data folder '{path}' has no val folder with class folders; it has {_some(top)}.")
+    other = open_folder(path, held_out)
+    if other.classes != train.classes:
+        odd = sorted(set(train.classes) ^ set(other.classes))
+        raise DataError(
+            f"Data folder '{path}' has other classes in train and {held_out}, such as '{odd[0]}'; give both the same."
+        )
+    return train, other
+
+
 def open_folder(path: str | Path, split: str | None = None) -> Images:
-    """The images under a folder that has one folder a class.
+    """The images under a folder that has one folder a class; or the four files of Fashion-MNIST, as published.
 
     A class's index is its place among the folders in timm's natural order ("2" before "10"), empty folders counted.
     Where every folder is an ImageNet-1k wnid it is the place among all 1000, so a part of the classes works too.
@@ -109,6 +132,9 @@ def open_folder(path: str | Path, split: str | None = None) -> Images:
             f"Data folder '{path}' {'is a file' if top.exists() else 'does not exist'}; "
             "give a folder that has one folder of images for each class."
         )
+    fashion = _fashion(top, split or "test")
+    if fashion is not None:
+        return fashion
     wanted = SPLITS if split is None else (split,)
     found = next((s for s in wanted if _folders(top / s)), None)
     if split is not None and found is None:
@@ -143,7 +169,7 @@ def check_classes(images: Images, classes: int, model: str) -> None:
 
 def transform_key(config: Mapping[str, Any]) -> tuple[Any, ...]:
     """What of a timm data config decides the pixels a model sees; loaders can be shared where it is equal."""
-    return tuple(sorted(_resolve(config).items()))
+    return tuple(sorted(resolve(config).items()))
 
 
 def loader(images: Images, config: Mapping[str, Any], batch: int, workers: int = 0, limit: int | None = None) -> Loader:
@@ -208,7 +234,7 @@ class _Decoded(Dataset[Any]):
     """An item is (pixels, target), or (name, reason) for an image that cannot be read: workers can only return."""
 
     def __init__(self, images: Images, indices: Sequence[int], config: Mapping[str, Any]) -> None:
-        resolved = _resolve(config)
+        resolved = resolve(config)
         self.images, self.indices = images, indices
         self.mode = "L" if resolved["input_size"][0] == 1 else "RGB"
         self.transform = create_transform(**resolved, is_training=False)
@@ -232,7 +258,7 @@ def _collate(items: list[Any]) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
     return pixels, torch.tensor([target for _, target in read], dtype=torch.int64), skipped
 
 
-def _resolve(config: Mapping[str, Any]) -> dict[str, Any]:
+def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     """timm's data config, with mean and std of as many channels as the input."""
     resolved: dict[str, Any] = resolve_data_config(pretrained_cfg=dict(config))  # type: ignore[no-untyped-call]
     channels = resolved["input_size"][0]
@@ -242,6 +268,27 @@ def _resolve(config: Mapping[str, Any]) -> dict[str, Any]:
         values = tuple(resolved[key])
         resolved[key] = values if len(values) == channels else (sum(values) / len(values),) * channels
     return {**resolved, "input_size": tuple(resolved["input_size"])}
+
+
+def _fashion(folder: Path, split: str) -> Images | None:
+    """A split of Fashion-MNIST in its published form, idx files that may be gzipped; None if they are not there."""
+    part = {"train": "train", "test": "t10k"}.get(split)
+    stems = [f"{part}-{what}" for what in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+    files = [next((folder / n for n in (f"{s}.gz", s) if (folder / n).is_file()), None) for s in stems]
+    if files[0] is None or files[1] is None:
+        return None
+    pixels, labels = _idx(files[0], 16), _idx(files[1], 8)
+    if not len(labels) or len(pixels) != len(labels) * 28 * 28:
+        raise DataError(f"{files[0]} and {files[1].name} do not fit each other; fetch Fashion-MNIST again.")
+    return Images("fashion_mnist", split, SAMPLE_CLASSES, pixels.reshape(-1, 28, 28), tuple(labels.tolist()), folder)
+
+
+def _idx(path: Path, head: int) -> np.ndarray:
+    try:
+        raw = path.read_bytes()
+        return np.frombuffer(gzip.decompress(raw) if path.suffix == ".gz" else raw, np.uint8, offset=head)
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}); fetch Fashion-MNIST again.") from None
 
 
 def _folders(root: Path) -> list[str]:

@@ -7,6 +7,7 @@ TokenbenchError                 (exit code 1)
 │   └── Unsupported             the method cannot run on that backbone, or the backbone is not served
 ├── DataError                   a data folder or image that cannot be used
 ├── WeightsError                a weights file that is cut short, does not fit, or would run code
+├── TrainingError               a training run that cannot go on
 └── ResultsError                a results file that cannot be read or written
 """
 
@@ -51,6 +52,10 @@ class DataError(TokenbenchError):
 
 class WeightsError(TokenbenchError):
     """A weights file that is cut short, does not fit the model, or would run code when loaded."""
+
+
+class TrainingError(TokenbenchError):
+    """A training run that cannot go on; the message names the last good checkpoint."""
 
 
 class ResultsError(TokenbenchError):

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from tokenbench.policy import softmax_with_policy
 from tokenbench.tokens import Tokens
 
 if TYPE_CHECKING:
     from tokenbench.backbones import Backbone
     from tokenbench.methods.base import Method, Reducer
-
-POLICY_EPS = 1e-6  # DynamicViT, arXiv 2106.02034, equation 11
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ class Block(nn.Module):
         self.proportional = proportional
 
     @property
-    def parts(self) -> dict[str, nn.Module]:
+    def parts(self) -> list[tuple[str, nn.Module]]:
         """The borrowed modules whose costs are told apart, by part of `tokenbench.measure.flops.PARTS`."""
-        return {"mlp": self.borrowed[0].mlp}
+        return [("mlp", self.borrowed[0].mlp)]
 
     def forward(self, tokens: Tokens) -> Tokens:
         """The tokens after this block."""
@@ -143,6 +143,8 @@ class Model(nn.Module):
         Unsupported: the method cannot run on this backbone; the message gives the reason.
     """
 
+    recompute = False  # in training: compute blocks a second time in the backward pass rather than keep their inside
+
     def __init__(self, backbone: Backbone, method: Method) -> None:
         super().__init__()
         method.check(backbone)
@@ -153,6 +155,13 @@ class Model(nn.Module):
             backbone.turn(i, reducers.get(i, ()), method.proportional) for i in range(backbone.depth)
         )
         self.use(method)
+
+    def idle(self) -> Sequence[nn.Parameter]:
+        """Parameters of the timm model that no output depends on, such as relative positions of a Swin block that
+        generates tokens. Freeze them (`requires_grad_(False)`) before DistributedDataParallel, which waits for the
+        gradient of every parameter; they are left as they are here, since the timm model may be in other use too.
+        """
+        return self.method.idle(self.backbone)  # type: ignore[no-any-return]
 
     def use(self, method: Method) -> None:
         """Take new values for the knobs, such as a scheduled keep rate; places and parameters stay as they are."""
@@ -175,7 +184,8 @@ class Model(nn.Module):
 
     def _loop(self, tokens: Tokens, steps: list[Tokens] | None = None) -> Tokens:
         for block in self.blocks:
-            tokens = block(tokens)
+            again = self.recompute and self.training
+            tokens = checkpoint(block, tokens, use_reentrant=False) if again else block(tokens)
             if steps is not None:
                 steps.append(tokens)
         return tokens
@@ -229,22 +239,6 @@ def mixed(attn: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Te
     logits = (q * attn.scale) @ k.transpose(-2, -1)
     weights: Tensor = attn.attn_drop((logits if bias is None else logits + bias).softmax(dim=-1))
     return weights @ v
-
-
-def softmax_with_policy(logits: Tensor, policy: Tensor, eps: float = POLICY_EPS) -> Tensor:
-    """Softmax in which dropped tokens are no key to any token but themselves (DynamicViT, equation 11), in float32.
-
-    Args:
-        logits: (B, H, N, N).
-        policy: (B, N) 1 kept, 0 dropped.
-    """
-    count = logits.shape[-1]
-    eye = torch.eye(count, dtype=torch.float32, device=logits.device)
-    mask = policy[:, None, None, :].float()
-    mask = mask + (1.0 - mask) * eye  # (B, 1, N, N)
-    logits = logits.float()
-    weights = (logits - logits.amax(dim=-1, keepdim=True)).exp() * mask
-    return (weights + eps / count) / (weights.sum(dim=-1, keepdim=True) + eps)
 
 
 def _policy(tokens: Tokens) -> Tensor | None:

@@ -48,7 +48,8 @@ class Identity(BaseModel):
     setting: dict[str, Any]  # every knob
     label: str
     backbone: str
-    weights: WeightsId
+    weights: WeightsId  # of the dense model
+    trained: WeightsId | None = None  # the method's own, where it does not run on the dense ones
     dataset: str | None  # None where no data was used, in a speed run on random images
     split: str | None
     sample_hash: str | None
@@ -71,6 +72,8 @@ class Identity(BaseModel):
     def id(self) -> str:
         """SHA-256, 16 hex digits, over the identity as canonical JSON."""
         values = self.model_dump(mode="json", include=set(Identity.model_fields))
+        if self.trained is None:
+            del values["trained"]  # so that rows from before it keep their ids
         text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -215,7 +218,7 @@ def merge(paths: Iterable[str | Path], output: str | Path) -> tuple[list[Row], l
 
 
 def frame(rows: Iterable[Row]) -> pd.DataFrame:
-    """A table of rows: a column a field, and `weights.kind`, `setting.r` and the like for what lies inside those two.
+    """A table of rows: a column a field; `setting.r`, `weights.kind`, `trained.name` and the like for what lies inside.
 
     Numbers that were not measured are NaN, in columns of float64.
     """
@@ -224,8 +227,8 @@ def frame(rows: Iterable[Row]) -> pd.DataFrame:
     records = []
     for row in rows:
         record = {"id": row.id, **row.model_dump()}
-        for name in ("setting", "weights"):
-            record |= {f"{name}.{key}": value for key, value in record.pop(name).items()}
+        for name in ("setting", "weights", "trained"):
+            record |= {f"{name}.{key}": value for key, value in (record.pop(name) or {}).items()}
         records.append(record)
     table = pd.DataFrame(records, columns=None if records else ["id", *Row.model_fields])
     numbers = [name for name, f in Row.model_fields.items() if f.annotation in (float | None, int | None)]

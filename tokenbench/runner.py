@@ -116,7 +116,7 @@ def _count(group: Group, watch: Watch) -> None:
                 "tokens_mean": None if left is None else list(left.mean),
                 "tokens_std": None if left is None else list(left.std),
             }
-            why = group.no_accuracy(candidate.method)
+            why = group.no_accuracy(candidate)
             candidate.notes += [why] if why else []
         watch.step(done)
 
@@ -154,7 +154,7 @@ def _accuracy(groups: Sequence[Group], results: Results, watch: Watch) -> None:
         f"{group.backbone.name}/{candidate.method.label}": (group, candidate, model)
         for group in groups
         for candidate, model in group.live()
-        if group.no_accuracy(candidate.method) is None
+        if group.no_accuracy(candidate) is None
     }
     loader, plan = groups[0].loader, groups[0].plan
     if not running or loader is None:

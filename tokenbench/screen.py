@@ -16,6 +16,7 @@ from tokenbench.backbones import SHORT_NAMES
 from tokenbench.maps import TokenMaps
 from tokenbench.methods import all_methods, get
 from tokenbench.methods.base import Method
+from tokenbench.methods.recipe import Recipe
 from tokenbench.reports import tables
 from tokenbench.results import Row
 
@@ -71,6 +72,13 @@ class Watching:
         """Move the bar."""
         self._progress.update(self._task, completed=done)
 
+    def note(self, text: str) -> None:
+        """How it stands, beside the bar; a line where it is piped."""
+        if self._progress.disable:
+            self.say(text)
+        else:
+            self._progress.update(self._task, description=text)
+
     def say(self, text: str) -> None:
         """A line above the bar."""
         self._progress.console.print(plain(text), soft_wrap=True)
@@ -117,27 +125,44 @@ def print_methods() -> None:
 
 
 def print_backbones() -> None:
-    """The short names, what each stands for, and which methods run on it."""
+    """The short names, what each stands for, and which methods run on it; below, why others do not."""
     import warnings
 
     import torch
 
     from tokenbench import backbones
 
-    settings = [cls() for cls in all_methods().values()]
-    grid = Grid("short name", "timm name", "tokens", "cannot run", box=None, header_style="bold")
+    settings = [cls() for name, cls in all_methods().items() if name != "dense"]
+    lines = [["short name", "timm name", "tokens", *(m.name for m in settings)]]
+    reasons: dict[str, list[str]] = {}  # in order of their numbers, with the methods they stop
     for short, full in SHORT_NAMES.items():
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             backbone = backbones.create(short)
         rows, cols = backbone.grid
-        refused = [f"{m.name}: {reason}" for m in settings if (reason := m.refusal(backbone))]
-        _add(grid, short, full, f"{backbone.prefix} + {rows}×{cols}", "; ".join(refused) or tables.MISSING)
+        lines.append([short, full, f"{backbone.prefix} + {rows}×{cols}"])
+        for method in settings:
+            reason = method.refusal(backbone)
+            if reason is not None and method.name not in reasons.setdefault(reason, []):
+                reasons[reason].append(method.name)
+            lines[-1].append("✓" if reason is None else f"{list(reasons).index(reason) + 1}")
     out = console()
-    out.print(grid)
+    grid = _lines(lines)
+    wanted = out.measure(grid, options=out.options.update(max_width=WIDE)).maximum
+    out.print(grid if wanted <= out.width else _lines([[short, *rest] for short, _, *rest in lines]))
+    out.print()
+    for number, (reason, methods) in enumerate(reasons.items(), 1):
+        out.print(plain(f"{number}  {', '.join(methods)}: {reason}"))
     out.print(
         "Any other timm VisionTransformer with plain blocks, and any Swin, is taken by its timm name.", style="dim"
     )
+
+
+def _told(recipe: Recipe) -> str:
+    """The values of a recipe that tell it from others: those that are not DeiT's, and how long it is."""
+    knobs = {f"{key} of the method": value for key, value in recipe.knobs.items()}
+    told = recipe.model_dump(exclude_defaults=True, exclude={"source", "knobs"})
+    return ", ".join(f"{key}={_value(value)}" for key, value in {"epochs": recipe.epochs, **told, **knobs}.items())
 
 
 def print_method(name: str) -> None:
@@ -166,6 +191,10 @@ def print_method(name: str) -> None:
             _add(grid, r.backbone, setting, top1, gmacs, f"{how}; {r.note}" if r.note else how)
         out.print("\nreported by the paper", style="bold")
         out.print(grid)
+    for title, recipe in cls.recipes.items():
+        out.print()
+        out.print(plain(f"recipe {title} ({recipe.source})", "bold"))
+        out.print(plain(f"  {_told(recipe)}"))
     own = " --plugin FILE" if cls.__module__.startswith("tokenbench_plugin") else ""
     out.print()
     out.print(plain(f"tokenbench run --methods {_example(cls)} --backbone deit_s{own}", "dim"))
@@ -210,6 +239,14 @@ def _grid(cells: pd.DataFrame) -> Grid:
     return grid
 
 
+def _lines(lines: Sequence[Sequence[str]]) -> Grid:
+    """A table of lines, the first of which is its head."""
+    grid = Grid(*lines[0], box=None, header_style="bold", pad_edge=False)
+    for line in lines[1:]:
+        _add(grid, *line)
+    return grid
+
+
 def _add(grid: Grid, *cells: object) -> None:
     grid.add_row(*(plain(str(cell)) for cell in cells))
 
@@ -221,7 +258,9 @@ def _first_line(cls: type[Method]) -> str:
 def _value(value: Any) -> str:
     if value is None:
         return "unset"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, tuple):
+        return "/".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _allowed(schema: Mapping[str, Any]) -> str:

@@ -15,6 +15,18 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Paths:
+    """Two ways through the MLPs of a stage for tokens that stay in their places.
+
+    In eval mode the places (B, K) and (B, N - K) of the tokens that take each; in training, where both are run for all
+    tokens, what each token would be by either, (B, N, C).
+    """
+
+    slow: Tensor
+    fast: Tensor
+
+
+@dataclass(frozen=True)
 class Tokens:
     """The tokens of a batch on their way through the blocks.
 
@@ -27,12 +39,13 @@ class Tokens:
     grid: tuple[int, int]  # rows and columns of the patch grid, P = rows * columns
     size: Tensor | None = None  # (B, N) patches in each token; None while every token is one patch
     source: Tensor | None = None  # (B, N - prefix, P) weight of each patch in each token; None when not traced
-    fused: Tensor | None = None  # (B, P) 1 where a patch was dropped into a fused token; None when not traced
+    fused: Tensor | None = None  # (B, P) 1 where a patch is in a fused token or on a fast path; None when not traced
     alive: Tensor | None = None  # (B, N - prefix) 1 kept, 0 dropped: training drops by mask, not by removal
     decisions: tuple[Tensor, ...] = ()  # every `alive` so far, one a stage
     context: Tokens | None = None  # where keys and values come from, when not from the tokens themselves
     views: Tensor | None = None  # (W, K) context tokens that each of W windows may look at; None: all of them
     layout: tuple[int, int] | None = None  # rows and columns the tokens lie in now; None when in no grid
+    paths: Paths | None = None  # which tokens take the slow path and which the fast one; None while there is one only
 
     @property
     def count(self) -> int:
@@ -129,8 +142,9 @@ class Tokens:
             if rows % 2 or cols % 2:
                 source = F.pad(source, (0, 0, 0, cols % 2, 0, rows % 2))
             source = source.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).sum((2, 4)).flatten(1, 2)
+        fused = None if self.fused is None else torch.zeros_like(self.fused)
         layout = (-(-rows // 2), -(-cols // 2))
-        return replace(self, x=x, size=None, source=source, context=None, views=None, layout=layout)
+        return replace(self, x=x, size=None, source=source, fused=fused, context=None, views=None, layout=layout)
 
     def mix(self, weights: Tensor, x: Tensor | None = None, layout: tuple[int, int] | None = None) -> Tokens:
         """Condense: soft clusters; the result has no prefix.
@@ -149,6 +163,14 @@ class Tokens:
     def mask(self, alive: Tensor) -> Tokens:
         """Drop without removing, for training: tokens with `alive` 0 (B, N - prefix) are no key to any other."""
         return replace(self, alive=alive, decisions=(*self.decisions, alive))
+
+    def part(self, slow: Tensor, fast: Tensor) -> Tokens:
+        """Two paths for tokens that stay: places (B, K) and (B, N - K). Patches of the fast one count as dropped."""
+        fused = self.fused
+        if self.source is not None:
+            away = self.source.new_zeros(self.source.shape[:2]).scatter(1, fast, 1.0)
+            fused = (away.unsqueeze(1) @ self.source).squeeze(1)
+        return replace(self, paths=Paths(slow, fast), fused=fused)
 
     def without_prefix(self) -> Tokens:
         """The tokens without class, distillation and register tokens."""

@@ -11,14 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tokenbench import backbones, checkpoints, pictures
+from tokenbench import backbones, checkpoints, pictures, sources
 from tokenbench.backbones import Backbone
 from tokenbench.checkpoints import Weights
 from tokenbench.errors import BadSetting, DataError, Unsupported
 from tokenbench.maps import TokenMaps
 from tokenbench.methods import get
 from tokenbench.methods.base import Method, make
-from tokenbench.model import Model
 
 CELLS = 2**20  # entries of a map in one pass: 27 images of 196 patches, or one of 1024
 
@@ -40,7 +39,7 @@ def trace(
         backbone: a short name (`deit_s`), any timm name, or a timm model of your own, which keeps its weights.
         images: files or PIL images of any mode and size, which are resized and cropped as the model wants; or a
             normalised batch (B, channels, H, W).
-        weights: for names: "auto" (shipped, hub, else random), "random", or a file.
+        weights: for names: "auto" (shipped with the method or without, hub, else random), "dense", "random", or a file.
         seed: for random weights, and for the parameters that a method adds.
         image_size: for names: height and width, if other than the model's own.
         knobs: the method's, as `tokenbench show METHOD` lists them.
@@ -51,12 +50,14 @@ def trace(
         WeightsError: a weights file that does not fit.
     """
     setting = make(get(method), knobs)
+    own: Path | None = None
     if isinstance(backbone, nn.Module):
         adapted, note = Backbone(backbone), ""
     else:
-        adapted, found = prepare(backbone, weights, seed, image_size)
-        note = _note(found)
-        if found.note:
+        given = sources.find(weights, backbone)
+        adapted, found = prepare(backbone, given, seed, image_size)
+        own, note = given.trained(setting, backbone), _note(found)
+        if found.note and own is None:
             warnings.warn(found.note, stacklevel=2)
     if isinstance(images, Tensor):
         batch, names = images, tuple(f"image {i}" for i in range(len(images)))
@@ -64,7 +65,7 @@ def trace(
         opened = [image if isinstance(image, Image.Image) else pictures.open_image(image) for image in images]
         names = tuple(f"image {i}" if isinstance(x, Image.Image) else Path(x).name for i, x in enumerate(images))
         batch = pictures.inputs(opened, adapted.config) if opened else torch.empty(0)
-    return follow(setting, adapted, batch, names, note, seed)
+    return follow(setting, adapted, batch, names, note, seed, own)
 
 
 def trace_all(
@@ -95,7 +96,8 @@ def trace_all(
         TokenbenchError: as `trace`, and where nothing is left to trace.
     """
     files = pictures.find(images, limit) if images else []
-    adapted, found = prepare(backbone, weights, seed, image_size)
+    given = sources.find(weights, backbone)
+    adapted, found = prepare(backbone, given, seed, image_size)
     adapted.vit.to(device)
     if found.note:
         say(f"{found.note[0].upper()}{found.note[1:]}.")
@@ -110,25 +112,36 @@ def trace_all(
         raise Unsupported(f"None of the methods given can run on {backbone}; see `tokenbench list --backbones`.")
     names, opened = _opened(files, say) if images else pictures.sample(adapted.input_size[0] == 1, limit)
     batch = pictures.inputs(opened, adapted.config)
-    return [follow(method, adapted, batch, names, _note(found), seed) for method in settings]
+    return [
+        follow(method, adapted, batch, names, _note(found), seed, given.trained(method, backbone))
+        for method in settings
+    ]
 
 
-def prepare(name: str, weights: str, seed: int, image_size: tuple[int, int] | None) -> tuple[Backbone, Weights]:
+def prepare(
+    name: str, given: sources.Sources, seed: int, image_size: tuple[int, int] | None
+) -> tuple[Backbone, Weights]:
     """A backbone in eval mode with its dense weights, and where they are from."""
     with torch.random.fork_rng(devices=[]):  # timm draws weights that are replaced at once
-        adapted = backbones.create(name, image_size)
-    found = checkpoints.load_dense(adapted, weights, seed)
+        adapted = backbones.create(name, image_size, given.classes(name))
+    found = checkpoints.load_dense(adapted, given.dense, seed)
     adapted.vit.eval()
     return adapted, found
 
 
 def follow(
-    method: Method, backbone: Backbone, images: Tensor, names: Sequence[str], note: str = "", seed: int = 0
+    method: Method,
+    backbone: Backbone,
+    images: Tensor,
+    names: Sequence[str],
+    note: str = "",
+    seed: int = 0,
+    own: Path | None = None,
 ) -> TokenMaps:
     """The maps of a setting on images (B, channels, H, W), normalised; they go through a few at a time, in eval mode.
 
-    A method that needs its own training has none here, so its maps are noted "untrained". The seed decides the
-    parameters that it adds.
+    `own` is a file of weights trained with the method; without it a method that needs its own training is noted
+    "untrained", and the seed decides the parameters that it adds.
 
     Raises:
         Unsupported: the method cannot run on this backbone.
@@ -145,7 +158,7 @@ def follow(
     was_training, like = backbone.vit.training, next(backbone.vit.parameters())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Model(backbone, method).to(like).eval()
+        model = sources.model(method, backbone, own)[0]
     at_once = max(1, CELLS // (backbone.grid[0] * backbone.grid[1]) ** 2)
     with torch.inference_mode():
         passes = [model.run(chunk.to(like), trace=True).trace for chunk in images.split(at_once)]
@@ -155,7 +168,7 @@ def follow(
         method=method.name,
         label=method.label,
         backbone=backbone.name,
-        note=", ".join(filter(None, ["untrained" if method.trained else "", note])),
+        note=", ".join(filter(None, ["untrained" if method.trained and own is None else "", "" if own else note])),
         names=tuple(names),
         pictures=pictures.pixels(images, backbone.config),
         grid=blocks[0][0].grid,

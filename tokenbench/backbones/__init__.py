@@ -56,13 +56,16 @@ def full_name(name: str) -> str:
     return full
 
 
-def create(name: str, image_size: tuple[int, int] | None = None, classes: int | None = None) -> Backbone:
+def create(
+    name: str, image_size: tuple[int, int] | None = None, classes: int | None = None, drop_path: float = 0.0
+) -> Backbone:
     """A backbone with random weights by short or timm name, its attention fused unless `TIMM_FUSED_ATTN=0`.
 
     Args:
         name: a short name (`deit_s`) or any timm name.
         image_size: height and width, if other than the model's own.
         classes: number of classes, if other than the model's own.
+        drop_path: stochastic depth of the last block, falling to 0 in the first; for training.
     """
     full = full_name(name)
     kwargs: dict[str, Any] = {}
@@ -70,6 +73,8 @@ def create(name: str, image_size: tuple[int, int] | None = None, classes: int | 
         kwargs["img_size"] = image_size
     if classes is not None:
         kwargs["num_classes"] = classes
+    if drop_path:
+        kwargs["drop_path_rate"] = drop_path
     try:
         return Backbone(_fused(timm.create_model(full, pretrained=False, **kwargs)), name)
     except TypeError as error:

@@ -50,6 +50,9 @@ class Backbone:
             "See `tokenbench list --backbones`."
         )
 
+    def __reduce__(self) -> Any:  # copies take no arguments
+        return object.__new__, (type(self),), self.__dict__
+
     def __init__(self, vit: nn.Module, name: str | None = None) -> None:
         self.name = name or type(vit).__name__
         reason = self.refusal(vit)

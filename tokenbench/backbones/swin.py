@@ -36,10 +36,10 @@ class SwinTurn(Block):
         self.halvings = halvings
 
     @property
-    def parts(self) -> dict[str, nn.Module]:
+    def parts(self) -> list[tuple[str, nn.Module]]:
         """The MLP, and patch merging with the embedding."""
         block, merging = self.borrowed[:2]
-        return {"mlp": block.mlp} | ({} if merging is None else {"embed": merging})
+        return [("mlp", block.mlp), *([] if merging is None else [("embed", merging)])]
 
     def enter(self, tokens: Tokens) -> Tokens:
         """Merge patches at the start of a stage."""
@@ -205,7 +205,7 @@ def cross(attn: Any, y: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return _out(attn, q, k, v, None), q, k
 
 
-def shifted(attn: Any, y: Tensor, layout: Pair, window: Pair, shift: bool) -> Tensor:
+def shifted(attn: Any, y: Tensor, layout: Pair, window: Pair, shift: bool, always: bool = False) -> Tensor:
     """A `WindowAttention` in windows no larger than its own, which take the middle of its table of positions.
 
     Args:
@@ -214,8 +214,9 @@ def shifted(attn: Any, y: Tensor, layout: Pair, window: Pair, shift: bool) -> Te
         layout: rows and columns of the tokens.
         window: rows and columns of a window; divides the layout.
         shift: whether windows are shifted by half of their size, along sides of more than one window.
+        always: along sides of one window too.
     """
-    roll = [w // 2 if shift and n > w else 0 for n, w in zip(layout, window, strict=True)]
+    roll = [w // 2 if shift and (always or n > w) else 0 for n, w in zip(layout, window, strict=True)]
     grid: Tensor = y.unflatten(1, layout)
     if any(roll):
         grid = grid.roll((-roll[0], -roll[1]), (1, 2))

@@ -122,7 +122,7 @@ def _attributed(model: nn.Module, total: Callable[[], float]) -> Iterator[tuple[
     for index, block in enumerate(blocks):
         hooks.append(block.register_forward_pre_hook(partial(enter_block, index)))
         hooks.append(block.register_forward_hook(partial(leave_block, index)))
-        inner = [*block.parts.items(), *(("selection", r) for r in block.reducers)]
+        inner = [*block.parts, *(("selection", r) for r in block.reducers)]
         for part, module in inner:
             hooks.append(module.register_forward_pre_hook(partial(enter, part)))
             hooks.append(module.register_forward_hook(leave))

@@ -20,6 +20,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt, Pos
 from torch import Tensor, nn
 
 from tokenbench.errors import BadSetting, Unsupported
+from tokenbench.methods.recipe import DEIT, FINETUNE, Recipe
+from tokenbench.methods.released import Release, Stored
 from tokenbench.model import Attn, Output
 from tokenbench.tokens import Tokens
 
@@ -88,7 +90,10 @@ class Method(BaseModel):
     windowed: ClassVar[bool] = False  # True: leaves whole grids, as backbones that attend within windows need
     recovers: ClassVar[bool] = False  # True: brings tokens back, so that their number grows again
     reported: ClassVar[tuple[Reported, ...]] = ()
+    recipes: ClassVar[Mapping[str, Recipe]] = {"scratch": DEIT, "finetune": FINETUNE}  # the first is the default
+    in_training: ClassVar[frozenset[str]] = frozenset()  # knobs that say nothing once the model is trained
     notes: ClassVar[str] = ""  # a caveat that every listing prints
+    derived: ClassVar[tuple[str, ...]] = ()  # endings of published tensors that are computed here and not read
 
     @property
     def proportional(self) -> bool:
@@ -100,6 +105,11 @@ class Method(BaseModel):
         """`tome[r=13]`: the name, the main knob, and every other knob that is not at its default."""
         shown = [k for k, f in type(self).model_fields.items() if k == self.main or getattr(self, k) != f.default]
         return f"{self.name}[{','.join(f'{k}={_text(getattr(self, k))}' for k in shown)}]" if shown else self.name
+
+    @property
+    def decides(self) -> dict[str, Any]:
+        """The knobs that decide what a trained model computes, as JSON values."""
+        return self.model_dump(mode="json", exclude=set(self.in_training))
 
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
         """The reducers of each block that has any. The only part a method must have."""
@@ -118,6 +128,18 @@ class Method(BaseModel):
     def wrap(self, vit: Backbone) -> Backbone:
         """The backbone to run in this one's place, for what is no change of tokens: other blocks, another embedding."""
         return vit
+
+    def idle(self, vit: Backbone) -> Sequence[nn.Parameter]:
+        """The backbone's parameters that no output depends on; `Model.idle` says what for."""
+        return ()
+
+    def pyramid(self, vit: Backbone) -> Backbone:
+        """The backbone of a model, as `wrap` gave it, for images of any size and with all stages at full resolution.
+
+        Raises:
+            Unsupported: there is none for this method or family.
+        """
+        raise Unsupported(f"{self.label} on {vit.name} makes no pyramid; dense and stvit_r on a Swin do.")
 
     def check(self, vit: Backbone) -> None:
         """Raise `Unsupported` with the reason if this setting cannot run on that backbone."""
@@ -138,6 +160,15 @@ class Method(BaseModel):
             teacher: the frozen dense model's output on the same images, for methods that distil.
         """
         return {"class": nn.functional.cross_entropy(out.logits, target)}
+
+    @classmethod
+    def recognise(cls, stored: Stored) -> Release | None:
+        """What a published checkpoint says of this method; None unless it is certainly one of this method."""
+        return None
+
+    def published(self, names: Sequence[str]) -> dict[str, str]:
+        """The published name of every tensor in a `Model.state_dict()` of this setting, by its name there."""
+        return {name: name.removeprefix("vit.") for name in names}
 
 
 def make(cls: type[Method], settings: Mapping[str, Any]) -> Method:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tokenbench.backbones.anysize import AnySizeSwin
+from tokenbench.backbones.swin import Swin
 from tokenbench.methods.base import Method, Reducer, Reported
+from tokenbench.methods.released import SUITE, Release, Stored, suite_model
 
 if TYPE_CHECKING:
     from tokenbench.backbones import Backbone
@@ -32,3 +35,12 @@ class Dense(Method):
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
         """None."""
         return {}
+
+    def pyramid(self, vit: Backbone) -> Backbone:
+        """Swin's own stages on images of any size."""
+        return AnySizeSwin(vit.vit, vit.name) if isinstance(vit, Swin) else super().pyramid(vit)
+
+    @classmethod
+    def recognise(cls, stored: Stored) -> Release | None:
+        """TokenReduction's baseline; elsewhere dense weights have the same names as those of other methods."""
+        return Release(SUITE) if suite_model(stored) == "deit" else None

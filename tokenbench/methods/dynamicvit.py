@@ -1,7 +1,11 @@
-"""DynamicViT: small predictors score the tokens, the lowest are dropped (arXiv 2106.02034)."""
+"""DynamicViT: small predictors score the tokens, the lowest are dropped (arXiv 2106.02034).
+
+On Swin none is dropped: those scored low take a cheap path (arXiv 2207.01580; see `asymmetric`).
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,7 +14,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from tokenbench.backbones.swin import STAGE, Swin
+from tokenbench.methods.asymmetric import AsymmetricSwin, Choose, outside_third_stage, places
 from tokenbench.methods.base import Method, Paper, Places, Reducer, Reported, outside, quarters
+from tokenbench.methods.recipe import Recipe
+from tokenbench.methods.released import Release, Stored, suite
 from tokenbench.methods.topk import kept
 from tokenbench.model import Attn, Output
 from tokenbench.tokens import Tokens
@@ -75,48 +83,127 @@ class DynamicViT(Method):
     )
     trained: ClassVar[bool] = True
     main: ClassVar[str | None] = "keep_rate"
-    neutral: ClassVar[Mapping[str, Any] | None] = {"keep_rate": 1.0}
-    notes = "keep_rate counts from the initial tokens: int(n0 * keep_rate^stage)."
+    windowed: ClassVar[bool] = True
+    neutral: ClassVar[Mapping[str, Any] | None] = {"keep_rate": 1.0, "fall": 0.0}
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "finetune": Recipe(
+            epochs=30,
+            lr=1e-3,
+            lr_batch=1024,
+            min_lr=1e-6,
+            start="dense",
+            teacher="dense",
+            backbone_lr=0.01,
+            backbone_wait=5,
+            frozen=("cls_token", "pos_embed"),
+            ema=0.9999,
+            source="arXiv 2106.02034, section 4 and its released settings; augmentation as DeiT's",
+        )
+    }
+    in_training: ClassVar[frozenset[str]] = frozenset(
+        {"ratio_weight", "distill_weight", "class_weight", "token_mse", "batch_ratio"}
+    )
+    notes = (
+        "keep_rate counts from the initial tokens: int(n0 * keep_rate^stage). On Swin no token is dropped: in the "
+        "third stage those scored low take one linear layer in place of the MLP."
+    )
     reported = (
         Reported("deit_s", {"keep_rate": 0.7}, 79.32, 2.9, True, "30 epochs; its 2.9 G is 2.981 cut off"),
         Reported("deit_b", {"keep_rate": 0.7}, 81.43, None, True, "30 epochs"),
+        Reported("swin_t", {"keep_rate": 0.7}, 80.91, 4.0, True, "120 epochs; DynamicSwin"),
+        Reported("swin_s", {"keep_rate": 0.7}, 83.21, 6.9, True, "120 epochs; DynamicSwin"),
+        Reported("swin_b", {"keep_rate": 0.7}, 83.43, 12.1, True, "120 epochs; DynamicSwin"),
     )
 
     keep_rate: float = Field(
-        0.7, gt=0, le=1, description="share of the initial patches kept at each stage, compounding"
+        0.7, gt=0, le=1, description="share of the initial patches kept at each stage, compounding (Swin: at the first)"
     )
-    blocks: Places | None = Field(None, description="blocks that drop; a quarter, half, three quarters if unset")
-    ratio_weight: float = Field(2.0, ge=0, description="training: weight of the keep-ratio loss (5 for DeiT-B)")
+    fall: float = Field(0.2, ge=0, description="Swin: by how much the share falls at each further stage")
+    blocks: Places | None = Field(
+        None, description="blocks that drop; a quarter, half, three quarters (Swin: early in stage 3) if unset"
+    )
+    ratio_weight: float | None = Field(
+        None, ge=0, description="training: weight of the keep-ratio loss; 2 (5 for DeiT-B), on Swin 10, if unset"
+    )
     distill_weight: float = Field(0.5, ge=0, description="training: weight of the two distillation losses")
     class_weight: float = Field(1.0, ge=0, description="training: weight of the classification loss")
     token_mse: bool = Field(True, description="training: token distillation by squared error; otherwise by KL")
     batch_ratio: bool = Field(False, description="training: hold the keep ratio over the batch, not in every image")
 
+    def asymmetric_rate(self, stage: int) -> float:
+        """Swin: the share of the tokens that goes through the MLPs after a stage, counted from 0."""
+        return self.keep_rate - self.fall * stage
+
     def supports(self, vit: Backbone) -> str | None:
-        """Any backbone whose width divides by 4."""
+        """Any backbone whose width divides by 4; Swin with a third stage."""
+        if isinstance(vit, Swin):
+            if len(vit.stages) <= STAGE:
+                return f"it works in the third stage, and this backbone has {len(vit.stages)}"
+            blocks = places(vit, self.blocks)
+            if self.asymmetric_rate(len(blocks) - 1) <= 0:
+                return f"keep_rate={self.keep_rate:g} less fall={self.fall:g} a stage leaves nothing at the last"
+            return outside_third_stage(vit, blocks)
         if vit.dim % 4:
             return f"its predictors need a width that divides by 4, and this one is {vit.dim}"
         return outside(quarters(self.blocks, vit), vit)
 
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
         """One predictor a stage."""
+        if isinstance(vit, Swin):
+            dim = vit.vit.layers[STAGE].blocks[0].dim
+            return {block: [Choose(stage, Predictor(dim))] for stage, block in enumerate(places(vit, self.blocks))}
         return {block: [Score(stage, vit.dim)] for stage, block in enumerate(quarters(self.blocks, vit))}
 
+    def wrap(self, vit: Backbone) -> Backbone:
+        """A Swin with fast paths in its third stage; any other backbone as it is."""
+        return AsymmetricSwin(vit, min(places(vit, self.blocks))) if isinstance(vit, Swin) else vit
+
     def losses(self, out: Output, target: Tensor, teacher: Output | None = None) -> dict[str, Tensor]:
-        """Section 3.4: classification, keep ratio, and with a teacher KL on logits and distillation of kept tokens."""
-        decisions = out.tokens.decisions
-        rates = [self.keep_rate ** (stage + 1) for stage in range(len(decisions))]
+        """Section 3.4: classification, keep ratio, and with a teacher KL on logits and distillation of kept tokens.
+
+        On Swin all tokens are kept.
+        """
+        decisions, alive = out.tokens.decisions, out.tokens.alive
+        stays = alive is None and len(decisions) > 0  # decisions that no longer hold: nothing was dropped
+        rates = [
+            self.asymmetric_rate(stage) if stays else self.keep_rate ** (stage + 1) for stage in range(len(decisions))
+        ]
+        weight = self.ratio_weight if self.ratio_weight is not None else 10.0 if stays else 2.0
         terms = {
             "class": self.class_weight * F.cross_entropy(out.logits, target),
-            "ratio": self.ratio_weight * ratio_loss(decisions, rates, self.batch_ratio) / max(1, len(decisions)),
+            "ratio": weight * ratio_loss(decisions, rates, self.batch_ratio) / max(1, len(decisions)),
         }
         if teacher is not None:
             prefix = out.tokens.prefix
-            mask = decisions[-1] if decisions else out.logits.new_ones(out.features.shape[0], out.tokens.count - prefix)
+            mask = out.logits.new_ones(out.features.shape[0], out.tokens.count - prefix) if alive is None else alive
             pair = out.features[:, prefix:], teacher.features[:, prefix:]
             terms["distill_logits"] = self.distill_weight * divergence(out.logits, teacher.logits)
             terms["distill_tokens"] = self.distill_weight * token_loss(*pair, mask, self.token_mse)
         return terms
+
+    @classmethod
+    def recognise(cls, stored: Stored) -> Release | None:
+        """By the predictors beside a DeiT's tensors; the keep rate only where options are stored."""
+        layout = "raoyongming/DynamicViT"
+        if any(re.match(r"layers\.\d+\.score_predictor\.", name) for name in stored.tensors):
+            return Release(layout, refusal="it is a DynamicSwin, and only DynamicViT's DeiTs are read")
+        if not any(name.startswith("score_predictor.") for name in stored.tensors):
+            return None
+        if any(name.startswith("patch_embed.conv") for name in stored.tensors):
+            return Release(layout, refusal="its backbone is an LV-ViT, which is no timm model")
+        run = suite(stored, "dyvit")
+        if run is not None:
+            return run.compounding(stored)
+        if "base_rate" in stored.options:
+            return Release(layout, {"keep_rate": stored.options["base_rate"]})
+        return Release(layout, unknown=("keep_rate",))
+
+    def published(self, names: Sequence[str]) -> dict[str, str]:
+        """Predictors are counted by stage there, and by block here."""
+        found = super().published(names)
+        parts = {name: re.fullmatch(r"blocks\.(\d+)\.reducers\.\d+\.predictor\.(.+)", name) for name in names}
+        stages = sorted({int(part[1]) for part in parts.values() if part})
+        return found | {n: f"score_predictor.{stages.index(int(p[1]))}.{p[2]}" for n, p in parts.items() if p}
 
 
 def ratio_loss(decisions: Sequence[Tensor], rates: Sequence[float], over_batch: bool = False) -> Tensor:

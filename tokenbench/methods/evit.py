@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from tokenbench.methods.base import Counts, Method, Paper, Places, Reducer, Reported, outside, quarters
+from tokenbench.methods.recipe import DEIT, FINETUNE, Recipe
+from tokenbench.methods.released import SUITE, Release, Stored, places, slashed, suite
 from tokenbench.model import Attn
 from tokenbench.tokens import Tokens
 
@@ -44,6 +47,13 @@ class EViT(Method):
     )
     main: ClassVar[str | None] = "keep_rate"
     neutral: ClassVar[Mapping[str, Any] | None] = {"keep_rate": 1.0}
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "scratch": DEIT.change(
+            {"knobs": {"shrink_start": 10, "shrink_epochs": 100}, "source": "arXiv 2202.07800, section 4: DeiT's"}
+        ),
+        "finetune": FINETUNE,
+    }
+    in_training: ClassVar[frozenset[str]] = frozenset({"shrink_start", "shrink_epochs"})
     notes = "keep_rate counts from the current tokens, the fused one included: ceil(keep_rate * n)."
     reported = tuple(
         Reported("deit_s", {"keep_rate": rate}, top1, gmacs, True, "300 epochs")
@@ -88,3 +98,24 @@ class EViT(Method):
             done = (epoch - self.shrink_start) / self.shrink_epochs
             rate = self.keep_rate + (1 - self.keep_rate) * 0.5 * (1 + math.cos(math.pi * done))
         return self.model_copy(update={"keep_rate": rate})
+
+    @classmethod
+    def recognise(cls, stored: Stored) -> Release | None:
+        """By the options of its training; the tensors have a DeiT's names."""
+        options = stored.options
+        if "base_keep_rate" in options:
+            blocks = tuple(int(block) for block in re.findall(r"\d+", str(options.get("drop_loc", "(3, 6, 9)"))))
+            knobs = {"keep_rate": options["base_keep_rate"], "fuse": bool(options.get("fuse_token"))}
+            return Release("youweiliang/evit", knobs | places(blocks, stored))
+        run = suite(stored, "evit")
+        if run is None:
+            return None
+        if run.refusal:
+            return Release(SUITE, refusal=run.refusal)
+        knobs = {"tokens": run.counts} | places(run.blocks, stored)
+        given = ",".join(f"{knob}={slashed(value)}" for knob, value in knobs.items())
+        name = (
+            f"what is called EViT there keeps int(196 * rate^stage) tokens, here {slashed(run.counts)}, "
+            f'and EViT does not; give --method "evit[{given}]" to read it as that'
+        )
+        return Release(SUITE, knobs, refusal=name)

@@ -22,7 +22,10 @@ MOST = 1 << 14  # patches an image may have
 
 
 class Draw(Reducer):
-    """Keep tokens at places drawn once from the seed, the same for every image; their order is kept."""
+    """Keep tokens at places drawn once from the seed, the same for every image; their order is kept.
+
+    In training they are drawn anew for every image and pass: patch dropout (FLIP, arXiv 2212.00794).
+    """
 
     def __init__(self, stage: int, seed: int) -> None:
         super().__init__()
@@ -37,6 +40,9 @@ class Draw(Reducer):
         count = kept(tokens.grid[0] * tokens.grid[1], self.method.keep_rate, self.stage)
         if count >= current:
             return tokens
+        if self.training:
+            lots = torch.rand(tokens.x.shape[0], current, device=tokens.x.device)
+            return tokens.keep(lots.topk(count, dim=1).indices.sort(dim=1).values)
         return tokens.keep(self.lots[:current].topk(count).indices.sort().values)
 
 

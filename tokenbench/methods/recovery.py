@@ -70,10 +70,14 @@ class Cross(nn.Module):
             self.relative_position_bias_table = nn.Parameter(trunc_normal_(table, std=0.02))
             self.register_buffer("index", get_relative_position_index(*side), persistent=False)
 
-    def forward(self, x: Tensor, y: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Attn]:
-        """(B, M, C) of queries x (B, M, C), keys y (B, N, C); `hidden` is added to the logits."""
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Attn]:
+        """(B, M, C) of queries x (B, M, C), keys y (B, N, C)."""
+        return self.mix(x, self.kv(y))
+
+    def mix(self, x: Tensor, kv: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Attn]:
+        """As `forward`, with keys and values (B, N, 2C) projected before; `hidden` is added to the logits."""
         q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        k, v = self.kv(y).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        k, v = kv.unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         bias = hidden
         if self.relative_position_bias_table is not None:
             index: Any = self.index
@@ -158,9 +162,9 @@ class Semantic(nn.Module):
         self.conv_pos = Positions(dim) if conv_pos else None
         self.apply(_initial)
 
-    def look(self, x: Tensor, y: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Attn]:
+    def look(self, x: Tensor, y: Tensor) -> tuple[Tensor, Attn]:
         """Scaled attention (B, M, C) of x (B, M, C) to y (B, N, C), without residual."""
-        out, attn = self.attn(self.norm1(x), self.norm1(y), hidden)
+        out, attn = self.attn(self.norm1(x), self.norm1(y))
         return self.layer_scale_1 * out, attn
 
     def think(self, x: Tensor) -> Tensor:
@@ -237,7 +241,7 @@ class Refining(Turn):
 
     def forward(self, tokens: Tokens) -> Tokens:
         """Semantic tokens, the image still beside them."""
-        image, centres = _image(tokens), self.options["centres"]
+        image, centres = image_of(tokens), self.options["centres"]
         asking = tokens.x if centres is None else tokens.x + centres
         both = tokens.settle().join(image)
         x, attn = self.borrowed[0](asking, both.x)
@@ -263,11 +267,12 @@ class Recovering(Turn):
 
     def forward(self, tokens: Tokens) -> Tokens:
         """Image tokens."""
-        image = _image(tokens)
+        image = image_of(tokens)
         return image.with_x(self.borrowed[0](image.x, tokens.x)[0])
 
 
-def _image(tokens: Tokens) -> Tokens:
+def image_of(tokens: Tokens) -> Tokens:
+    """The image tokens that wait beside semantic ones; `ValueError` if there are none."""
     if tokens.context is None:
         raise ValueError("There are no image tokens beside these to recover; generate semantic tokens first.")
     return tokens.context

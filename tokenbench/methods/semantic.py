@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,9 @@ from tokenbench.methods.base import Reducer
 from tokenbench.model import Attn
 from tokenbench.tokens import Tokens
 from tokenbench.windows import Pair, crops, cut, lay, own
+
+if TYPE_CHECKING:
+    from tokenbench.backbones import Backbone
 
 
 @dataclass(frozen=True)
@@ -168,3 +171,14 @@ def _positions(length: int, bins: int, points: int, like: Tensor) -> Tensor:
     """(bins, points) positions of `points` cells centred in each of `bins` windows of a line of `length` cells."""
     centres = (torch.arange(bins, device=like.device) + 0.5) * length / bins - 0.5
     return centres[:, None] + torch.arange(points, device=like.device) - (points - 1) / 2
+
+
+def no_mean(vit: Backbone, tokens: int) -> str | None:
+    """Why a plain ViT cannot be read through the mean of its tokens, or has too few patches for so many semantic."""
+    if vit.distilled:
+        return "it drops class tokens, and a distilled model's two heads read theirs"
+    if vit.vit.global_pool not in ("token", "avg"):
+        return f"it classifies the mean of its tokens, and this backbone pools by '{vit.vit.global_pool}'"
+    if math.isqrt(tokens) > min(vit.grid):
+        return f"{tokens} tokens need {math.isqrt(tokens)} patches a side, and this grid is {vit.grid}"
+    return None

@@ -7,14 +7,16 @@ token ViT, which carries the same short name.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, field_validator
+from torch import nn
 
 from tokenbench.backbones.swin import STAGE, Swin, halved, semantic_window, whole_windows
 from tokenbench.methods.base import Method, Paper, Reducer, Reported, outside
-from tokenbench.methods.semantic import Generate, Local, Patches, Refine, Settle
+from tokenbench.methods.recipe import DEIT, FINETUNE, Recipe
+from tokenbench.methods.semantic import Generate, Local, Patches, Refine, Settle, no_mean
 
 if TYPE_CHECKING:
     from tokenbench.backbones import Backbone
@@ -30,6 +32,10 @@ class STViT(Method):
     trained: ClassVar[bool] = True
     windowed: ClassVar[bool] = True
     main: ClassVar[str | None] = "tokens"
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "scratch": DEIT.change({"source": "arXiv 2303.08685, section 4: DeiT's, without distillation"}),
+        "finetune": FINETUNE.change({"lr": 5e-5, "weight_decay": 0.05, "source": "tokenbench's own; untuned"}),
+    }
     notes = "Semantic-token ViT; a reconstruction, for only STViT-R's code was published."
     reported = (
         Reported("deit_t", {"tokens": 16}, 72.2, None, True, "300 epochs; -58 % GMAC"),
@@ -69,13 +75,7 @@ class STViT(Method):
         """Needs a model read by its class token or by mean pooling, and more patches than semantic tokens."""
         if isinstance(vit, Swin):
             return self._supports_windows(vit)
-        if vit.distilled:
-            return "it drops class tokens, and a distilled model's two heads read theirs"
-        if vit.vit.global_pool not in ("token", "avg"):
-            return f"it classifies the mean of its tokens, and this backbone pools by '{vit.vit.global_pool}'"
-        if math.isqrt(self.tokens) > min(vit.grid):
-            return f"{self.tokens} tokens need {math.isqrt(self.tokens)} patches a side, and this grid is {vit.grid}"
-        return outside((self._base(vit) + self.generating - 1,), vit)
+        return no_mean(vit, self.tokens) or outside((self._base(vit) + self.generating - 1,), vit)
 
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
         """Drop the class token, generate, refine, settle; on Swin the same within the third stage's windows."""
@@ -89,6 +89,14 @@ class STViT(Method):
             )
         places = self._places(self._base(vit), vit.dim, None)
         return places | {0: [Patches(), *places.get(0, ())]}
+
+    def idle(self, vit: Backbone) -> Sequence[nn.Parameter]:
+        """On Swin the relative positions of the generating blocks: centres lie in no window with their keys."""
+        if not isinstance(vit, Swin):
+            return ()
+        base = self._base(vit)
+        blocks = vit.vit.layers[STAGE].blocks[base : base + self.generating]
+        return [block.attn.relative_position_bias_table for block in blocks]
 
     def _places(self, base: int, dim: int, local: Local | None) -> dict[int, Sequence[Reducer]]:
         places: dict[int, Sequence[Reducer]] = {base: [Generate(dim, self.tokens, self.pool, self.centres, local)]}

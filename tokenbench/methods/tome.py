@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from tokenbench.methods.base import Method, Paper, Places, Reducer, Reported
+from tokenbench.methods.released import SUITE, SUITE_PATCHES, Release, Stored, suite
 from tokenbench.model import Attn
 from tokenbench.tokens import Tokens
 
@@ -179,3 +180,17 @@ class ToMe(Method):
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
         """A merge in every block whose r is not 0."""
         return {i: [Merge(r)] for i, r in enumerate(schedule(self.r, self.inflect, vit.depth)) if r > 0}
+
+    @classmethod
+    def recognise(cls, stored: Stored) -> Release | None:
+        """TokenReduction's ToMe, by the options of its training: merges in few blocks, down to its counts."""
+        run = suite(stored, "tome")
+        if run is None:
+            return None
+        refusal = run.compounding(stored).refusal
+        if refusal:
+            return Release(SUITE, refusal=refusal)
+        r, before = [0] * (max(run.blocks, default=-1) + 1), SUITE_PATCHES
+        for block, count in zip(run.blocks, run.counts, strict=True):
+            r[block], before = before - count, count
+        return Release(SUITE, {"r": tuple(r)})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from tokenbench.methods.base import Method, Places, Reducer, outside, quarters
+from tokenbench.methods.released import Release, Stored, suite
 from tokenbench.model import Attn
 from tokenbench.tokens import Tokens
 
@@ -57,3 +58,9 @@ class TopK(Method):
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
         """One selection a stage."""
         return {block: [Select(stage)] for stage, block in enumerate(quarters(self.blocks, vit))}
+
+    @classmethod
+    def recognise(cls, stored: Stored) -> Release | None:
+        """TokenReduction's top-k, by the options of its training: the same method on 14x14 patches."""
+        run = suite(stored, "topk")
+        return None if run is None else run.compounding(stored)

@@ -96,7 +96,7 @@ def latex(table: Table) -> str:
 def _grouped(rows: Iterable[Row], *without: str) -> dict[str, list[Row]]:
     """Rows by the conditions they were measured under: their identity but for the setting, and the versions."""
     groups: dict[str, list[Row]] = {}
-    fields = set(Identity.model_fields) - {"method", "setting", "label", *without}
+    fields = set(Identity.model_fields) - {"method", "setting", "label", "trained", *without}
     for row in rows:
         shared = [row.model_dump(mode="json", include=fields), row.env.get("torch"), row.env.get("timm")]
         groups.setdefault(json.dumps(shared, sort_keys=True), []).append(row)
@@ -111,6 +111,8 @@ def _table(rows: list[Row]) -> Table:
     seen = max((row.images or 0 for row in rows), default=0)
     data = f"{seen} images of {first.dataset} ({first.split}, sample {first.sample_hash})" if seen else "no accuracy"
     cells = pd.DataFrame([_line(row, rows[0]) for row in rows])
+    if not any(row.trained for row in rows):
+        cells = cells.drop(columns="weights")
     filled = [name for name in cells if name == "method" or (cells[name] != MISSING).any()]
     return Table(first.backbone, _conditions(first, data, f"batch {first.batch}"), cells[filled], _notes(rows))
 
@@ -133,6 +135,9 @@ def _notes(rows: Iterable[Row]) -> tuple[str, ...]:
         for reported in _published(row):
             if reported.note:
                 notes.setdefault(f"published for {reported.note}", []).append(row.label)
+        if row.trained:
+            name = f"{row.trained.name} ({row.trained.hash})"
+            notes.setdefault(f"weights of its own, trained with the method: {name}", []).append(row.label)
         if row.skipped:
             notes.setdefault(f"unreadable images left out: {row.skipped}", []).append(row.label)
     return tuple(f"{', '.join(labels)}: {why}." for why, labels in notes.items())
@@ -143,6 +148,7 @@ def _line(row: Row, dense: Row) -> dict[str, str]:
     saved = 100 * (row.gmacs / dense.gmacs - 1) if dense.method == "dense" and row.gmacs and dense.gmacs else None
     return {
         "method": row.label,
+        "weights": "own" if row.trained else "dense",
         "top-1 %": _interval(row.top1, row.top1_low, row.top1_high, "{:.1f}"),
         "Δ dense": _interval(row.diff_dense, row.diff_dense_low, row.diff_dense_high, "{:+.1f}"),
         "top-5 %": _number(row.top5, "{:.1f}"),

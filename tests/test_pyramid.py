@@ -1,0 +1,149 @@
+"""Feature pyramids of images of any size: the outputs of the published backbone, timm's, shapes, gradients, costs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import counting, tiny_swin, tiny_vit
+from golden import Case, close
+from timm.models.swin_transformer import SwinTransformer
+from torch import Tensor
+
+import tokenbench
+from tokenbench import Pyramid, backbones
+from tokenbench.backbones import Backbone
+from tokenbench.errors import Unsupported
+from tokenbench.measure import flops
+from tokenbench.methods import get
+from tokenbench.methods.base import Method
+from tokenbench.methods.stvit_r import STViTR
+from tokenbench.model import Model
+
+METHODS = {"dense": get("dense")(), "stvit_r": STViTR()}
+
+
+def pyramid(method: Method, **options: object) -> Pyramid:
+    return Pyramid(Model(Backbone(tiny_swin(**options)), method).eval())
+
+
+@pytest.mark.parametrize("run", ["120x147", "112x112", "16x112"])
+@torch.inference_mode()
+def test_published_detection_backbone(run: str) -> None:
+    """All four maps, with padding along both sides, along none and along one."""
+    case = Case("stvit/det_backbone")
+    size = {k: case.info["model"][k] for k in ("embed_dim", "depths", "num_heads", "window_size")}
+    backbone = Pyramid(Model(Backbone(SwinTransformer(**size)), STViTR()).eval())
+    names = STViTR().published(list(backbone.state_dict()))
+    own = {name: case.weights.pop(published) for name, published in names.items() if published in case.weights}
+    missing, _ = backbone.load_state_dict(own, strict=False)
+    assert all("num_batches_tracked" in key for key in missing)
+    assert all(key.endswith(STViTR.derived) for key in case.weights)
+    for level, found in backbone(case.io[f"in/{run}"]).items():
+        close(found, case.out(run, level))
+
+
+@torch.inference_mode()
+def test_where_nothing_is_padded_dense_gives_timms_maps() -> None:
+    vit = tiny_swin(always_partition=True, depths=(2, 2, 6, 2))
+    images = torch.randn(2, 3, 160, 160)
+    backbone = Pyramid(Model(Backbone(vit), METHODS["dense"]).eval())
+    wanted = vit.forward_intermediates(images, norm=False, intermediates_only=True)
+    for level, (found, want) in enumerate(zip(backbone(images).values(), wanted, strict=True)):
+        norm = backbone.get_submodule(f"norm{level}")
+        torch.testing.assert_close(found, norm(want.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("size", [(150, 211), (32, 32), (1, 5), (320, 160)])
+@torch.inference_mode()
+def test_any_size(method: Method, size: tuple[int, int]) -> None:
+    backbone = pyramid(method)
+    maps = backbone(torch.randn(2, 3, *size))
+    assert list(maps) == ["0", "1", "2", "3"]
+    assert backbone.out_channels == [8, 16, 32, 64]
+    rows, cols = (-(-side // 4) for side in size)
+    for level, width in zip(maps, backbone.out_channels, strict=True):
+        assert maps[level].shape == (2, width, rows, cols)
+        assert maps[level].isfinite().all()
+        rows, cols = -(-rows // 2), -(-cols // 2)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@torch.inference_mode()
+def test_images_padded_to_one_size(method: Method) -> None:
+    """In a batch, an image's map is that of the padded image alone, and the padding reaches its border only."""
+    backbone = pyramid(method)
+    small, large = torch.randn(3, 160, 160), torch.randn(3, 320, 320)
+    padded = torch.nn.functional.pad(small, (0, 160, 0, 160))
+    together = backbone(torch.stack([padded, large]))
+    for level, alone in backbone(padded[None]).items():
+        torch.testing.assert_close(together[level][:1], alone, rtol=1e-4, atol=1e-5)
+    finest = backbone(small[None])["0"]
+    torch.testing.assert_close(together["0"][:1, :, :30, :30], finest[:, :, :30, :30], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_gradients_reach_every_parameter(method: Method) -> None:
+    backbone = pyramid(method).train()
+    maps: dict[str, Tensor] = backbone(torch.randn(2, 3, 70, 90))
+    sum(level.square().sum() for level in maps.values()).backward()
+    for name, parameter in backbone.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+def test_weights_are_the_classifiers() -> None:
+    """In place, and by name into another: all but the norms of the levels and the head."""
+    first, second = (Model(Backbone(tiny_swin(seed)), STViTR()) for seed in (1, 2))
+    backbone = Pyramid(second)
+    missing, unexpected = backbone.load_state_dict(first.vit.state_dict(), strict=False)
+    assert missing == [f"norm{level}.{kind}" for level in range(4) for kind in ("weight", "bias")]
+    assert all(key.startswith(("norm.", "head.")) for key in unexpected)
+    images = torch.randn(1, 3, 160, 160)
+    with torch.inference_mode():
+        first.vit.norm, first.vit.head = second.vit.norm, second.vit.head
+        assert torch.equal(first.eval()(images), second.eval()(images))
+
+
+@pytest.mark.parametrize(("name", "want"), [("swin_s", -31), ("swin_b", -32)])
+def test_gmacs(name: str, want: float) -> None:
+    """On an image of 800x1333, as detectors see COCO: the reduction printed for the published backbone, to 1 point."""
+    found = []
+    for method in METHODS.values():
+        with counting() as counter:
+            Pyramid(Model(backbones.create(name), method).eval())(torch.empty(1, 3, 800, 1333))
+        found.append(counter.get_total_flops() / 2e9)
+    assert 100 * (found[1] / found[0] - 1) == pytest.approx(want, abs=1)
+
+
+def test_feature_pyramid_network() -> None:
+    """torchvision's heads take the maps and the widths as they are."""
+    from torchvision.ops import FeaturePyramidNetwork
+
+    backbone = pyramid(METHODS["stvit_r"])
+    with torch.inference_mode():
+        maps = FeaturePyramidNetwork(backbone.out_channels, 12)(backbone(torch.randn(1, 3, 96, 130)))
+    assert [tuple(m.shape[1:]) for m in maps.values()] == [(12, 24, 33), (12, 12, 17), (12, 6, 9), (12, 3, 5)]
+
+
+def test_measured_like_any_model() -> None:
+    counted = flops.count(pyramid(METHODS["stvit_r"]), torch.randn(1, 3, 96, 130))
+    assert sum(counted.by_block) < counted.gmacs
+
+
+@pytest.mark.parametrize(
+    ("method", "vit", "reason"),
+    [
+        ("stvit", tiny_swin, "stvit.* makes no pyramid"),
+        ("stvit_r", tiny_vit, "stvit_r.* makes no pyramid; dense and stvit_r on a Swin do"),
+        ("evit", tiny_vit, "makes no pyramid"),
+    ],
+)
+def test_refusals(method: str, vit: object, reason: str) -> None:
+    with pytest.raises(Unsupported, match=reason):
+        Pyramid(tokenbench.build(method, vit()))
+
+
+@pytest.mark.parametrize("knob", ["use_global", "relative_pos", "layer_scale"])
+def test_options_of_one_size_are_refused(knob: str) -> None:
+    with pytest.raises(Unsupported, match=f"its {knob} is made for one image size"):
+        pyramid(STViTR(**{knob: True}))

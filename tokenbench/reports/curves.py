@@ -1,0 +1,43 @@
+"""The training curve: loss and learning rate by epoch, accuracy where it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenbench.errors import WeightsError
+
+
+def draw(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
+    """Draw the rows of a `log.jsonl` to a PNG, SVG or PDF file; raises `WeightsError` if it cannot be written."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    told = [row for row in rows if "loss" in row]
+    loss.plot([row["epoch"] for row in told], [row["loss"] for row in told], color="#0072b2", lw=1.5)
+    loss.set_ylabel("loss")
+    loss.set_title(title, loc="left", fontsize=11)
+    rate.plot([row["epoch"] for row in told], [row["lr"] for row in told], color="#555555", lw=1.2)
+    rate.set(ylabel="learning rate", xlabel="epoch")
+    measured = [row for row in rows if "top1" in row]
+    if measured:
+        top1 = loss.twinx()
+        top1.plot(
+            [row["epoch"] for row in measured], [row["top1"] for row in measured], "o-", color="#d55e00", ms=4, lw=1
+        )
+        top1.set_ylabel("top-1 %", color="#d55e00")
+        last = measured[-1]
+        top1.annotate(
+            f"{last['top1']:.2f}", (last["epoch"], last["top1"]), (-6, -12), textcoords="offset points", ha="right",
+            color="#d55e00",
+        )  # fmt: skip
+        top1.spines["top"].set_visible(False)
+    for axes in (loss, rate):
+        axes.spines["top"].set_visible(False)
+        axes.grid(alpha=0.25)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be written ({error.strerror}); free some space.") from None

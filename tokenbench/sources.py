@@ -1,0 +1,116 @@
+"""Which weights a model gets: `--weights` made into files, one for each method that has its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tokenbench import backbones, checkpoints
+from tokenbench.backbones import Backbone
+from tokenbench.errors import WeightsError
+from tokenbench.methods.base import Method
+from tokenbench.model import Model
+
+WORDS = ("auto", "dense", "random")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """`dense` is what `checkpoints.load_dense` takes; `own` are files trained with a method, with their headers."""
+
+    dense: str
+    own: Mapping[Path, Mapping[str, Any]] = field(default_factory=dict)
+
+    def trained(self, method: Method, backbone: str) -> Path | None:
+        """The file of weights trained for exactly this setting on this backbone, if there is one."""
+        for path, header in self.own.items():
+            named = backbones.full_name(str(header.get("backbone"))) == backbones.full_name(backbone)
+            decides = {k: v for k, v in header.get("setting", {}).items() if k not in method.in_training}
+            if named and header["method"] == method.name and decides == method.decides:
+                return path
+        return None
+
+    def classes(self, backbone: str) -> int | None:
+        """The number of classes that the files trained on this backbone have; None if there are none."""
+        name = backbones.full_name(backbone)
+        found = {h.get("classes") for h in self.own.values() if backbones.full_name(str(h.get("backbone"))) == name}
+        return int(found.pop()) if len(found) == 1 and None not in found else None  # type: ignore[arg-type]
+
+
+def find(text: str, backbone: str) -> Sources:
+    """What a `--weights` value means for a backbone.
+
+    Args:
+        text: "auto": what ships (or the hub's) for the dense model, and what ships for each method; "dense": the same
+            dense weights for all; "random"; or files and folders of them, separated by commas: those that
+            `tokenbench train` wrote go to their methods, any other is the dense model's.
+        backbone: its short or timm name.
+
+    Raises:
+        WeightsError: a file does not exist or is damaged, or several would be the dense model's.
+    """
+    if text == "auto":
+        shipped = sorted(checkpoints.SHIPPED.glob(f"{backbone}-*.safetensors"))
+        return Sources("auto", {path: checkpoints.header(path) for path in shipped})
+    if text in WORDS:
+        return Sources("auto" if text == "dense" else text)
+    own: dict[Path, Mapping[str, Any]] = {}
+    dense: list[Path] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        for path in _files(Path(part)):
+            header = checkpoints.header(path)
+            if not header:
+                _refuse_published(path)
+            if header.get("method", "dense") == "dense":
+                if backbones.full_name(str(header.get("backbone", backbone))) == backbones.full_name(backbone):
+                    dense.append(path)
+            else:
+                own[path] = header
+    if len(dense) > 1:
+        raise WeightsError(
+            f"--weights gives {len(dense)} files for the dense {backbone} ({dense[0]}, {dense[1]}); give one."
+        )
+    return Sources(str(dense[0]) if dense else "auto", own)
+
+
+def model(method: Method, backbone: Backbone, own: Path | None) -> tuple[Model, checkpoints.Weights | None]:
+    """A model on the backbone, which it shares; or with weights of its own, on a copy.
+
+    Returns:
+        The model, in eval mode on the backbone's device, and where its own weights are from, if it has any.
+
+    Raises:
+        Unsupported: the method cannot run on this backbone.
+        WeightsError: its own weights do not fit.
+    """
+    like = next(backbone.vit.parameters())
+    if own is None:
+        return Model(backbone, method).to(like).eval(), None
+    fresh = backbones.create(backbone.name, backbone.input_size[1:], backbone.vit.num_classes)
+    made = Model(fresh, method)
+    weights = checkpoints.load(made, own)
+    return made.to(like).eval(), weights
+
+
+def _refuse_published(path: Path) -> None:
+    """Raise `WeightsError` for somebody else's checkpoint of a method, which has to be converted first."""
+    from tokenbench import published
+
+    found = published.find(path)
+    if found is not None and found.method.name != "dense":
+        raise WeightsError(
+            f"{path} is a checkpoint of {found.method.label} in the layout of {found.layout}; make it tokenbench's own "
+            f"first: `tokenbench convert {path} {path.stem}.safetensors`."
+        )
+
+
+def _files(path: Path) -> list[Path]:
+    """A file, or what `tokenbench train` left in a folder and below it."""
+    if not path.is_dir():
+        return [path]
+    found = [file for file in sorted(path.rglob("*.safetensors")) if "settings" not in checkpoints.header(file)]
+    if not found:
+        raise WeightsError(f"Weights folder '{path}' has no weights in it; give one that `tokenbench train` wrote.")
+    return found

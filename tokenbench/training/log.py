@@ -1,0 +1,101 @@
+"""What a run tells: lines of JSON that survive a kill, a table of them at the end, and whichever tracker one likes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from tokenbench.errors import TokenbenchError, UsageError, WeightsError
+
+NAME = "log.jsonl"
+TRACKERS = ("trackio", "wandb")  # each an extra of the package; both have init, log and finish
+
+
+class Tracker(Protocol):
+    """Where numbers of a run go besides the log."""
+
+    def log(self, values: Mapping[str, Any], step: int) -> None:
+        """Numbers at an update."""
+
+    def finish(self) -> None:
+        """The run is over."""
+
+
+class Log:
+    """`log.jsonl` in the run's folder; a line is a dict with `update`. Lines after `update` are dropped on opening.
+
+    Raises:
+        WeightsError: the log cannot be written.
+    """
+
+    def __init__(self, folder: Path, update: int, tracker: Tracker | None = None) -> None:
+        self.path, self.tracker = folder / NAME, tracker
+        kept = [row for row in read(self.path) if row["update"] <= update]
+        part = self.path.with_suffix(".part")
+        try:
+            part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            os.replace(part, self.path)
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """One line more."""
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(dict(row)) + "\n")
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+        if self.tracker is not None:
+            self.tracker.log({key: value for key, value in row.items() if key != "update"}, step=row["update"])
+
+    def close(self) -> None:
+        """Write the same as `log.csv`, and tell the tracker that the run is over."""
+        import pandas as pd
+
+        try:
+            pd.DataFrame(read(self.path)).to_csv(self.path.with_suffix(".csv"), index=False)
+        except OSError as error:
+            raise _unwritable(self.path.with_suffix(".csv"), error) from None
+        if self.tracker is not None:
+            self.tracker.finish()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log; a last one that was cut is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and "update" in row:
+            rows.append(row)
+    return rows
+
+
+def tracker(name: str, run: str, settings: Mapping[str, Any]) -> Tracker:
+    """A tracker by name, started; raises `UsageError` if it is not known or not installed."""
+    if name not in TRACKERS:
+        raise UsageError(f"Tracker '{name}' is not known; give {' or '.join(TRACKERS)}, or none.")
+    try:
+        module = importlib.import_module(name)
+    except ImportError:
+        raise UsageError(f"Tracker '{name}' is not installed; pip install tokenbench[{name}].") from None
+    try:
+        module.init(project="tokenbench", name=run, config=dict(settings))
+    except Exception as error:  # each raises its own, of accounts and networks
+        raise TokenbenchError(f"Tracker '{name}' cannot start ({error}); set it up, or leave --tracker out.") from None
+    return module  # type: ignore[return-value]
+
+
+def _unwritable(path: Path, error: OSError) -> WeightsError:
+    return WeightsError(
+        f"{path} cannot be written ({error.strerror or error}); free some space and give the same command, which "
+        "goes on from the last checkpoint."
+    )

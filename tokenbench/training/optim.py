@@ -1,0 +1,78 @@
+"""Who learns how fast: timm's optimizer and schedule, with the backbone's own rate where a recipe gives one."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2
+from timm.optim._param_groups import param_groups_weight_decay
+from timm.scheduler import create_scheduler_v2
+
+from tokenbench.errors import BadSetting
+from tokenbench.methods.recipe import Recipe
+from tokenbench.model import Model
+
+
+def optimizer(model: Model, recipe: Recipe) -> torch.optim.Optimizer:
+    """timm's optimizer over what the method added, at the full rate, and the backbone, at `backbone_lr` of it.
+
+    Raises:
+        BadSetting: a frozen parameter, or an optimizer, that does not exist.
+    """
+    own = dict(model.vit.named_parameters())
+    for name in recipe.frozen:
+        if name not in own:
+            raise BadSetting(
+                f"recipe: frozen={name} is no parameter of this backbone; it has {', '.join(list(own)[:3])}, …"
+            )
+        own[name].requires_grad_(False)
+    excluded = model.vit.no_weight_decay() if hasattr(model.vit, "no_weight_decay") else ()
+    groups: list[dict[str, Any]] = []
+    for part, module, listed in (("backbone", model.vit, excluded), ("method", model.blocks, ())):
+        found = param_groups_weight_decay(module, recipe.weight_decay, no_weight_decay_list=listed)  # type: ignore[no-untyped-call]
+        groups += [{**group, "part": part} for group in found if group["params"]]
+    if not groups:
+        raise BadSetting(f"recipe: frozen={'/'.join(recipe.frozen)} leaves nothing to train.")
+    try:
+        made: torch.optim.Optimizer = create_optimizer_v2(groups, opt=recipe.optimizer, lr=recipe.scaled_lr)
+    except ValueError:
+        raise BadSetting(
+            f"recipe: optimizer={recipe.optimizer} is not one of timm's; adamw, lamb, muon and sgd are some."
+        ) from None
+    return made
+
+
+class Schedule:
+    """timm's schedule, told the update before each."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe, updates: int, total: int) -> None:
+        """`updates` an epoch, `total` in all."""
+        self._optimizer, self._recipe, self._updates = optimizer, recipe, updates
+        made: Any = None
+        with suppress(AssertionError, ValueError, KeyError):
+            made, _ = create_scheduler_v2(
+                optimizer,
+                sched=recipe.schedule,
+                num_epochs=total,
+                min_lr=recipe.min_lr,
+                warmup_lr=recipe.warmup_lr,
+                warmup_epochs=round(recipe.warmup_epochs * updates),
+                step_on_epochs=False,
+                updates_per_epoch=1,
+            )
+        if made is None:
+            raise BadSetting(
+                f"recipe: schedule={recipe.schedule} is not one of timm's; cosine, step and poly are some."
+            )
+        self._scheduler = made
+
+    def set(self, update: int) -> float:
+        """Set the rates for an update, and return the highest."""
+        waiting = update < self._recipe.backbone_wait * self._updates
+        for group in self._optimizer.param_groups:
+            if group["part"] == "backbone":
+                group["lr_scale"] = 0.0 if waiting else self._recipe.backbone_lr
+        self._scheduler.step_update(update)
+        return max(float(group["lr"]) for group in self._optimizer.param_groups)

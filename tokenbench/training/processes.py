@@ -1,0 +1,71 @@
+"""One process or many: what `torchrun` started, or this one alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tokenbench.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that train one model together."""
+
+    rank: int = 0
+    count: int = 1
+    device: str = "cpu"
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is the one that writes and speaks."""
+        return self.rank == 0
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over all processes."""
+        if self.count == 1:
+            return value
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total / self.count
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.count > 1:
+            dist.barrier()
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Processes]:
+    """The processes `torchrun` started, connected while the block runs; this process alone without it.
+
+    Args:
+        device: "cpu", or "cuda": each process takes the GPU of its local rank.
+
+    Raises:
+        UsageError: more processes than GPUs on this machine, or a single GPU named for several.
+    """
+    count = int(os.environ.get("WORLD_SIZE", 1))
+    if count == 1:
+        yield Processes(device=device)
+        return
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if device.startswith("cuda"):
+        if device != "cuda" or local >= torch.cuda.device_count():
+            raise UsageError(
+                f"{count} processes cannot share {device} and {torch.cuda.device_count()} GPUs are here; "
+                "start at most one a GPU, with --device cuda."
+            )
+        device = f"cuda:{local}"
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield Processes(dist.get_rank(), count, device)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,191 @@
+"""Which images come when, and how they are augmented: a function of the seed and the update, whoever asks and when.
+
+So a run that was killed goes on with the same pixels, and two processes see what one with the doubled batch sees.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data.distributed_sampler import RepeatAugSampler
+from timm.data.mixup import Mixup
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from tokenbench.data import Images, resolve
+from tokenbench.errors import BadSetting, DataError
+from tokenbench.methods.recipe import Recipe
+from tokenbench.training.processes import Processes
+
+Place = tuple[int, int, int]  # epoch, position in it over all processes, image
+
+
+class Stream:
+    """The batches (B, C, H, W) with (B,) targets of one process, from any update on.
+
+    Args:
+        images: the training images.
+        config: timm's data config of the model.
+        recipe: says how images are augmented and how many make an update.
+        seed: decides order and augmentation.
+        workers: processes that decode.
+        processes: this process among those that train together.
+        passes: passes of the model an update, whose gradients are added up.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        config: Mapping[str, Any],
+        recipe: Recipe,
+        seed: int,
+        workers: int,
+        processes: Processes,
+        passes: int = 1,
+    ) -> None:
+        if recipe.batch % (processes.count * passes):
+            raise BadSetting(
+                f"A batch of {recipe.batch} cannot be divided over {processes.count} processes of {passes} passes; "
+                "give a --batch-size that can."
+            )
+        self.images, self.recipe, self.seed, self.workers, self.processes = images, recipe, seed, workers, processes
+        self.batch = recipe.batch // (processes.count * passes)  # of one pass in this process
+        self.updates = len(self._order(0)) * processes.count // recipe.batch  # an epoch
+        if not self.updates:
+            raise DataError(
+                f"{images.name} has {len(images)} images to train on, fewer than a batch of {recipe.batch}; "
+                "give a smaller --batch-size."
+            )
+        self.passes = passes
+        self.dataset = _Augmented(images, config, recipe, seed)
+
+    def start(self, update: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches from an update on, without end."""
+        loader: DataLoader[Any] = DataLoader(
+            self.dataset,
+            batch_sampler=_Endless(self, update),
+            num_workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+        return iter(loader)
+
+    def places(self, epoch: int) -> list[Place]:
+        """What this process takes in an epoch; a last batch that is not whole is left out."""
+        own = self._order(epoch)[: self.updates * self.passes * self.batch]
+        first, step = self.processes.rank, self.processes.count
+        return [(epoch, first + i * step, image) for i, image in enumerate(own)]
+
+    def _order(self, epoch: int) -> list[int]:
+        sampler: Any
+        share = {"num_replicas": self.processes.count, "rank": self.processes.rank}
+        if self.recipe.repeats > 1:
+            sampler = RepeatAugSampler(self.images, num_repeats=self.recipe.repeats, **share)  # type: ignore[no-untyped-call]
+            sampler.set_epoch(self.seed * 100_003 + epoch)
+        else:
+            sampler = DistributedSampler(self.images, seed=self.seed, **share)  # type: ignore[arg-type]
+            sampler.set_epoch(epoch)
+        return list(sampler)
+
+
+class _Endless:
+    """Batches of places from an update on, epoch after epoch: a batch sampler for one loader a run."""
+
+    def __init__(self, stream: Stream, update: int) -> None:
+        self.stream, self.update = stream, update
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        epoch, done = divmod(self.update, self.stream.updates)
+        skip = done * self.stream.passes * self.stream.batch
+        while True:
+            places = self.stream.places(epoch)[skip:]
+            for start in range(0, len(places), self.stream.batch):
+                yield places[start : start + self.stream.batch]
+            epoch, skip = epoch + 1, 0
+
+
+class _Augmented(Dataset[tuple[Tensor, int]]):
+    """An image at its place, augmented as the seed has it for that place."""
+
+    def __init__(self, images: Images, config: Mapping[str, Any], recipe: Recipe, seed: int) -> None:
+        resolved = resolve(config)
+        self.images, self.seed = images, seed
+        self.mode = "L" if resolved["input_size"][0] == 1 else "RGB"
+        self.transform = create_transform(
+            input_size=resolved["input_size"],
+            is_training=True,
+            scale=(recipe.crop, 1.0),
+            hflip=recipe.flip,
+            color_jitter=recipe.color_jitter or None,
+            auto_augment=None if recipe.auto_augment == "none" else recipe.auto_augment,
+            interpolation=resolved["interpolation"],
+            mean=resolved["mean"],
+            std=resolved["std"],
+            re_prob=recipe.erasing,
+            re_mode="pixel",
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, place: Place) -> tuple[Tensor, int]:
+        epoch, position, index = place
+        try:
+            image = self.images.open(index, self.mode)
+        except Exception as error:  # a damaged file makes PIL raise nearly anything
+            raise DataError(
+                f"Training image {self.images.label(index)} cannot be read ({type(error).__name__}); mend or remove "
+                "it and give the same command, which goes on from the last checkpoint."
+            ) from None
+        seed_all(self.seed, epoch, position)
+        return self.transform(image), int(self.images.targets[index])
+
+
+def seed_all(*key: int) -> None:
+    """Seed Python, NumPy and torch by a key: timm's augmentations draw from all three."""
+    words = np.random.SeedSequence([abs(k) for k in key]).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    torch.manual_seed(int(words[2]))
+
+
+class Targets:
+    """Class indices to what the loss takes: mixup and CutMix with the batch, label smoothing."""
+
+    def __init__(self, recipe: Recipe, classes: int) -> None:
+        self.classes, self.smoothing = classes, recipe.smoothing
+        self.mixup: Any = None
+        if recipe.mixup or recipe.cutmix:
+            self.mixup = Mixup(  # type: ignore[no-untyped-call]
+                mixup_alpha=recipe.mixup,
+                cutmix_alpha=recipe.cutmix,
+                label_smoothing=recipe.smoothing,
+                num_classes=classes,
+            )
+
+    def __call__(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W), mixed in place, and soft targets (B, classes), or the indices where nothing is soft."""
+        if self.mixup is not None and len(images) % 2 == 0:
+            mixed: tuple[Tensor, Tensor] = self.mixup(images, target)
+            return mixed
+        if not self.smoothing and self.mixup is None:
+            return images, target
+        hard = torch.nn.functional.one_hot(target, self.classes).to(images.dtype)
+        return images, hard * (1 - self.smoothing) + self.smoothing / self.classes
+
+
+def check_training(images: Images) -> None:
+    """Raise `DataError` if a class has no image to learn from, or there is one class only."""
+    counts: Sequence[int] = np.bincount(np.asarray(images.targets), minlength=len(images.classes)).tolist()
+    empty = [name for name, count in zip(images.classes, counts, strict=True) if not count]
+    if empty:
+        more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
+        raise DataError(
+            f"{images.name} has no {images.split} images of class '{empty[0]}'{more}; add some, or remove its folder."
+        )
+    if len(images.classes) < 2:
+        raise DataError(f"{images.name} has one class only, '{images.classes[0]}'; give two class folders or more.")

@@ -1,0 +1,81 @@
+"""What one update computes: the model, the method's losses, the teacher."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.task import TrainingTask
+from torch import Tensor, nn
+
+from tokenbench.methods.base import Method
+from tokenbench.model import Model, Output
+
+
+class Student(nn.Module):
+    """A model whose forward pass returns all that losses need, so that DDP and the compiler see one module."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Output:
+        """As `Model.run`."""
+        return self.model.run(images)
+
+
+class MethodTask(TrainingTask):  # type: ignore[misc]  # timm is not typed
+    """timm's training task of a method: images and targets to the sum of `Method.losses`.
+
+    Args:
+        model: trained in place; averaged weights are kept of it after `setup_ema`.
+        teacher: a frozen model on the same images, for methods that distil; None for those that do not.
+        device: where tensors live.
+    """
+
+    def __init__(self, model: Model, teacher: Model | None = None, device: torch.device | None = None) -> None:
+        super().__init__(device=device, verbose=False)
+        self.model = model
+        self.trainable_module: Any = Student(model)
+        self.eval_model = model
+        self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> MethodTask:
+        """As torch does, but a teacher stays in eval mode."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def prepare_distributed(self, device_ids: list[int] | None = None, **options: Any) -> MethodTask:
+        """Wrap what learns, and not the teacher, in DistributedDataParallel."""
+        self.trainable_module = nn.parallel.DistributedDataParallel(
+            self.trainable_module, device_ids=device_ids, **options
+        )
+        return self
+
+    def compile(self, backend: str = "inductor", mode: str | None = None, **options: Any) -> nn.Module:
+        """Compile what learns and the teacher; call before `prepare_distributed`."""
+        self.trainable_module = torch.compile(self.trainable_module, backend=backend, mode=mode, **options)
+        if self.teacher is not None:
+            self.teacher = torch.compile(self.teacher, backend=backend, mode=mode, **options)  # type: ignore[assignment]
+        return self.model
+
+    def use(self, method: Method) -> None:
+        """Take the knobs in force now, such as a scheduled keep rate."""
+        self.model.use(method)
+
+    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """`loss`, the logits as `output`, and each of the method's terms, weighted.
+
+        Args:
+            input: (B, C, H, W) images.
+            target: (B,) class indices or (B, classes) soft targets.
+        """
+        taught = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                taught = self.teacher.run(input)
+        out: Output = self.trainable_module(input)
+        terms = self.model.method.losses(out, target, taught)
+        return {"loss": torch.stack(list(terms.values())).sum(), "output": out.logits.detach(), **terms}
