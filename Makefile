@@ -17,6 +17,7 @@ BIN = $(VENV)/bin
 
 run: $(VENV)/installed
 	$(BIN)/tokenbench run --output $(RESULTS) $(ARGS)
+	@$(if $(findstring --backbone,$(ARGS)),,$(BIN)/tokenbench trace --limit 10 --output $(REPORT)/maps > /dev/null)
 	@$(BIN)/tokenbench report $(RESULTS) --output $(REPORT) > /dev/null
 	@echo $(REPORT)/index.html
 

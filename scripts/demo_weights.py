@@ -52,7 +52,7 @@ STAGES = (
     Stage("dynamicvit", "dynamicvit", "dense", 0.4, 0.004, 0.05, ("backbone_wait=0", "backbone_lr=0.5", "ema=0")),
     Stage("tome", "tome", "dense", 0.6, 0.003, 0.1),
     Stage("topk", "topk", "dense", 0.6, 0.003, 0.1),
-    Stage("stvit_r", "stvit_r", "dense", 1.5, 0.006, 0.15),
+    Stage("stvit_r", "stvit_r", "dense", 1, 0.006, 0.15),
 )
 
 

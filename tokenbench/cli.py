@@ -277,10 +277,15 @@ def trace(**flags: Any) -> None:
 @main.command()
 @click.argument("results", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("reports"), show_default=True)
-def report(results: tuple[Path, ...], output: Path) -> None:
+@click.option(
+    "--maps",
+    type=click.Path(path_type=Path),
+    help="Token maps to show, as `tokenbench trace` writes them.  [default: OUTPUT/maps, where there are any]",
+)
+def report(results: tuple[Path, ...], output: Path, maps: Path | None) -> None:
     """A page, tables and figures of RESULTS (results.jsonl if none is given) in --output; the tables here, too."""
-    from tokenbench import screen
-    from tokenbench.reports import figures, html, tables
+    from tokenbench import mapfiles, screen
+    from tokenbench.reports import figures, html, tables, viewer
     from tokenbench.results import load
 
     if not results and not DEFAULT_RESULTS.exists():
@@ -288,9 +293,12 @@ def report(results: tuple[Path, ...], output: Path) -> None:
     rows, problems = load(results or (DEFAULT_RESULTS,))
     for problem in problems:
         click.echo(f"Left out {problem}", err=True)
+    if maps is None and any((output / "maps").glob("*.npz")):
+        maps = output / "maps"
+    shown = viewer.fragment(mapfiles.load(maps)) if maps else ""
     files = tables.write(rows, output)
     drawn = figures.write(rows, output)
-    page = html.write(rows, output)
+    page = html.write(rows, output, shown)
     screen.print_results(rows)
     if drawn.left_out:
         click.echo(f"\nOf {output / 'figures'}, {drawn.left_out}; report fewer results files to have them.", err=True)
