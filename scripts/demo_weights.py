@@ -4,8 +4,8 @@
     python scripts/demo_weights.py --data DIR --only stvit,evit --times 4
 
 Each stage is a `tokenbench train` command, printed as it starts, with configs/demo.toml and what stands in `STAGES`.
-Stages whose result is there are skipped; one that was stopped goes on. On two CPU cores all of it takes about four hours;
-a GPU takes minutes, and `--times 4` gives each stage four times the epochs.
+Stages whose result is there are skipped; one that was stopped goes on. On two CPU cores all of it takes about two hours
+if nothing else runs; a GPU takes minutes, and `--times 4` gives each stage four times the epochs.
 """
 
 from __future__ import annotations
