@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -156,6 +157,14 @@ def patches(x: Tensor) -> Tokens:
     """The tokens of an embedded map (B, rows, columns, C)."""
     grid = (int(x.shape[1]), int(x.shape[2]))
     return Tokens(x.flatten(1, 2), 0, grid, layout=grid)
+
+
+def official(name: str) -> str:
+    """A parameter's name in Swin's own code: patch merging ends a stage there and begins one in timm, whose head is a
+    module.
+    """
+    name = re.sub(r"^layers\.(\d+)\.downsample\.", lambda m: f"layers.{int(m[1]) - 1}.downsample.", name)
+    return name.replace("head.fc.", "head.")
 
 
 def laid(tokens: Tokens) -> Pair:
