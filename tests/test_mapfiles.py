@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import FAMILIES, served
 from mapped import make
 
 from tokenbench.backbones import Backbone
@@ -15,6 +17,8 @@ from tokenbench.errors import ResultsError
 from tokenbench.mapfiles import arrays, load
 from tokenbench.maps import TokenMaps
 from tokenbench.methods import get
+from tokenbench.methods.base import Method
+from tokenbench.reports import viewer
 from tokenbench.tracing import follow
 
 
@@ -38,6 +42,18 @@ def test_what_was_traced_comes_back(tmp_path: Path, tiny: Callable[..., Backbone
     evit = back[1]
     assert evit.weights[4] is evit.weights[3]  # what no block changed is held once
     assert evit.fused[4].any() and (evit.kept(5) == maps[1].kept(5)).all()
+
+
+@pytest.mark.parametrize(("family", "method"), served())
+def test_maps_of_every_family_come_back_and_can_be_shown(family: str, method: Method, tmp_path: Path) -> None:
+    backbone = Backbone(FAMILIES[family](), "tiny")
+    images = torch.randn(2, *backbone.input_size, generator=torch.Generator().manual_seed(0))
+    maps = [follow(method, backbone, images, "ab")]
+    for image, stem in enumerate("ab"):
+        np.savez_compressed(tmp_path / f"{stem}.npz", **arrays(maps, image))
+    back = load(tmp_path)
+    assert equal(back[0], maps[0])
+    assert json.loads(json.dumps(viewer.payload(back))) == json.loads(json.dumps(viewer.payload(maps)))
 
 
 def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
