@@ -98,7 +98,23 @@ class DynamicViT(Method):
             frozen=("cls_token", "pos_embed"),
             ema=0.9999,
             source="arXiv 2106.02034, section 4 and its released settings; augmentation as DeiT's",
-        )
+        ),
+        "swin": Recipe(
+            epochs=120,
+            batch=4096,
+            lr=4e-3,
+            lr_batch=4096,
+            min_lr=1e-6,
+            warmup_epochs=20,
+            drop_path=0.2,
+            repeats=1,
+            start="dense",
+            teacher="dense",
+            backbone_lr=0.2,
+            backbone_wait=5,
+            ema=0.9999,
+            source="the released settings of arXiv 2207.01580 for Swin-T and S (drop_path 0.5 for B)",
+        ),
     }
     derived: ClassVar[tuple[str, ...]] = (".attn_mask", ".relative_position_index")
     in_training: ClassVar[frozenset[str]] = frozenset(
