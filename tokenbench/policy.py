@@ -33,19 +33,21 @@ class _Masked(torch.autograd.Function):
         count = logits.shape[-1]
         mask = policy[:, None, None, :].repeat(1, 1, count, 1)  # (B, 1, N, N)
         mask.diagonal(dim1=-2, dim2=-1).fill_(1.0)
-        exp = (logits - logits.amax(dim=-1, keepdim=True)).exp_()
+        highest, place = logits.max(dim=-1, keepdim=True)
+        exp = (logits - highest).exp_()
         kept = exp * mask
         total = kept.sum(dim=-1, keepdim=True) + eps
         weights = kept.add_(eps / count).div_(total)
-        ctx.save_for_backward(weights, exp, mask, total)
+        ctx.save_for_backward(weights, exp, mask, total, place)
         return weights
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        """dA/dw is (dA - sum dA A) / s; times M it goes to the logits (the maximum cancels), summed to the policy."""
-        weights, exp, mask, total = ctx.saved_tensors
+        """dw = (dA - sum dA A) / s; dL = dw w, but for the maximum, which eps keeps from cancelling; dM = dw e."""
+        weights, exp, mask, total, place = ctx.saved_tensors
         given = gradients[0]
         step = (given - (given * weights).sum(dim=-1, keepdim=True)).div_(total).mul_(exp)
         pairs = step.sum(dim=1)  # (B, N, N) over heads
         to_policy = pairs.sum(dim=1) - pairs.diagonal(dim1=-2, dim2=-1)
-        return step.mul_(mask), to_policy, None
+        to_logits = step.mul_(mask)
+        return to_logits.scatter_add_(-1, place, -to_logits.sum(dim=-1, keepdim=True)), to_policy, None

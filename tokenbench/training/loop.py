@@ -105,6 +105,8 @@ def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
     torch.manual_seed(job.seed)
     model = Model(backbone, method).to(processes.device)
     model.recompute = job.recompute
+    for parameter in model.idle():  # DDP waits for the gradient of every other one
+        parameter.requires_grad_(False)
     teacher, taught_by = _teacher(job, len(images.classes))
     settings = {
         "method": method.name,
