@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tokenbench import backbones, checkpoints
 from tokenbench.backbones import Backbone
 from tokenbench.errors import WeightsError
-from tokenbench.methods.base import Method
+from tokenbench.methods.base import Method, make
 from tokenbench.model import Model
 
 WORDS = ("auto", "dense", "random")
@@ -27,8 +27,8 @@ class Sources:
         """The file of weights trained for exactly this setting on this backbone, if there is one."""
         for path, header in self.own.items():
             named = backbones.full_name(str(header.get("backbone"))) == backbones.full_name(backbone)
-            decides = {k: v for k, v in header.get("setting", {}).items() if k not in method.in_training}
-            if named and header["method"] == method.name and decides == method.decides:
+            told = {k: v for k, v in header.get("setting", {}).items() if k not in method.in_training}
+            if named and header["method"] == method.name and make(type(method), told).decides == method.decides:
                 return path
         return None
 
@@ -91,6 +91,8 @@ def model(method: Method, backbone: Backbone, own: Path | None) -> tuple[Model, 
     fresh = backbones.create(backbone.name, backbone.input_size[1:], backbone.vit.num_classes)
     made = Model(fresh, method)
     weights = checkpoints.load(made, own)
+    if own.parent == checkpoints.SHIPPED:
+        weights = replace(weights, kind="shipped")
     return made.to(like).eval(), weights
 
 
