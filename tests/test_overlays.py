@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mapped import COLS, ROWS, make
 from PIL import Image
 
 from tokenbench.errors import ResultsError
 from tokenbench.maps import TokenMaps
 from tokenbench.reports import overlays, style, traces
-
-ROWS, COLS, PATCH = 3, 5, 8  # not square, on purpose
-
-
-def make(method: str, weights: np.ndarray, note: str = "", images: int = 1) -> TokenMaps:
-    """Maps of two blocks, the first dense and the second with these weights (T, P), on random images."""
-    patches = ROWS * COLS
-    shown = np.random.default_rng(0).integers(0, 255, (images, ROWS * PATCH, COLS * PATCH, 3), dtype=np.uint8)
-    blocks = [np.broadcast_to(w, (images, *w.shape)).astype(np.float32) for w in (np.eye(patches), weights)]
-    fused = (np.zeros((images, patches), bool),) * 2
-    names = tuple(f"image {i}.png" for i in range(images))
-    counts = (patches + 1, len(weights) + 1)
-    return TokenMaps(method, f"{method}[r=1]", "tiny", note, names, shown, (ROWS, COLS), tuple(blocks), fused, counts)
 
 
 @pytest.fixture
@@ -51,6 +40,15 @@ def test_dropped_patches_fade_and_kept_ones_stay(dropping: TokenMaps) -> None:
     assert (after[kept & inside] == before[kept & inside]).all()
     assert (after[~kept & inside] >= 204).all()
     assert (overlays.draw(dropping, 0, 0) == before).all()  # nothing is dropped yet
+
+
+def test_in_a_grey_picture_what_is_dropped_is_told_from_white(dropping: TokenMaps) -> None:
+    bright = replace(dropping, pictures=np.full_like(dropping.pictures, 255))
+    drawn = overlays.draw(bright, 0)
+    kept = overlays.spread(bright.kept()[0], drawn.shape[:2])
+    inside = ~overlays.edges(kept)
+    assert (drawn[kept & inside] == 255).all()
+    assert (drawn[~kept & inside][:, 0] < 225).all()
 
 
 def test_merged_patches_take_their_mean_colour(merging: TokenMaps) -> None:
@@ -85,13 +83,13 @@ def test_everything_is_written(tmp_path: Path, dropping: TokenMaps, mixing: Toke
     files = list(traces.write([dropping, mixing], folder))
     assert {p.name for p in files} == {
         *("images.png", "image-0-blocks.png", "image-0-stvit-r-1-clusters.png"),
-        *("image-0.npz", "maps.csv", "agreement.csv"),
+        *("image-0.npz", "maps.csv", "agreement.csv", "maps.html"),
     }
     assert {p.name for p in folder.iterdir()} == {p.name for p in files}
     with np.load(folder / "image-0.npz", allow_pickle=False) as arrays:
         assert arrays["topk[r=1]/clusters"].shape == (2, ROWS, COLS)
         assert (arrays["topk[r=1]/kept"] == (arrays["topk[r=1]/clusters"] >= 0)).all()
-        assert arrays["stvit[r=1]/heat"].shape == (4, ROWS, COLS)
+        assert arrays["stvit[r=1]/heat/1"].shape == (4, ROWS, COLS)
     for file in files:
         if file.suffix == ".png":
             with Image.open(file) as image:

@@ -66,7 +66,10 @@ class TokenMaps:
 
     @cached_property
     def _clusters(self) -> tuple[Ints, ...]:
-        most = [weights.argmax(1).reshape(-1, *self.grid) for weights in self.weights]
+        most: list[Ints] = []
+        for block, weights in enumerate(self.weights):
+            same = block and weights is self.weights[block - 1]
+            most.append(most[-1] if same else weights.argmax(1).reshape(-1, *self.grid))
         return tuple(np.where(self.kept(block), tokens, -1) for block, tokens in enumerate(most))
 
     def sizes(self, block: int = -1) -> list[Ints]:

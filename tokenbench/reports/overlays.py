@@ -1,7 +1,8 @@
 """Token maps drawn over their images, in paper style. Needs numpy, matplotlib and PIL, no torch.
 
-What is drawn follows from the map, so a new method has its pictures at once: dropped patches fade, merged ones take
-the mean colour of their cluster, semantic tokens get a colour each. Figures are matplotlib's; `save` writes them.
+What is drawn follows from the map, so a new method has its pictures at once: dropped patches fade (to white, or in grey
+pictures, where white is a tone like others, to a light blue), merged ones take the mean colour of their cluster,
+semantic tokens get a colour each. Figures are matplotlib's; `save` writes them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ Picture = NDArray[np.uint8]  # (H, W, 3)
 
 SIDE = 448  # pixels of the long side of a drawn picture, at least
 INK = np.array([24.0, 24.0, 28.0])
+WHITE, BLUE = np.full(3, 255.0), np.array([205.0, 216.0, 236.0])
 GREY = np.array([0.299, 0.587, 0.114])  # luma of red, green and blue
 PANEL = 1.28  # inches of a square panel's side
 FAINT = "#555555"
@@ -49,9 +51,8 @@ def draw(maps: TokenMaps, image: int, block: int = -1, side: int = SIDE) -> Pict
 
 
 def faded(picture: Picture, kept: Bools) -> Picture:
-    """The kept pixels as they are, the others grey and nearly white, and a thin line between."""
-    pale = 255 - 0.2 * (255 - picture @ GREY)[..., None]
-    out = np.where(kept[..., None], picture, pale)
+    """The kept pixels as they are, the others pale, and a thin line between."""
+    out = np.where(kept[..., None], picture, _pale(picture))
     return _lined(out, edges(kept.astype(int)), INK, 0.55)
 
 
@@ -61,8 +62,7 @@ def merged(picture: Picture, labels: Ints) -> Picture:
     count = np.bincount(values.ravel(), minlength=len(flat))
     means = np.stack([np.bincount(values.ravel(), picture[..., c].ravel(), len(flat)) / count for c in range(3)], -1)
     out = 0.85 * means[values.reshape(labels.shape)] + 0.15 * picture
-    pale = 255 - 0.2 * (255 - picture @ GREY)[..., None]
-    return _lined(np.where((labels >= 0)[..., None], out, pale), edges(labels), np.full(3, 255.0), 0.6)
+    return _lined(np.where((labels >= 0)[..., None], out, _pale(picture)), edges(labels), WHITE, 0.6)
 
 
 def tinted(picture: Picture, labels: Ints) -> Picture:
@@ -71,8 +71,7 @@ def tinted(picture: Picture, labels: Ints) -> Picture:
     low, high = np.percentile(luma, (2, 98))
     light = 255 * np.clip((luma - low) / max(high - low, 1.0), 0, 1)[..., None]
     out = 0.52 * colours()[labels % len(style.CLUSTERS)] + 0.48 * (45 + 0.82 * light)
-    out = np.where((labels >= 0)[..., None], out, 255 - 0.2 * (255 - luma)[..., None])
-    return _lined(out, edges(labels), np.full(3, 255.0), 0.9)
+    return _lined(np.where((labels >= 0)[..., None], out, _pale(picture)), edges(labels), WHITE, 0.9)
 
 
 def heated(picture: Picture, heat: Weighing) -> Picture:
@@ -157,7 +156,7 @@ def semantic(maps: TokenMaps, image: int, block: int = -1) -> Figure:
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 200) -> Path:
-    """Write a figure; the suffix (.png, .svg, .pdf) decides the format. Returns the path."""
+    """Write a figure; the suffix (.png, .jpg, .svg, .pdf) decides the format. Returns the path."""
     path = Path(path)
     with matplotlib.rc_context(style.PAPER):  # type: ignore[arg-type]
         figure.savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0.04)
@@ -198,6 +197,14 @@ def edges(labels: Ints) -> Bools:
 def colours() -> Floats:
     """The colours of clusters, (16, 3), from 0 to 255."""
     return np.array([to_rgb(c) for c in style.CLUSTERS]) * 255
+
+
+def _pale(picture: Picture) -> Floats:
+    """The picture of dropped patches, (H, W, 3)."""
+    grey = int(np.ptp(picture, axis=-1).max(initial=0)) < 8
+    paper, share = (BLUE, 0.25) if grey else (WHITE, 0.2)
+    pale: Floats = (1 - share) * paper + share * (picture @ GREY)[..., None]
+    return pale
 
 
 def _lined(out: Floats, where: Bools, ink: Floats, opacity: float) -> Picture:

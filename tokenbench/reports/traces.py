@@ -1,4 +1,4 @@
-"""Token maps as files: figures, arrays and numbers. Needs no torch."""
+"""Token maps as files: a page to play with, figures, arrays and numbers. Needs no torch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tokenbench.errors import ResultsError
+from tokenbench.mapfiles import arrays
 from tokenbench.maps import TokenMaps, agreement
-from tokenbench.reports import overlays
+from tokenbench.reports import overlays, viewer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,8 +24,9 @@ PAGE = 8  # images on one page of `images.png`
 def write(maps: Sequence[TokenMaps], output: str | Path, kind: str = "png") -> Iterator[Path]:
     """Write everything about some settings on the same images; gives each path as soon as it is written.
 
-    For each image NAME: `NAME-blocks.png`, methods by blocks; `NAME-METHOD-clusters.png` for soft methods; `NAME.npz`
-    (see `arrays`). For all: `images.png`, methods side by side, eight images a page; `maps.csv` and `agreement.csv`.
+    For all images: `maps.html`, to play with; `images.png`, methods side by side, eight images a page; `maps.csv` and
+    `agreement.csv`. For each image NAME: `NAME-blocks.png`, methods by blocks; `NAME-METHOD-clusters.png` for soft
+    methods; `NAME.npz` (see `mapfiles.arrays`).
 
     Args:
         maps: of the same images, at least one.
@@ -56,23 +58,8 @@ def write(maps: Sequence[TokenMaps], output: str | Path, kind: str = "png") -> I
     if len(maps) > 1:
         pairs(maps).to_csv(folder / "agreement.csv", index=False)
         yield folder / "agreement.csv"
-
-
-def arrays(maps: Sequence[TokenMaps], image: int) -> dict[str, np.ndarray]:
-    """The arrays of one image by name.
-
-    `picture` (H, W, 3), and for each setting LABEL: `LABEL/clusters` (blocks, rows, columns), -1 where dropped;
-    `LABEL/kept`, the same as a mask; `LABEL/tokens` (blocks,), prefix included; and for soft methods `LABEL/heat`
-    (tokens, rows, columns) after the last block.
-    """
-    found: dict[str, np.ndarray] = {"picture": maps[0].pictures[image]}
-    for m in maps:
-        found[f"{m.label}/clusters"] = np.stack([m.clusters(b)[image] for b in range(m.depth)]).astype(np.int32)
-        found[f"{m.label}/kept"] = np.stack([m.kept(b)[image] for b in range(m.depth)])
-        found[f"{m.label}/tokens"] = np.array(m.counts)
-        if m.soft():
-            found[f"{m.label}/heat"] = m.heat()[image]
-    return found
+    (folder / "maps.html").write_text(viewer.page(maps), encoding="utf-8")
+    yield folder / "maps.html"
 
 
 def numbers(maps: Sequence[TokenMaps]) -> pd.DataFrame:

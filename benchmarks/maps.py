@@ -1,0 +1,39 @@
+"""Cluster maps by block, on photographs that ship, for the methods of the ImageNet run; a figure a photograph.
+
+python benchmarks/maps.py --weights vit_tiny_patch16_224.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tokenbench.jobs import parse
+from tokenbench.pictures import PHOTOS
+from tokenbench.reports import overlays
+from tokenbench.tracing import trace_all
+
+HERE = Path(__file__).parent
+METHODS = "tome[r=13],evit[keep_rate=0.7],topk[keep_rate=0.7],random[keep_rate=0.7]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--weights", default="auto", help="auto, or a file")
+    parser.add_argument("--backbone", default="vit_ti")
+    parser.add_argument("--photos", default="bluebird,monarch,pickup", help="of those that ship")
+    parser.add_argument("--output", type=Path, default=HERE / "imagenet" / "figures")
+    flags = parser.parse_args()
+
+    files = [PHOTOS / f"{name}.jpg" for name in flags.photos.split(",")]
+    maps = trace_all(parse(METHODS), flags.backbone, files, weights=flags.weights, say=print)
+    flags.output.mkdir(parents=True, exist_ok=True)
+    for image, file in enumerate(files):
+        figure = overlays.by_block(maps, image, [3, 6, 9, 11])
+        path = flags.output / f"maps_{flags.backbone}_{file.stem}.jpg"
+        overlays.save(figure, path, dpi=130)
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
