@@ -42,13 +42,17 @@ class Drawn:
 def write(rows: Sequence[Row], folder: Path, kinds: Sequence[str] = KINDS) -> Drawn:
     """Write the figures of each group of rows to `folder`/figures: `accuracy_gmac.svg` and so on.
 
-    Figures of the second group and those after it end in its number. Only the three groups with most accuracies are
-    drawn; of more than forty settings, figures with a line for each have those on a front and then the first.
+    Of groups that differ in batch only, the one with most accuracies is drawn, or of these the largest batch; figures
+    of the second and third group end in its number, and more are not drawn. Of more than forty settings, figures with a
+    line for each have those on a front and then the first.
 
     Raises:
         ResultsError: the folder cannot be written.
     """
-    groups = sorted(grouped(rows), key=lambda group: -sum(p.row.top1 is not None for p in group.points))
+    groups = sorted(
+        (max(grouped(members), key=_rank) for members in tables.grouped(rows, "batch").values()),
+        key=lambda group: -_rank(group)[0],
+    )
     out = folder / "figures"
     files: list[Path] = []
     try:
@@ -65,6 +69,10 @@ def write(rows: Sequence[Row], folder: Path, kinds: Sequence[str] = KINDS) -> Dr
         ) from None
     more = len(groups) - MOST_GROUPS
     return Drawn(files, f"figures of {more} more sets of conditions were left out" if more > 0 else None)
+
+
+def _rank(group: Group) -> tuple[int, int]:
+    return sum(p.row.top1 is not None for p in group.points), group.first.batch
 
 
 def _named(rows: Sequence[Row], groups: Sequence[Group]) -> Iterator[tuple[str, Figure]]:
