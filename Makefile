@@ -1,19 +1,25 @@
-# make run    the main job on the images and weights that ship: an environment, the package, a table
+# make run    the main job on the images and weights that ship: an environment, the package, a table, and last its page
 # make test   the same environment with the tools of a developer, and the tests
 # make lint   format, lint and types
 # make notebooks   run the notebooks again and keep their outputs
 # make demo-weights   train the weights that ship again, from the raw data set; hours on a CPU
-# Other settings: make run ARGS="--backbone deit_s --methods evit", make test ARGS="-k tome", VENV=/path, PYTHON=python3.12
+# Other settings: make run ARGS="--backbone deit_s --methods evit" RESULTS=deit_s.jsonl REPORT=folder, make test ARGS="-k tome",
+# VENV=/path, PYTHON=python3.12
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+RESULTS ?= results.jsonl
+REPORT ?= reports
 BIN = $(VENV)/bin
 
 .PHONY: run test lint notebooks sample demo-weights clean
 
 run: $(VENV)/installed
-	$(BIN)/tokenbench run $(ARGS)
+	$(BIN)/tokenbench run --output $(RESULTS) $(ARGS)
+	@$(if $(findstring --backbone,$(ARGS)),,$(BIN)/tokenbench trace --limit 10 --output $(REPORT)/maps > /dev/null)
+	@$(BIN)/tokenbench report $(RESULTS) --output $(REPORT) > /dev/null
+	@echo $(REPORT)/index.html
 
 test: $(VENV)/developer
 	$(BIN)/python -m pytest $(ARGS)

@@ -4,8 +4,8 @@
     python scripts/demo_weights.py --data DIR --only stvit,evit --times 4
 
 Each stage is a `tokenbench train` command, printed as it starts, with configs/demo.toml and what stands in `STAGES`.
-Stages whose result is there are skipped; one that was stopped goes on. On two CPU cores all of it takes about four hours;
-a GPU takes minutes, and `--times 4` gives each stage four times the epochs.
+Stages whose result is there are skipped; one that was stopped goes on. On two CPU cores all of it takes about two hours
+if nothing else runs; a GPU takes minutes, and `--times 4` gives each stage four times the epochs.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ STAGES = (
     Stage("dynamicvit", "dynamicvit", "dense", 0.4, 0.004, 0.05, ("backbone_wait=0", "backbone_lr=0.5", "ema=0")),
     Stage("tome", "tome", "dense", 0.6, 0.003, 0.1),
     Stage("topk", "topk", "dense", 0.6, 0.003, 0.1),
-    Stage("stvit_r", "stvit_r", "dense", 1.5, 0.006, 0.15),
+    Stage("stvit_r", "stvit_r", "dense", 1, 0.006, 0.15),
 )
 
 

@@ -87,6 +87,8 @@ def test_a_run_prints_a_table_and_writes_rows(weights: str) -> None:
         "results.md",
         "results.tex",
     ]
+    assert out.splitlines()[-1] == str(Path("reports/index.html")) and Path("reports/index.html").stat().st_size > 1e5
+    assert {path.suffix for path in Path("reports/figures").iterdir()} == {".svg", ".png", ".pdf"}
 
 
 def test_json_is_all_that_is_on_stdout() -> None:

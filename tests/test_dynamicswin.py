@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from golden import GRADIENTS, Case, close, close_logits
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor
 
-from tokenbench import backbones
+from tokenbench import backbones, published
 from tokenbench.backbones import Backbone
 from tokenbench.errors import Unsupported
 from tokenbench.methods import asymmetric
@@ -22,27 +22,20 @@ from tokenbench.model import Model, Output
 FIRST = 4  # block of the third stage's first, after two stages of two
 
 
-def ours(name: str) -> str:
-    """The name of a published parameter in `Model`."""
-    if found := re.fullmatch(r"layers\.2\.score_predictor\.(\d)\.(.*)", name):
-        return f"blocks.{FIRST + 1 + int(found[1])}.reducers.0.predictor.{found[2]}"
-    if found := re.fullmatch(r"layers\.2\.blocks\.(\d)\.fastmlp\.fc1\.(\d)\.(.*)", name):
-        return f"blocks.{FIRST + int(found[1])}.fast.{('norm', 'linear')[int(found[2])]}.{found[3]}"
-    name = re.sub(r"^layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) + 1}.downsample", name)
-    return "vit." + re.sub(r"^head\.", "head.fc.", name)
-
-
-def golden(keep_rate: float) -> tuple[Case, Model]:
+def golden(keep_rate: float) -> tuple[Case, Model, dict[str, str]]:
+    """The published model, and the published names of its tensors."""
     case = Case("dynamicvit/swin")
     model = Model(Backbone(SwinTransformer(**case.info["model"])), DynamicViT(keep_rate=keep_rate))
-    model.load_state_dict({ours(name): value for name, value in case.weights.items()})
-    return case, model.eval()
+    names = model.method.published(list(model.state_dict()))
+    assert sorted(names.values()) == sorted(case.weights)
+    model.load_state_dict({own: case.weights[name] for own, name in names.items()})
+    return case, model.eval(), names
 
 
 @pytest.mark.parametrize("keep_rate", [0.7, 0.9])
 @torch.inference_mode()
 def test_published_outputs(keep_rate: float) -> None:
-    case, model = golden(keep_rate)
+    case, model, _ = golden(keep_rate)
     run, images = f"rho{keep_rate}", case.io["in/input"]
     out = model.run(images, trace=True)
     close_logits(out.logits, case.out(run, "logits"))
@@ -55,7 +48,7 @@ def test_published_outputs(keep_rate: float) -> None:
 
 def test_published_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Choices, losses and gradients, with the published Gumbel noise in place of a draw."""
-    case, model = golden(0.7)
+    case, model, names = golden(0.7)
     noise = iter([case.io[f"in/noise.stage{stage}"] for stage in range(3)])
 
     def draw(log_probs: Tensor, tau: float, hard: bool) -> Tensor:
@@ -77,11 +70,11 @@ def test_published_training(monkeypatch: pytest.MonkeyPatch) -> None:
     loss = sum(terms.values())
     assert loss.item() == pytest.approx(case.out("train", "loss").item(), rel=1e-5)
     loss.backward()
-    params = dict(model.named_parameters())
-    names = [k.removeprefix("out/train/grad.") for k in case.io if k.startswith("out/train/grad.")]
-    assert len(names) == 34
-    for name in names:
-        close(params[ours(name)].grad, case.out("train", f"grad.{name}"), GRADIENTS)
+    params = {names[own]: parameter for own, parameter in model.named_parameters()}
+    graded = [k.removeprefix("out/train/grad.") for k in case.io if k.startswith("out/train/grad.")]
+    assert len(graded) == 34
+    for name in graded:
+        close(params[name].grad, case.out("train", f"grad.{name}"), GRADIENTS)
 
 
 @pytest.mark.parametrize(("name", "want"), [("swin_t", 4.0), ("swin_s", 6.9), ("swin_b", 12.1)])
@@ -118,3 +111,16 @@ def test_refusals() -> None:
     ):
         with pytest.raises(Unsupported, match=reason):
             Model(Backbone(tiny_swin(**options)), DynamicViT(**knobs))
+
+
+def test_published_checkpoint_is_read(tmp_path: Path) -> None:
+    """A Swin-T's, with the buffers that published files hold; its keep rate is not told."""
+    with torch.device("meta"):
+        model = Model(backbones.create("swin_t"), DynamicViT())
+    names = model.method.published(list(model.state_dict()))
+    tensors = {names[own]: torch.zeros(value.shape) for own, value in model.state_dict().items()}
+    tensors["layers.0.blocks.1.attn_mask"] = torch.zeros(64, 49, 49)
+    torch.save({"model": tensors}, tmp_path / "dynamicswin.pth")
+    found = published.read(tmp_path / "dynamicswin.pth")
+    assert found.method == DynamicViT() and found.backbone == "swin_t"
+    assert set(found.tensors) == set(model.state_dict())

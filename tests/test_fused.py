@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import served
+from conftest import served, tiny_swin
 from torch.overrides import TorchFunctionMode
 
+from tokenbench import backbones
 from tokenbench.backbones import Backbone
+from tokenbench.methods import get
 from tokenbench.methods.base import Method
 from tokenbench.model import Model
 
@@ -40,3 +42,14 @@ def test_fused(method: Method, tiny: Callable[..., Backbone], images: torch.Tens
     assert calls.fused == 12
     assert len(calls.rows) == (3 if method.name in ("evit", "topk") else 0)
     assert all(queries == 1 for _, _, queries, _ in calls.rows), "only the class row is written out"
+
+
+@pytest.mark.parametrize("method", ["dense", "stvit_r", "dynamicvit"])
+def test_swin_is_fused_throughout(method: str) -> None:
+    """Blocks that a method brings attend as those they replace; timm leaves Swin unfused, and `create` does not."""
+    with torch.device("meta"):
+        model = Model(backbones.create("swin_t"), get(method)())
+    attentions = [module for module in model.modules() if hasattr(module, "fused_attn")]
+    assert len(attentions) == 12 and all(module.fused_attn for module in attentions)
+    unfused = Model(Backbone(tiny_swin()), get(method)())
+    assert not any(getattr(module, "fused_attn", False) for module in unfused.modules())

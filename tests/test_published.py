@@ -58,7 +58,9 @@ def checked(case: Case, run: str, source: Path, method: str | None, label: str) 
     found = published.convert(source, out, method, "golden_net")
     assert found.method.label == label
     with torch.inference_mode():
-        close_logits(rebuilt(out)(case.io["in/input"]), case.out(run, "logits"))
+        logits = rebuilt(out)(case.io["in/input"])
+        close_logits(logits, case.out(run, "logits"))
+        assert torch.equal(found.model()(case.io["in/input"]), logits)
     return found
 
 
@@ -110,10 +112,12 @@ def test_evit(golden: Any, tmp_path: Path, name: str, run: str, rate: float, fus
     assert found.layout == "timm or DeiT" and found.method.label == label
 
 
-def test_evit_trained_with_fixed_counts_or_other_blocks(tmp_path: Path) -> None:
+def test_evit_in_other_blocks_and_with_a_distillation_token(tmp_path: Path) -> None:
     options = argparse.Namespace(base_keep_rate=0.7, fuse_token=True, drop_loc="(2, 4, 8)")
     found = published.read(saved(tmp_path / "a.pth", deit(192), args=options))
     assert found.method.label == "evit[keep_rate=0.7,blocks=2/4/8]"
+    with pytest.raises(WeightsError, match="distillation token may be dropped as patches are"):
+        published.read(saved(tmp_path / "a.pth", deit(192, distilled=True), args=options))
 
 
 @pytest.mark.parametrize(
@@ -379,7 +383,7 @@ def test_stvit_r_is_named_as_the_file_names_it(tmp_path: Path) -> None:
         (dynamicvit(192), None, "deit_s", "does not fit dynamicvit"),
         (dynamicvit(192), "evit", None, "is a checkpoint of dynamicvit, not of evit"),
         (dynamicvit(192) | {"patch_embed.conv1.weight": torch.zeros(64, 3, 7, 7)}, None, None, "backbone is an LV-ViT"),
-        ({"layers.2.score_predictor.0.in_conv.0.weight": torch.zeros(8)}, None, None, "it is a DynamicSwin"),
+        ({"layers.2.score_predictor.0.in_conv.0.weight": torch.zeros(8)}, None, None, "no known size"),
         (deit(192), "dynamicvit", None, "30 missing, the first score_predictor.0.in_conv.0.weight"),
         (deit(192, patches=195), "dense", None, "positions of 195 patches"),
         ({}, None, None, "it is empty"),

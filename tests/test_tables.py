@@ -9,43 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rows import ENV, row
 
 from tokenbench import screen
 from tokenbench.errors import ResultsError, UsageError
 from tokenbench.methods.base import Method, Reported
 from tokenbench.reports import tables
-from tokenbench.results import Row
-
-ENV = {"torch": "2.9", "timm": "1.0"}
-
-
-def row(method: str = "dense", label: str | None = None, **changes: Any) -> Row:
-    values: dict[str, Any] = {
-        "method": method,
-        "setting": {},
-        "label": label or method,
-        "backbone": "vit_x",
-        "weights": {"kind": "file", "name": "w.safetensors", "hash": "aa"},
-        "dataset": "photos",
-        "split": "val",
-        "sample_hash": "bb",
-        "image_size": (224, 224),
-        "device": "cpu",
-        "hardware": "Some CPU, 2 cores",
-        "precision": "fp32",
-        "batch": 8,
-        "compile": False,
-        "seed": 42,
-        "version": "0.1.0",
-        "env": ENV,
-        "status": "ok",
-        "top1": 70.0,
-        "images": 100,
-        "gmacs": 2.0 if method == "dense" else 1.0,
-        "images_per_s": 50.0,
-        "speedup": 1.0,
-    }
-    return Row.model_validate({**values, **changes})
 
 
 def cells(table: tables.Table) -> list[dict[str, str]]:

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 from click.testing import CliRunner, Result
 from PIL import Image
+from rows import row
 
 from tokenbench.cli import main
+from tokenbench.results import dumps
 
 
 def trace(*arguments: object) -> Result:
@@ -55,3 +57,18 @@ def test_what_cannot_work_is_one_sentence(tmp_path: Path) -> None:
         assert result.exit_code == code, result.output
         assert words in result.stderr
         assert "Traceback" not in result.output
+
+
+def test_the_report_shows_what_was_traced(tmp_path: Path) -> None:
+    """The maps below its own folder, or those that are named."""
+    traced = trace("--methods", "topk,tome", "--limit", 1, "-o", tmp_path / "report" / "maps")
+    assert traced.exit_code == 0, traced.output
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(dumps(row()) + "\n")
+    found = []
+    for output, more in (("report", []), ("named", ["--maps", tmp_path / "report" / "maps"]), ("none", [])):
+        args = ["report", rows, "-o", tmp_path / output, *more]
+        result = CliRunner().invoke(main, list(map(str, args)))
+        assert result.exit_code == 0, result.output
+        found.append("t-shirt top 0" in (tmp_path / output / "index.html").read_text())
+    assert found == [True, True, False]

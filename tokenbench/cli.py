@@ -160,9 +160,9 @@ def run(**flags: Any) -> int:
 @click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="ImageFolder with train and val.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run's folder.")
 @click.option("--recipe", help="One of the method's recipes.  [default: its first]")
-@click.option("--epochs", help="Other than the recipe's.")
-@click.option("-b", "--batch-size", help="Images an update, over all processes.")
-@click.option("--lr", help="Highest learning rate, at the recipe's lr_batch.")
+@click.option("--epochs", metavar="NUMBER", help="Other than the recipe's.")
+@click.option("-b", "--batch-size", metavar="NUMBER", help="Images an update, over all processes.")
+@click.option("--lr", metavar="NUMBER", help="Highest learning rate, at the recipe's lr_batch.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Any other value of the recipe.")
 @click.option(
     "--weights", default="auto", show_default=True, help="To start from: auto (the recipe's), random, a file."
@@ -204,7 +204,8 @@ def train(ctx: click.Context, /, **flags: Any) -> None:
     job = _job(flags, ctx.meta.get("recipe", {}))
     with screen.Watching() as watch:
         found = training.train(job, watch)
-    click.echo(f"{found.path}: top-1 {found.top1:.2f} % on {found.images} {found.split} images.")
+    if found.leads:
+        click.echo(f"{found.path}: top-1 {found.top1:.2f} % on {found.images} {found.split} images.")
 
 
 @main.command("list")
@@ -276,10 +277,15 @@ def trace(**flags: Any) -> None:
 @main.command()
 @click.argument("results", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("reports"), show_default=True)
-def report(results: tuple[Path, ...], output: Path) -> None:
-    """Tables of RESULTS (results.jsonl if none is given): here, and as Markdown, CSV and LaTeX in --output."""
-    from tokenbench import screen
-    from tokenbench.reports import tables
+@click.option(
+    "--maps",
+    type=click.Path(path_type=Path),
+    help="Token maps to show, as `tokenbench trace` writes them.  [default: OUTPUT/maps, where there are any]",
+)
+def report(results: tuple[Path, ...], output: Path, maps: Path | None) -> None:
+    """A page, tables and figures of RESULTS (results.jsonl if none is given) in --output; the tables here, too."""
+    from tokenbench import mapfiles, screen
+    from tokenbench.reports import figures, html, tables, viewer
     from tokenbench.results import load
 
     if not results and not DEFAULT_RESULTS.exists():
@@ -287,9 +293,19 @@ def report(results: tuple[Path, ...], output: Path) -> None:
     rows, problems = load(results or (DEFAULT_RESULTS,))
     for problem in problems:
         click.echo(f"Left out {problem}", err=True)
+    if maps is None and any((output / "maps").glob("*.npz")):
+        maps = output / "maps"
+    shown = viewer.fragment(mapfiles.load(maps)) if maps else ""
     files = tables.write(rows, output)
+    drawn = figures.write(rows, output)
+    page = html.write(rows, output, shown)
     screen.print_results(rows)
-    click.echo("\nWritten: " + ", ".join(map(str, files)))
+    if drawn.left_out:
+        click.echo(f"\nOf {output / 'figures'}, {drawn.left_out}; report fewer results files to have them.", err=True)
+    click.echo(
+        f"\nWritten: {', '.join(map(str, files))}, {len(drawn.files)} files in {output / 'figures'}, and the page"
+    )
+    click.echo(page)
 
 
 @main.command()

@@ -196,14 +196,14 @@ def loader(images: Images, config: Mapping[str, Any], batch: int, workers: int =
 class Loader:
     """Batches (B, C, H, W) of normalised float images with (B,) int64 targets; each image is decoded once a pass.
 
-    Attributes: `name` and `split` of the images; `total`, the images chosen; `sample_hash`, which says which;
-    `skipped`, the name and reason of each that could not be read in the latest pass.
+    Attributes: `name` and `split` of the images; `total`, the images chosen, of `available`; `sample_hash`, which says
+    which; `skipped`, the name and reason of each that could not be read in the latest pass.
     """
 
     def __init__(
         self, images: Images, indices: Sequence[int], config: Mapping[str, Any], batch: int, workers: int
     ) -> None:
-        self.name, self.split, self.total = images.name, images.split, len(indices)
+        self.name, self.split, self.total, self.available = images.name, images.split, len(indices), len(images)
         self.sample_hash = images.digest(indices)
         self.skipped: list[tuple[str, str]] = []
         self._batches: DataLoader[Any] = DataLoader(

@@ -94,6 +94,7 @@ class Row(Identity):
     diff_dense_high: float | None = None
     p_value: float | None = None
     images: int | None = None  # evaluated
+    images_total: int | None = None  # in the split they were taken from
     skipped: int | None = None  # unreadable
 
     gmacs: float | None = None  # 1e9 multiply-adds an image

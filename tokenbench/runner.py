@@ -180,6 +180,7 @@ def _accuracy(groups: Sequence[Group], results: Results, watch: Watch) -> None:
             "top1_low": low,
             "top1_high": high,
             "images": len(own.target),
+            "images_total": loader.available,
             "skipped": len(loader.skipped),
         }
         if candidate is not group.candidates[0] and group.candidates[0].model is not None:

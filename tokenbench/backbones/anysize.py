@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenbench.backbones.swin import Swin, SwinTurn, laid, shifted
+from tokenbench.backbones.swin import Swin, SwinTurn, laid, patches, shifted
 from tokenbench.model import Block
 from tokenbench.tokens import Tokens
 from tokenbench.windows import Pair
@@ -45,9 +45,7 @@ class AnySizeSwin(Swin):
     def embed(self, images: Tensor) -> Tokens:
         """Patch embedding of images (B, channels, H, W), padded with zeros to whole patches."""
         embed = self.vit.patch_embed
-        x = embed.norm(embed.proj(whole_patches(images, embed.patch_size)).permute(0, 2, 3, 1))
-        grid = (int(x.shape[1]), int(x.shape[2]))
-        return Tokens(x.flatten(1, 2), 0, grid, layout=grid)
+        return patches(embed.norm(embed.proj(whole_patches(images, embed.patch_size)).permute(0, 2, 3, 1)))
 
 
 def whole_patches(images: Tensor, patch: Pair) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -144,14 +145,26 @@ class Swin(Backbone):
 
     def embed(self, images: Tensor) -> Tokens:
         """Patch embedding of images (B, channels, H, W)."""
-        x = self.vit.patch_embed(images)
-        grid = (int(x.shape[1]), int(x.shape[2]))
-        return Tokens(x.flatten(1, 2), 0, grid, layout=grid)
+        return patches(self.vit.patch_embed(images))
 
     def head(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Logits (B, classes) and final-norm features (B, N, C): timm's own norm and head."""
         features = self.vit.norm(tokens.x)
         return self.vit.head(features.unflatten(1, laid(tokens))), features
+
+
+def patches(x: Tensor) -> Tokens:
+    """The tokens of an embedded map (B, rows, columns, C)."""
+    grid = (int(x.shape[1]), int(x.shape[2]))
+    return Tokens(x.flatten(1, 2), 0, grid, layout=grid)
+
+
+def official(name: str) -> str:
+    """A parameter's name in Swin's own code: patch merging ends a stage there and begins one in timm, whose head is a
+    module.
+    """
+    name = re.sub(r"^layers\.(\d+)\.downsample\.", lambda m: f"layers.{int(m[1]) - 1}.downsample.", name)
+    return name.replace("head.fc.", "head.")
 
 
 def laid(tokens: Tokens) -> Pair:

@@ -6,6 +6,7 @@ less informative ones go through one linear layer.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenbench.backbones.swin import STAGE, Swin, SwinTurn, laid
+from tokenbench.backbones.swin import STAGE, Swin, SwinTurn, laid, official
 from tokenbench.methods.base import Reducer
 from tokenbench.model import Attn, Block
 from tokenbench.tokens import Paths, Tokens
@@ -99,7 +100,7 @@ class AsymmetricTurn(SwinTurn):
         if tokens.alive is None:
             slow, fast = (x.gather(1, _wide(index, x)) for index in (paths.slow, paths.fast))
             update = torch.cat([block.drop_path2(block.mlp(block.norm2(slow))), block.drop_path2(self.fast(fast))], 1)
-            return tokens.with_x(x.scatter_add(1, _wide(torch.cat([paths.slow, paths.fast], 1), x), update))
+            return tokens.with_x(x.scatter_add(1, _wide(torch.cat([paths.slow, paths.fast], 1), x), update.to(x.dtype)))
         slow = x + block.drop_path2(block.mlp(block.norm2(_either(tokens.alive, x, paths.slow))))
         fast = x + block.drop_path2(self.fast(_either(tokens.alive, paths.fast, x)))
         return replace(tokens.with_x(_either(tokens.alive, slow, fast)), paths=Paths(slow, fast))
@@ -141,6 +142,25 @@ def outside_third_stage(swin: Swin, blocks: tuple[int, ...]) -> str | None:
     if wrong:
         return f"block {wrong[0]} is not in the third stage, whose blocks are {first} to {end - 1}"
     return None
+
+
+def released(names: Sequence[str]) -> dict[str, str]:
+    """The published name of every tensor of a `Model.state_dict()`, by its name there."""
+    kinds = ("norm", "linear")
+    before = {m[0] for name in names if (m := re.match(r"vit\.layers\.[01]\.blocks\.\d+\.", name))}
+    predictors = {name: re.fullmatch(r"blocks\.(\d+)\.reducers\.\d+\.predictor\.(.+)", name) for name in names}
+    fast = {name: re.fullmatch(r"blocks\.(\d+)\.fast\.(\w+)\.(.+)", name) for name in names}
+    stages = sorted({int(part[1]) for part in predictors.values() if part})
+    stage = f"layers.{STAGE}"
+    return (
+        {name: official(name.removeprefix("vit.")) for name in names}
+        | {n: f"{stage}.score_predictor.{stages.index(int(p[1]))}.{p[2]}" for n, p in predictors.items() if p}
+        | {
+            n: f"{stage}.blocks.{int(p[1]) - len(before)}.fastmlp.fc1.{kinds.index(p[2])}.{p[3]}"
+            for n, p in fast.items()
+            if p
+        }
+    )
 
 
 def _either(chosen: Tensor, slow: Tensor, fast: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tokenbench.backbones.swin import STAGE, Swin
-from tokenbench.methods.asymmetric import AsymmetricSwin, Choose, outside_third_stage, places
+from tokenbench.methods.asymmetric import AsymmetricSwin, Choose, outside_third_stage, places, released
 from tokenbench.methods.base import Method, Paper, Places, Reducer, Reported, outside, quarters
 from tokenbench.methods.recipe import Recipe
 from tokenbench.methods.released import Release, Stored, suite
@@ -100,6 +100,7 @@ class DynamicViT(Method):
             source="arXiv 2106.02034, section 4 and its released settings; augmentation as DeiT's",
         )
     }
+    derived: ClassVar[tuple[str, ...]] = (".attn_mask", ".relative_position_index")
     in_training: ClassVar[frozenset[str]] = frozenset(
         {"ratio_weight", "distill_weight", "class_weight", "token_mse", "batch_ratio"}
     )
@@ -183,11 +184,9 @@ class DynamicViT(Method):
 
     @classmethod
     def recognise(cls, stored: Stored) -> Release | None:
-        """By the predictors beside a DeiT's tensors; the keep rate only where options are stored."""
+        """By the predictors beside a DeiT's or in a Swin's third stage; the keep rate only where options are stored."""
         layout = "raoyongming/DynamicViT"
-        if any(re.match(r"layers\.\d+\.score_predictor\.", name) for name in stored.tensors):
-            return Release(layout, refusal="it is a DynamicSwin, and only DynamicViT's DeiTs are read")
-        if not any(name.startswith("score_predictor.") for name in stored.tensors):
+        if not any(re.match(r"(layers\.2\.)?score_predictor\.", name) for name in stored.tensors):
             return None
         if any(name.startswith("patch_embed.conv") for name in stored.tensors):
             return Release(layout, refusal="its backbone is an LV-ViT, which is no timm model")
@@ -200,6 +199,8 @@ class DynamicViT(Method):
 
     def published(self, names: Sequence[str]) -> dict[str, str]:
         """Predictors are counted by stage there, and by block here."""
+        if any(name.startswith("vit.layers.") for name in names):
+            return released(names)
         found = super().published(names)
         parts = {name: re.fullmatch(r"blocks\.(\d+)\.reducers\.\d+\.predictor\.(.+)", name) for name in names}
         stages = sorted({int(part[1]) for part in parts.values() if part})

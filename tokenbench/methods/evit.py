@@ -103,6 +103,8 @@ class EViT(Method):
     def recognise(cls, stored: Stored) -> Release | None:
         """By the options of its training; the tensors have a DeiT's names."""
         options = stored.options
+        if "base_keep_rate" in options and "dist_token" in stored.tensors:
+            return Release("youweiliang/evit", refusal="its distillation token may be dropped as patches are")
         if "base_keep_rate" in options:
             blocks = tuple(int(block) for block in re.findall(r"\d+", str(options.get("drop_loc", "(3, 6, 9)"))))
             knobs = {"keep_rate": options["base_keep_rate"], "fuse": bool(options.get("fuse_token"))}

@@ -60,7 +60,7 @@ class Cross(nn.Module):
         super().__init__()
         self.num_heads = heads
         self.scale = (dim // heads) ** -0.5
-        self.fused_attn = use_fused_attn(experimental=True)  # as timm's Swin decides it, so that both run alike
+        self.fused_attn = use_fused_attn()
         self.q = nn.Linear(dim, dim)
         self.kv = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenbench.backbones.anysize import PaddedTurn, whole_patches
-from tokenbench.backbones.swin import STAGE, Swin, halved
+from tokenbench.backbones.swin import STAGE, Swin, halved, patches
 from tokenbench.methods.recovery import Alone, Generating, Recovering, Refining, ScaledTurn, Scales, Semantic, Stem
 from tokenbench.methods.recovery_dense import DenseGenerating, DenseRecovering, DenseRefining
 from tokenbench.model import Block
@@ -141,14 +141,14 @@ class AnySizeRecoveringSwin(RecoveringSwin):
 
     def embed(self, images: Tensor) -> Tokens:
         """Patch embedding of images (B, channels, H, W), padded with zeros to whole patches of 4."""
-        x = self.vit.patch_embed(whole_patches(images, (4, 4)))
-        grid = (int(x.shape[1]), int(x.shape[2]))
-        return Tokens(x.flatten(1, 2), 0, grid, layout=grid)
+        return patches(self.vit.patch_embed(whole_patches(images, (4, 4))))
 
 
 def _semantic(block: Any, side: tuple[int, int] | None, conv_pos: bool) -> Semantic:
     rate = getattr(block.drop_path1, "drop_prob", 0.0)
-    return Semantic(block.dim, block.attn.num_heads, block.mlp.fc1.out_features, rate, side, conv_pos)
+    made = Semantic(block.dim, block.attn.num_heads, block.mlp.fc1.out_features, rate, side, conv_pos)
+    made.attn.fused_attn = block.attn.fused_attn  # both run alike
+    return made
 
 
 def _windows(swin: Any) -> tuple[int, int]:

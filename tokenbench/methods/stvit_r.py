@@ -7,13 +7,12 @@ none was published, it is a reconstruction.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from tokenbench.backbones.swin import STAGE, Swin, whole_windows
+from tokenbench.backbones.swin import STAGE, Swin, official, whole_windows
 from tokenbench.errors import Unsupported
 from tokenbench.methods.base import Method, Paper, Reducer, Reported
 from tokenbench.methods.recovery_swin import UNIT, AnySizeRecoveringSwin, RecoveringSwin
@@ -143,10 +142,5 @@ class STViTR(Method):
         return Release("changsn/STViT-R", knobs, unknown)
 
     def published(self, names: Sequence[str]) -> dict[str, str]:
-        """Patch merging ends a stage there and begins one here; the head is a module here."""
-        return {name: _released(name.removeprefix("vit.")) for name in names}
-
-
-def _released(name: str) -> str:
-    name = re.sub(r"^layers\.(\d+)\.downsample\.", lambda m: f"layers.{int(m[1]) - 1}.downsample.", name)
-    return name.replace(".scales.", ".blocks.").replace("head.fc.", "head.")
+        """LayerScale stands with its block there, and beside the blocks here."""
+        return {name: official(name.removeprefix("vit.")).replace(".scales.", ".blocks.") for name in names}

@@ -29,10 +29,9 @@ def draw(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
         )
         top1.set_ylabel("top-1 %", color="#d55e00")
         last = measured[-1]
-        top1.annotate(
-            f"{last['top1']:.2f}", (last["epoch"], last["top1"]), (-6, -12), textcoords="offset points", ha="right",
-            color="#d55e00",
-        )  # fmt: skip
+        here, label = (last["epoch"], last["top1"]), f"{last['top1']:.2f}"
+        top1.annotate(label, here, (-7, 3), textcoords="offset points", ha="right", color="#d55e00")
+        top1.margins(y=0.12)
         top1.spines["top"].set_visible(False)
     for axes in (loss, rate):
         axes.spines["top"].set_visible(False)

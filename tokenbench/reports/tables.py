@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenbench.errors import ResultsError, UsageError
+from tokenbench.reports import published
 from tokenbench.results import Identity, Row, frame
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ class Table:
 def tables(rows: Iterable[Row]) -> list[Table]:
     """A table for each set of conditions in the order they first appear, then speed-ups where batch sizes differ."""
     rows = list(rows)
-    measured = [_table(group) for group in _grouped(rows).values()]
-    sweeps = [_sweep(group) for group in _grouped(rows, "batch").values()]
+    measured = [_table(group) for group in grouped(rows).values()]
+    sweeps = [_sweep(group) for group in grouped(rows, "batch").values()]
     return measured + [table for table in sweeps if table is not None]
 
 
@@ -93,7 +94,7 @@ def latex(table: Table) -> str:
     return str(cells.to_latex(index=False, escape=False, caption=caption, column_format=columns))
 
 
-def _grouped(rows: Iterable[Row], *without: str) -> dict[str, list[Row]]:
+def grouped(rows: Iterable[Row], *without: str) -> dict[str, list[Row]]:
     """Rows by the conditions they were measured under: their identity but for the setting, and the versions."""
     groups: dict[str, list[Row]] = {}
     fields = set(Identity.model_fields) - {"method", "setting", "label", "trained", *without}
@@ -103,13 +104,19 @@ def _grouped(rows: Iterable[Row], *without: str) -> dict[str, list[Row]]:
     return groups
 
 
+def is_subset(rows: Iterable[Row]) -> bool:
+    """Whether accuracy is of a part of the split only, so far as the rows tell."""
+    return any(row.images and row.images + (row.skipped or 0) < (row.images_total or 0) for row in rows)
+
+
 def _table(rows: list[Row]) -> Table:
     import pandas as pd
 
     rows = sorted(rows, key=lambda row: row.method != "dense")
     first = rows[0]
     seen = max((row.images or 0 for row in rows), default=0)
-    data = f"{seen} images of {first.dataset} ({first.split}, sample {first.sample_hash})" if seen else "no accuracy"
+    chosen = f"{seen} of {max(row.images_total or 0 for row in rows)}" if is_subset(rows) else f"{seen}"
+    data = f"{chosen} images of {first.dataset} ({first.split}, sample {first.sample_hash})" if seen else "no accuracy"
     cells = pd.DataFrame([_line(row, rows[0]) for row in rows])
     if not any(row.trained for row in rows):
         cells = cells.drop(columns="weights")
@@ -132,7 +139,7 @@ def _notes(rows: Iterable[Row]) -> tuple[str, ...]:
     for row in rows:
         if row.reason:
             notes.setdefault(row.reason if row.status == "ok" else f"{row.status}: {row.reason}", []).append(row.label)
-        for reported in _published(row):
+        for reported in published.of(row):
             if reported.note:
                 notes.setdefault(f"published for {reported.note}", []).append(row.label)
         if row.trained:
@@ -144,7 +151,7 @@ def _notes(rows: Iterable[Row]) -> tuple[str, ...]:
 
 
 def _line(row: Row, dense: Row) -> dict[str, str]:
-    published = _published(row)
+    printed = published.of(row)
     saved = 100 * (row.gmacs / dense.gmacs - 1) if dense.method == "dense" and row.gmacs and dense.gmacs else None
     return {
         "method": row.label,
@@ -161,8 +168,8 @@ def _line(row: Row, dense: Row) -> dict[str, str]:
         "selecting": _number(None if row.reduction_share is None else 100 * row.reduction_share, "{:.0f} %"),
         "peak MB": _number(row.peak_memory_mb, "{:.0f}"),
         "last tokens": _number(row.tokens_mean[-1] if row.tokens_mean else None, "{:.0f}"),
-        "published": "; ".join(_both(r) for r in published if not r.trained) or MISSING,
-        "published, trained": "; ".join(_both(r) for r in published if r.trained) or MISSING,
+        "published": "; ".join(_both(r) for r in printed if not r.trained) or MISSING,
+        "published, trained": "; ".join(_both(r) for r in printed if r.trained) or MISSING,
     }
 
 
@@ -186,22 +193,6 @@ def _sweep(rows: Sequence[Row]) -> Table | None:
         lines.append(line | {"no slower from batch": MISSING if even is None else str(even)})
     title = f"{rows[0].backbone}: speed-up over dense by batch size"
     return Table(title, _conditions(rows[0], "random images", "several batch sizes"), pd.DataFrame(lines))
-
-
-def _published(row: Row) -> list[Reported]:
-    """The paper's own numbers for exactly this setting on this backbone, at the backbone's own image size."""
-    from timm.models import get_pretrained_cfg
-
-    from tokenbench.backbones import SHORT_NAMES
-    from tokenbench.methods import all_methods
-    from tokenbench.methods.base import make
-
-    cls = all_methods().get(row.method)
-    config = get_pretrained_cfg(SHORT_NAMES.get(row.backbone, row.backbone), allow_unregistered=True)
-    if cls is None or (config is not None and tuple(config.input_size[1:]) != row.image_size):
-        return []  # None: of a plug-in that is not loaded now
-    mine = [reported for reported in cls.reported if reported.backbone == row.backbone]
-    return [r for r in mine if make(cls, r.settings).model_dump(mode="json") == row.setting]
 
 
 def _both(reported: Reported) -> str:

@@ -80,6 +80,7 @@ class Trained:
     images: int
     split: str
     updates: int
+    leads: bool  # whether this process is the one that speaks
 
 
 def train(job: Job, watch: Watch) -> Trained:
@@ -210,7 +211,7 @@ class _Run:
             )
             self.log.close()
         self.processes.wait()
-        return Trained(path, found.top1, len(found.target), held_out.split, self.total)
+        return Trained(path, found.top1, len(found.target), held_out.split, self.total, self.processes.leads)
 
     def _update(self, update: int, batches: Any) -> None:
         job, passes = self.job, self.stream.passes
