@@ -119,7 +119,7 @@ def header(path: str | Path) -> dict[str, Any]:
             text = (file.metadata() or {}).get(HEADER, "{}")
         found = json.loads(text)
     except Exception as error:  # as in read
-        raise WeightsError(f"{path} cannot be read ({_first_line(error)}); it is cut short or damaged.") from None
+        raise WeightsError(f"{path} cannot be read ({_first_line(error)}); it is cut or damaged.") from None
     return found if isinstance(found, dict) else {}
 
 

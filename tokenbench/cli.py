@@ -250,7 +250,7 @@ def env(device: str) -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("reports/maps"), show_default=True)
 @plugin
 def trace(**flags: Any) -> None:
-    """Draw which patches each method keeps and merges, with numbers.
+    """Draw which patches each method keeps and merges, with numbers, and a page to play with (maps.html).
 
     Without --images: the photographs that ship, or for deit_nano some of Fashion-MNIST.
     """
