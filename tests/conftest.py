@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from browser import chromium, visit  # noqa: F401  fixtures, here so that one browser serves all modules
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import chromium, visit  # noqa: F401  fixtures
 from mapped import COLS, ROWS
 from test_viewer import settings
 
@@ -80,7 +79,7 @@ class Page:
 
 
 @pytest.fixture
-def opened(visit: Callable[..., Any]) -> Callable[..., Page]:  # noqa: F811
+def opened(visit: Callable[..., Any]) -> Callable[..., Page]:
     def go(maps: list[TokenMaps] | None = None, **options: Any) -> Page:
         return Page(visit(viewer.page(maps or settings(3)), **options))
 
@@ -212,7 +211,7 @@ def test_names_are_text(opened: Callable[..., Page]) -> None:
     assert page.driver.title == f"Token maps: {evil}"
 
 
-def test_two_parts_in_one_page_do_not_meddle(visit: Callable[..., Any]) -> None:  # noqa: F811
+def test_two_parts_in_one_page_do_not_meddle(visit: Callable[..., Any]) -> None:
     parts = viewer.fragment(settings(1)) + viewer.fragment(settings(2))
     page = Page(visit(f"<!doctype html><meta charset='utf-8'><input><div>{parts}</div>"))
     first, second = page.driver.find_elements("css selector", ".tb-maps")
@@ -225,7 +224,7 @@ def test_two_parts_in_one_page_do_not_meddle(visit: Callable[..., Any]) -> None:
     assert first.find_element("css selector", "[aria-current]").text == "1"
 
 
-def test_a_part_that_is_hidden_at_first_is_drawn_when_shown(visit: Callable[..., Any]) -> None:  # noqa: F811
+def test_a_part_that_is_hidden_at_first_is_drawn_when_shown(visit: Callable[..., Any]) -> None:
     mixing = settings(1)[3]
     page = Page(visit(f"<!doctype html><meta charset='utf-8'><details>{viewer.fragment([mixing])}</details>"))
     page.driver.find_element("css selector", "summary, details").click()
@@ -236,7 +235,7 @@ def test_a_part_that_is_hidden_at_first_is_drawn_when_shown(visit: Callable[...,
 
 
 @pytest.mark.skipif(not WEIGHTS.exists(), reason="the real weights beside the checkout are absent")
-def test_real_maps_are_small_and_open(visit: Callable[..., Any]) -> None:  # noqa: F811
+def test_real_maps_are_small_and_open(visit: Callable[..., Any]) -> None:
     from tokenbench.pictures import PHOTOS
     from tokenbench.tracing import trace_all
 
