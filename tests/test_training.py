@@ -24,7 +24,7 @@ from tokenbench import backbones, checkpoints, sources
 from tokenbench.cli import main
 from tokenbench.data import open_training
 from tokenbench.methods import all_methods
-from tokenbench.methods.recipe import DEIT
+from tokenbench.methods.recipe import DEIT, FINETUNE
 from tokenbench.model import Model
 from tokenbench.training import Job, log, optim, train
 from tokenbench.training.processes import Processes
@@ -192,9 +192,10 @@ def test_frozen_and_averaged(job: Job, dense: Path) -> None:
 
 
 def test_passes_add_up_to_the_batch(job: Job, tmp_path: Path) -> None:
+    job = replace(job, recipe=SHORT.change({"optimizer": "sgd", "lr": 0.05}))
     train(job, Quiet())
     train(replace(job, passes=2, output=tmp_path / "passes"), Quiet())
-    assert losses(tmp_path / "passes") == pytest.approx(losses(job.output), rel=1e-4)
+    assert losses(tmp_path / "passes") == pytest.approx(losses(job.output), rel=1e-5)
 
 
 def test_recomputing_changes_nothing() -> None:
@@ -247,33 +248,24 @@ def test_killed_at_several_places_it_ends_with_the_same_weights(folder: Path, de
 
 
 def test_two_processes_learn_as_one_with_the_doubled_batch(folder: Path, job: Job, tmp_path: Path) -> None:
-    train(replace(job, save_every=1), Quiet())
-    sets = [word for k, v in SHORT.model_dump().items() if k in (*PLAIN, "batch", "lr_batch", "lr", "warmup_epochs")
-            for word in ("--set", f"{k}={v}")]  # fmt: skip
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    args = [
-        "--method",
-        "evit",
-        "--recipe",
-        "finetune",
-        "--weights",
-        "random",
-        "--data-dir",
-        folder,
-        "--epochs",
-        2,
-        *sets,
-    ]
-    args += ["-o", tmp_path / "two", "--save-every", 1, "--set", "min_lr=1e-5"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [*torchrun, "-m", "tokenbench", "train", *map(str, args)]
-    ran = subprocess.run(command, capture_output=True, text=True, env=environment)
+    """By plain SGD, for Adam makes much of the last bit of a gradient near 0."""
+    recipe = SHORT.change({"optimizer": "sgd", "lr": 0.05})
+    train(replace(job, recipe=recipe, save_every=1), Quiet())
+    told = {key: value for key, value in recipe.model_dump().items() if value != FINETUNE.model_dump()[key]}
+    told = {key: value for key, value in told.items() if key not in ("source", "start")}
+    args = ["--method", "evit", "--recipe", "finetune", "--weights", "random", "--data-dir", folder]
+    args += ["-o", tmp_path / "two", "--save-every", 1]
+    args += [word for key, value in told.items() for word in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "tokenbench", "train", *map(str, args)]
+    ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("top-1") == 1, "one of them speaks"
     assert len(losses(tmp_path / "two")) == 12
-    assert losses(tmp_path / "two") == pytest.approx(losses(job.output), rel=1e-4)
+    assert losses(tmp_path / "two") == pytest.approx(losses(job.output), rel=1e-5)
     first, second = (load_file(run / "model.safetensors") for run in (job.output, tmp_path / "two"))
     for key in first:
-        torch.testing.assert_close(second[key], first[key], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(second[key], first[key], rtol=1e-4, atol=1e-6)
 
 
 # what `run` makes of it
