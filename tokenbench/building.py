@@ -10,6 +10,7 @@ from torch import nn
 
 from tokenbench import backbones, checkpoints, sources
 from tokenbench.backbones import Backbone
+from tokenbench.errors import WeightsError
 from tokenbench.methods import get
 from tokenbench.methods.base import make
 from tokenbench.model import Model
@@ -38,6 +39,11 @@ def build(method: str, backbone: str | nn.Module, *, weights: str = "auto", seed
         given = sources.find(weights, backbone)
         adapted = backbones.create(backbone, classes=given.classes(backbone))
         own = given.trained(setting, backbone)
+        if own is None and weights not in sources.WORDS and given.dense == "auto":
+            raise WeightsError(
+                f"{weights} has no weights for {setting.label} on {backbone}; give the setting it was trained for, or "
+                "weights of the dense model."
+            )
         if own is None:
             note = checkpoints.load_dense(adapted, given.dense, seed).note
             if note:

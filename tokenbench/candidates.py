@@ -167,6 +167,9 @@ def prepare(plan: Plan, env: Mapping[str, Any], say: Callable[[str], None]) -> l
 
 
 def _say_unused(given: Mapping[str, sources.Sources], groups: Sequence[Group], say: Callable[[str], None]) -> None:
+    for path in {path for found in given.values() for path in found.others}:
+        if not any(found.dense == str(path) for found in given.values()):
+            say(f"{path} is not used: it is of the dense {checkpoints.header(path).get('backbone')}.")
     used = {candidate.own.hash for group in groups for candidate in group.candidates if candidate.own}
     for path, header in {path: h for found in given.values() for path, h in found.own.items()}.items():
         if checkpoints.sha(path) not in used:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,8 +68,8 @@ def _config(ctx: click.Context, _: click.Parameter, value: Path | None) -> None:
         raise UsageError(f"Config '{value}' is not TOML ({error}); write lines like batch-size = 32.") from None
     known = {p.opts[-1].lstrip("-"): p for p in ctx.command.params if p.name != "config"}
     ctx.default_map = {}
-    if ctx.command.name == "train":
-        ctx.meta["recipe"] = found.pop("recipe", {})
+    if ctx.command.name == "train" and isinstance(found.get("recipe"), dict):
+        ctx.meta["recipe"] = found.pop("recipe")  # its values; as a name it is the flag
     for key, given in found.items():
         flag = key.replace("_", "-")
         if flag not in known:
@@ -429,6 +430,8 @@ def _device(name: str) -> str:
 
     from tokenbench import environment
 
+    if name == "cuda" and "LOCAL_RANK" in os.environ and int(os.environ["LOCAL_RANK"]) < torch.cuda.device_count():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # or the check below would take memory of the first
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     environment.hardware(name)

@@ -18,10 +18,15 @@ WORDS = ("auto", "dense", "random")
 
 @dataclass(frozen=True)
 class Sources:
-    """`dense` is what `checkpoints.load_dense` takes; `own` are files trained with a method, with their headers."""
+    """`dense` is what `checkpoints.load_dense` takes; `own` are files trained with a method, with their headers.
+
+    `others` are files that are neither: of the dense model of another backbone.
+    """
 
     dense: str
     own: Mapping[Path, Mapping[str, Any]] = field(default_factory=dict)
+    header: Mapping[str, Any] = field(default_factory=dict)  # of the dense model's file, where it has one
+    others: tuple[Path, ...] = ()
 
     def trained(self, method: Method, backbone: str) -> Path | None:
         """The file of weights trained for exactly this setting on this backbone, if there is one."""
@@ -35,7 +40,8 @@ class Sources:
     def classes(self, backbone: str) -> int | None:
         """The number of classes that the files trained on this backbone have; None if there are none."""
         name = backbones.full_name(backbone)
-        found = {h.get("classes") for h in self.own.values() if backbones.full_name(str(h.get("backbone"))) == name}
+        told = [h for h in self.own.values() if backbones.full_name(str(h.get("backbone"))) == name]
+        found = {h.get("classes") for h in (*told, self.header) if h}
         return int(found.pop()) if len(found) == 1 and None not in found else None  # type: ignore[arg-type]
 
 
@@ -58,21 +64,23 @@ def find(text: str, backbone: str) -> Sources:
         return Sources("auto" if text == "dense" else text)
     own: dict[Path, Mapping[str, Any]] = {}
     dense: list[Path] = []
+    others: list[Path] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         for path in _files(Path(part)):
             header = checkpoints.header(path)
             if not header:
                 _refuse_published(path)
             if header.get("method", "dense") == "dense":
-                if backbones.full_name(str(header.get("backbone", backbone))) == backbones.full_name(backbone):
-                    dense.append(path)
+                mine = backbones.full_name(str(header.get("backbone", backbone))) == backbones.full_name(backbone)
+                (dense if mine else others).append(path)
             else:
                 own[path] = header
     if len(dense) > 1:
         raise WeightsError(
             f"--weights gives {len(dense)} files for the dense {backbone} ({dense[0]}, {dense[1]}); give one."
         )
-    return Sources(str(dense[0]) if dense else "auto", own)
+    header = checkpoints.header(dense[0]) if dense else {}
+    return Sources(str(dense[0]) if dense else "auto", own, header, tuple(others))
 
 
 def model(method: Method, backbone: Backbone, own: Path | None) -> tuple[Model, checkpoints.Weights | None]:

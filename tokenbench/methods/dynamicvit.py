@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from tokenbench.backbones import Backbone
 
 
+BASE = 768  # width from which the keep ratio weighs more
+
+
 class Predictor(nn.Module):
     """Keep and drop log-probabilities of each token, from itself and the mean of the kept ones (equations 2 to 5)."""
 
@@ -140,7 +143,9 @@ class DynamicViT(Method):
         None, description="blocks that drop; a quarter, half, three quarters (Swin: early in stage 3) if unset"
     )
     ratio_weight: float | None = Field(
-        None, ge=0, description="training: weight of the keep-ratio loss; 2 (5 for DeiT-B), on Swin 10, if unset"
+        None,
+        ge=0,
+        description="training: weight of the keep-ratio loss; if unset 2, from the width of DeiT-B on 5, on Swin 10",
     )
     distill_weight: float = Field(0.5, ge=0, description="training: weight of the two distillation losses")
     class_weight: float = Field(1.0, ge=0, description="training: weight of the classification loss")
@@ -185,7 +190,8 @@ class DynamicViT(Method):
         rates = [
             self.asymmetric_rate(stage) if stays else self.keep_rate ** (stage + 1) for stage in range(len(decisions))
         ]
-        weight = self.ratio_weight if self.ratio_weight is not None else 10.0 if stays else 2.0
+        usual = 10.0 if stays else 5.0 if out.features.shape[-1] >= BASE else 2.0
+        weight = usual if self.ratio_weight is None else self.ratio_weight
         terms = {
             "class": self.class_weight * F.cross_entropy(out.logits, target),
             "ratio": weight * ratio_loss(decisions, rates, self.batch_ratio) / max(1, len(decisions)),

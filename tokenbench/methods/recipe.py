@@ -20,7 +20,9 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: float = Field(300, gt=0, description="passes over the training images; may be a fraction")
+    epochs: float = Field(
+        300, gt=0, allow_inf_nan=False, description="passes over the training images; may be a fraction"
+    )
     batch: int = Field(1024, ge=1, description="images an update, over all processes and accumulated passes")
     lr: float = Field(5e-4, gt=0, description="highest learning rate at a batch of lr_batch; scaled with the batch")
     lr_batch: int = Field(512, ge=1, description="the batch that lr is meant for")

@@ -23,7 +23,7 @@ from tokenbench.results import Row
 WIDTH = 3.5  # inches: one column of two
 HEIGHT = 2.6
 BAND = 0.2  # inches a setting, where each has a line of its own
-MOST_GROUPS = 3
+MOST_GROUPS = 2
 MOST_BANDS = 40
 MOST_POINTS = 1000
 KINDS = ("svg", "png", "pdf")
@@ -43,7 +43,7 @@ def write(rows: Sequence[Row], folder: Path, kinds: Sequence[str] = KINDS) -> Dr
     """Write the figures of each group of rows to `folder`/figures: `accuracy_gmac.svg` and so on.
 
     Of groups that differ in batch only, the one with most accuracies is drawn, or of these the largest batch; figures
-    of the second and third group end in its number, and more are not drawn. Of more than forty settings, figures with a
+    of the second group end in its number, and more are not drawn. Of more than forty settings, figures with a
     line for each have those on a front and then the first.
 
     Raises:

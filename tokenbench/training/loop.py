@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from tokenbench import __version__, backbones, checkpoints, data
 from tokenbench.backbones import Backbone
-from tokenbench.errors import BadSetting, TrainingError, WeightsError
+from tokenbench.errors import BadSetting, TrainingError, UsageError, WeightsError
 from tokenbench.measure import accuracy
-from tokenbench.methods.base import Method
+from tokenbench.methods.base import Method, make
 from tokenbench.methods.dense import Dense
 from tokenbench.methods.recipe import Recipe
 from tokenbench.model import Model
@@ -129,6 +129,10 @@ def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
     optimizer = optim.optimizer(model, job.recipe)
     schedule = optim.Schedule(optimizer, job.recipe, stream.updates, total)
     done = state.restore(job.output, task, optimizer, settings)
+    if not processes.agree(done):
+        raise UsageError(
+            f"The processes do not find the same checkpoint in {job.output}; give an --output that all machines share."
+        )
     if job.compile:
         task.compile()
     if processes.count > 1:
@@ -248,10 +252,9 @@ class _Run:
         bad = (~losses.isfinite()).nonzero()
         if len(bad):
             update, lr, _ = self.since[int(bad[0])]
-            last = f"{self.job.output / state.NAME}, after update {self.saved}" if self.saved else "none yet"
             raise TrainingError(
                 f"The loss is {losses[bad[0]].item()} at update {update + 1} with learning rate {lr:.3g}; "
-                f"lower --lr or clip gradients (--set clip_grad=1); last good checkpoint: {last}."
+                f"lower --lr or clip gradients (--set clip_grad=1); last good checkpoint: {self._last()}."
             )
         row: dict[str, Any] = {"update": now, "epoch": round(now / self.stream.updates, 4), "lr": self.since[-1][1]}
         for name in self.since[-1][2]:
@@ -260,7 +263,15 @@ class _Run:
         self.since = []
         return row
 
+    def _last(self) -> str:
+        return f"{self.job.output / state.NAME}, after update {self.saved}" if self.saved else "none yet"
+
     def _save(self, now: int) -> None:
+        if not all(bool(p.isfinite().all()) for p in self.task.model.parameters()):
+            raise TrainingError(
+                f"The weights are no longer finite after update {now}, though the loss was; lower --lr or clip "
+                f"gradients (--set clip_grad=1); last good checkpoint: {self._last()}."
+            )
         if self.processes.leads:
             state.save(self.job.output, self.task, self.optimizer, now, self.settings)
         self.saved, self.saved_at = now, time.monotonic()
@@ -287,8 +298,8 @@ class _Run:
 def _with_knobs(method: Method, recipe: Recipe) -> Method:
     """The setting with the knobs that the recipe brings, where they are at their defaults."""
     fields = type(method).model_fields
-    brought = {k: v for k, v in recipe.knobs.items() if k in fields and getattr(method, k) == fields[k].default}
-    method = type(method).model_validate({**method.model_dump(), **brought})
+    brought = {k: v for k, v in recipe.knobs.items() if k not in fields or getattr(method, k) == fields[k].default}
+    method = make(type(method), {**method.model_dump(), **brought})
     if method.at(recipe.epochs).decides != method.decides:
         raise BadSetting(
             f"{method.label} is not reached after epochs={recipe.epochs:g}: its schedule takes longer; "

@@ -25,7 +25,8 @@ def optimizer(model: Model, recipe: Recipe) -> torch.optim.Optimizer:
     for name in recipe.frozen:
         if name not in own:
             raise BadSetting(
-                f"recipe: frozen={name} is no parameter of this backbone; it has {', '.join(list(own)[:3])}, …"
+                f"recipe: frozen={name} is no parameter of this backbone; it has {', '.join(list(own)[:3])}, …; "
+                "give another --recipe, or --set frozen=NAMES."
             )
         own[name].requires_grad_(False)
     excluded = model.vit.no_weight_decay() if hasattr(model.vit, "no_weight_decay") else ()
@@ -37,9 +38,9 @@ def optimizer(model: Model, recipe: Recipe) -> torch.optim.Optimizer:
         raise BadSetting(f"recipe: frozen={'/'.join(recipe.frozen)} leaves nothing to train.")
     try:
         made: torch.optim.Optimizer = create_optimizer_v2(groups, opt=recipe.optimizer, lr=recipe.scaled_lr)
-    except ValueError:
+    except (AssertionError, ImportError, RuntimeError, TypeError, ValueError):
         raise BadSetting(
-            f"recipe: optimizer={recipe.optimizer} is not one of timm's; adamw, lamb, muon and sgd are some."
+            f"recipe: optimizer={recipe.optimizer} cannot be made by timm here; adamw, lamb, muon and sgd are some."
         ) from None
     return made
 
@@ -58,13 +59,15 @@ class Schedule:
                 num_epochs=total,
                 min_lr=recipe.min_lr,
                 warmup_lr=recipe.warmup_lr,
+                decay_epochs=None if recipe.schedule in ("wsd", "rsqrt") else 90 * updates,
+                decay_milestones=[90 * updates, 180 * updates, 270 * updates],
                 warmup_epochs=round(recipe.warmup_epochs * updates),
                 step_on_epochs=False,
                 updates_per_epoch=1,
             )
         if made is None:
             raise BadSetting(
-                f"recipe: schedule={recipe.schedule} is not one of timm's; cosine, step and poly are some."
+                f"recipe: schedule={recipe.schedule} cannot be; cosine, step, wsd and constant are some that can."
             )
         self._scheduler = made
 

@@ -35,6 +35,14 @@ class Processes:
         dist.all_reduce(total)
         return total / self.count
 
+    def agree(self, value: int) -> bool:
+        """Whether all processes have the same number."""
+        if self.count == 1:
+            return True
+        both = torch.tensor([value, -value], dtype=torch.float64, device=self.device)
+        dist.all_reduce(both, dist.ReduceOp.MAX)
+        return bool(both[0] == -both[1])
+
     def wait(self) -> None:
         """Until all are here."""
         if self.count > 1:
@@ -65,7 +73,5 @@ def joined(device: str) -> Iterator[Processes]:
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    try:
-        yield Processes(dist.get_rank(), count, device)
-    finally:
-        dist.destroy_process_group()
+    yield Processes(dist.get_rank(), count, device)
+    dist.destroy_process_group()  # not after an error: the others may be waiting in it, and torchrun ends them

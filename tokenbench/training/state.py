@@ -17,6 +17,7 @@ from tokenbench.errors import UsageError, WeightsError
 from tokenbench.training.task import MethodTask
 
 NAME = "last.safetensors"
+COUNTERS = ("step", "lookahead_step")  # what some optimizers (lamb, adan, lookahead) count in their groups
 
 
 def save(
@@ -33,8 +34,9 @@ def save(
                 tensors[f"optimizer.{index}.{key}"] = value
             else:
                 numbers[f"{index}.{key}"] = value
+    groups = [{k: _plain(group[k]) for k in COUNTERS if k in group} for group in optimizer.param_groups]
     path = folder / NAME
-    checkpoints.write(path, tensors, {"update": update, "settings": settings, "optimizer": numbers})
+    checkpoints.write(path, tensors, {"update": update, "settings": settings, "optimizer": numbers, "groups": groups})
     return path
 
 
@@ -68,6 +70,8 @@ def restore(folder: Path, task: MethodTask, optimizer: torch.optim.Optimizer, se
             index, _, name = key.partition(".")
             state.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        for group, counted in zip(optimizer.param_groups, header["groups"], strict=True):
+            group.update({k: torch.tensor(v) if isinstance(v, float) else v for k, v in counted.items()})
         return int(header["update"])
     except (KeyError, RuntimeError, ValueError):
         raise WeightsError(f"{path} is damaged; remove it to start the run anew.") from None
@@ -80,6 +84,11 @@ def averaged(task: MethodTask) -> Any:
 
 def _averaged(task: MethodTask) -> Any:
     return task.trainable_module_ema.module.model  # type: ignore[union-attr]
+
+
+def _plain(count: Any) -> float | int:
+    """A counter as JSON has it: a float for a tensor, so that it comes back as one."""
+    return float(count) if isinstance(count, Tensor) else int(count)
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

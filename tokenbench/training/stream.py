@@ -72,7 +72,12 @@ class Stream:
             num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
         )
-        return iter(loader)
+        batches = iter(loader)
+        while True:
+            try:
+                yield next(batches)
+            except DataError as error:  # one from a worker comes with its traceback as text
+                raise DataError(str(error).strip().splitlines()[-1].split("DataError: ", 1)[-1]) from None
 
     def places(self, epoch: int) -> list[Place]:
         """What this process takes in an epoch; a last batch that is not whole is left out."""
@@ -108,6 +113,16 @@ class _Endless:
             epoch, skip = epoch + 1, 0
 
 
+def _transform(**options: Any) -> Any:
+    try:
+        return create_transform(**options)
+    except (AssertionError, KeyError, ValueError, IndexError):
+        raise BadSetting(
+            f"recipe: auto_augment={options['auto_augment']} is no policy of timm's; rand-m9-mstd0.5-inc1, "
+            "original and none are some."
+        ) from None
+
+
 class _Augmented(Dataset[tuple[Tensor, int]]):
     """An image at its place, augmented as the seed has it for that place."""
 
@@ -115,7 +130,7 @@ class _Augmented(Dataset[tuple[Tensor, int]]):
         resolved = resolve(config)
         self.images, self.seed = images, seed
         self.mode = "L" if resolved["input_size"][0] == 1 else "RGB"
-        self.transform = create_transform(
+        self.transform = _transform(
             input_size=resolved["input_size"],
             is_training=True,
             scale=(recipe.crop, 1.0),

@@ -13,7 +13,10 @@ from tokenbench.model import Model, Output
 
 
 class Student(nn.Module):
-    """A model whose forward pass returns all that losses need, so that DDP and the compiler see one module."""
+    """A model whose forward pass returns all that losses need, so that DDP and the compiler see one module.
+
+    A teacher is one too.
+    """
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -38,7 +41,7 @@ class MethodTask(TrainingTask):  # type: ignore[misc]  # timm is not typed
         self.model = model
         self.trainable_module: Any = Student(model)
         self.eval_model = model
-        self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
+        self.teacher: Any = None if teacher is None else Student(teacher).eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> MethodTask:
         """As torch does, but a teacher stays in eval mode."""
@@ -58,7 +61,7 @@ class MethodTask(TrainingTask):  # type: ignore[misc]  # timm is not typed
         """Compile what learns and the teacher; call before `prepare_distributed`."""
         self.trainable_module = torch.compile(self.trainable_module, backend=backend, mode=mode, **options)
         if self.teacher is not None:
-            self.teacher = torch.compile(self.teacher, backend=backend, mode=mode, **options)  # type: ignore[assignment]
+            self.teacher = torch.compile(self.teacher, backend=backend, mode=mode, **options)
         return self.model
 
     def use(self, method: Method) -> None:
@@ -75,7 +78,7 @@ class MethodTask(TrainingTask):  # type: ignore[misc]  # timm is not typed
         taught = None
         if self.teacher is not None:
             with torch.no_grad():
-                taught = self.teacher.run(input)
+                taught = self.teacher(input)
         out: Output = self.trainable_module(input)
         terms = self.model.method.losses(out, target, taught)
         return {"loss": torch.stack(list(terms.values())).sum(), "output": out.logits.detach(), **terms}
