@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import tokenbench
-from tokenbench import backbones, checkpoints
+from tokenbench import backbones, checkpoints, sources
 from tokenbench.backbones import Backbone
+from tokenbench.checkpoints import SHIPPED
 from tokenbench.errors import BadSetting, UnknownName, Unsupported, WeightsError
 
 Tiny = Callable[..., Backbone]
@@ -77,3 +78,16 @@ def test_what_cannot_be_is_refused(method: str, backbone: str, knobs: dict, erro
     with torch.device("meta"), pytest.raises(error) as raised:
         tokenbench.build(method, backbone, weights="random", **knobs)
     assert says in str(raised.value)
+
+
+def test_weights_of_another_setting_are_not_passed_over(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"has no weights for evit\[keep_rate=0.5\] on deit_nano"):
+        tokenbench.build("evit", "deit_nano", keep_rate=0.5, weights=str(SHIPPED / "deit_nano-topk-0.7.safetensors"))
+
+
+def test_dense_weights_of_other_classes_make_a_model_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    header = {"method": "dense", "setting": {}, "backbone": "deit_nano", "classes": 3}
+    checkpoints.save(path, backbones.create("deit_nano", classes=3), header)
+    assert tokenbench.build("topk", "deit_nano", weights=str(path)).vit.num_classes == 3
+    assert sources.find(str(path), "deit_t").others == (path,)

@@ -367,8 +367,9 @@ def test_data_that_cannot_be_trained_on(folder: Path, tmp_path: Path, without: s
         (["--method", "evit", "--epochs", "20", "-b", "6"], "is not reached after epochs=20"),
         (["--method", "tome"], "36 images to train on, fewer than a batch of 1024"),
         (["--method", "tome", "-b", "6", "--accumulate", "4"], "cannot be divided over 1 processes of 4 passes"),
-        (["--method", "tome", "-b", "6", "--set", "optimizer=adamv"], "optimizer=adamv is not one of timm's"),
-        (["--method", "tome", "-b", "6", "--set", "schedule=cos"], "schedule=cos is not one of timm's"),
+        (["--method", "tome", "-b", "6", "--set", "optimizer=adamv"], "optimizer=adamv cannot be made by timm here"),
+        (["--method", "tome", "-b", "6", "--set", "schedule=cos"], "schedule=cos cannot be; cosine"),
+        (["--method", "tome", "-b", "6", "--set", "auto_augment=foo"], "auto_augment=foo is no policy of timm's"),
         (["--method", "tome", "-b", "6", "--set", "frozen=token"], "frozen=token is no parameter of this backbone"),
         (["--method", "tome", "-b", "6", "--tracker", "paper"], "Tracker 'paper' is not known; give trackio or wandb"),
         (["--method", "tome", "--backbone", "deit_s", "--recipe", "finetune"], "Fine-tuning starts from dense weights"),
@@ -398,6 +399,61 @@ def test_a_loss_that_is_no_number(job: Job) -> None:
     assert all(value.isfinite().all() for key, value in left.items() if key.startswith("model."))
 
 
+def test_weights_that_are_no_numbers_are_not_saved(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finite loss whose gradient is not: the checkpoint before it stays."""
+    train(replace(job, recipe=SHORT.change({"epochs": 1}), output=job.output / "good"), Quiet())
+    step = torch.optim.AdamW.step
+
+    def broken(self: torch.optim.AdamW, *args: Any) -> Any:
+        done = step(self, *args)
+        if len(self.state) and next(iter(self.state.values()))["step"] == 3:
+            self.param_groups[0]["params"][0].data.fill_(float("nan"))
+        return done
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", broken)
+    with pytest.raises(Exception, match=r"no longer finite after update 3.*last.safetensors, after update 2"):
+        train(replace(job, save_every=1), Quiet())
+    assert checkpoints.header(job.output / "last.safetensors")["update"] == 2
+
+
+@pytest.mark.parametrize("optimizer", ["lamb", "adan", "muon", "lookahead_adamw"])
+def test_every_optimizer_goes_on_as_it_was(optimizer: str, job: Job, tmp_path: Path) -> None:
+    """Some count their steps in their groups and not beside the parameters."""
+    job = replace(job, recipe=SHORT.change({"optimizer": optimizer, "epochs": 1, "batch": 4}), save_every=1)
+    train(job, Quiet())
+
+    class Stopping(Quiet):
+        def step(self, done: int) -> None:
+            if done == 7:
+                raise KeyboardInterrupt
+
+    again = replace(job, output=tmp_path / "again")
+    with pytest.raises(KeyboardInterrupt):
+        train(again, Stopping())
+    train(again, Quiet())
+    first, second = (load_file(run / "model.safetensors") for run in (job.output, again.output))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_step_schedule_falls_by_epochs() -> None:
+    model = Model(backbones.create("deit_nano"), all_methods()["topk"]())
+    recipe = DEIT.change({"schedule": "step", "warmup_epochs": 0})
+    schedule = optim.Schedule(optim.optimizer(model, recipe), recipe, updates=10, total=3000)
+    assert schedule.set(899) == pytest.approx(1e-3) and schedule.set(900) == pytest.approx(1e-4)
+
+
+def test_toml_names_a_recipe_or_holds_its_values(folder: Path, dense: Path, tmp_path: Path) -> None:
+    same = ["--method", "evit", "--data-dir", folder, "--weights", dense, "-b", 6, "--epochs", 0.2]
+    (tmp_path / "name.toml").write_text('recipe = "finetune"\n')
+    (tmp_path / "values.toml").write_text("[recipe]\nknobs = {shrink_strat = 0}\nwarmup_epochs = 0\n")
+    named = invoke(*same, "-o", tmp_path / "named", "--config", tmp_path / "name.toml")
+    assert named.exit_code == 0, named.output
+    header = checkpoints.header(tmp_path / "named" / "model.safetensors")
+    assert header["recipe"]["weight_decay"] == 1e-6
+    wrong = invoke(*same, "-o", tmp_path / "wrong", "--config", tmp_path / "values.toml")
+    assert wrong.exit_code == 2 and "evit has no knob 'shrink_strat'" in wrong.stderr
+
+
 def test_a_folder_of_another_run(job: Job) -> None:
     train(job, Quiet())
     other = replace(job, recipe=SHORT.change({"lr": 5e-3}))
@@ -418,6 +474,8 @@ def test_a_full_disk(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_image_that_cannot_be_read(folder: Path, tmp_path: Path) -> None:
     given = remade(folder, tmp_path / "data", "nothing")
     (given / "train/class0/3.png").write_bytes(b"no image")
-    result = invoke("--method", "tome", "--data-dir", given, "-o", tmp_path / "run", "-b", 6)
-    assert result.exit_code == 1
-    assert "Training image class0/3.png cannot be read" in result.stderr
+    for workers in (0, 1):
+        result = invoke("--method", "tome", "--data-dir", given, "-o", tmp_path / "run", "-b", 6, "-j", workers)
+        assert result.exit_code == 1
+        assert "Error: Training image class0/3.png cannot be read" in result.stderr
+        assert "Traceback" not in result.stderr
