@@ -127,6 +127,31 @@ def test_the_axis_and_the_conditions_are_switched(driver: Any, shown: Any) -> No
         assert part in told
 
 
+def test_the_first_words_count_what_is_better_than_dense_and_what_cannot_be_told(driver: Any, shown: Any) -> None:
+    def rows(*differences: float) -> list[Any]:
+        made = [row(gmacs=1.0, top1=70.0)]
+        for i, found in enumerate(differences):
+            values = {
+                "top1": 70 + found,
+                "diff_dense": found,
+                "diff_dense_low": found - 0.5,
+                "diff_dense_high": found + 0.5,
+            }
+            made.append(
+                row("topk", f"topk[keep_rate=0.{i}]", setting={"keep_rate": i / 10}, gmacs=0.4 + i / 10, **values)
+            )
+        return made
+
+    said = {}
+    for name, differences in {"better": (1.0,), "both": (0.9, 0.1), "close": (0.1, 0.2), "worse": (-1.0, -2.0)}.items():
+        shown(rows(*differences))
+        said[name] = driver.find_element("css selector", "#lead").text
+    assert "One is more accurate than dense on" in said["better"] and "topk[keep_rate=0.0], −60" in said["better"]
+    assert "One is more accurate than dense, one cannot be told from dense on" in said["both"]
+    assert "2 cannot be told from dense on" in said["close"]
+    assert "Every one is less accurate than dense by more than the noise." in said["worse"]
+
+
 def test_hiding_a_method_takes_it_from_the_charts(driver: Any, shown: Any) -> None:
     shown()
     count = "return document.querySelectorAll('#chart-differences svg .mark-symbol path').length"

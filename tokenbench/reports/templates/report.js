@@ -168,21 +168,28 @@
   }
 
   function lead(all, scored, front) {
-    const close = scored.filter((row) => row.inside_noise).sort((a, b) => (b.saved || 0) - (a.saved || 0));
+    const better = scored.filter((row) => known(row.diff_dense_low) && row.diff_dense_low > 0);
+    const close = scored.filter((row) => row.inside_noise);
+    const fine = [...better, ...close].sort((a, b) => (b.saved || 0) - (a.saved || 0));
     const said = [];
     if (!scored.length) {
       const why = [...new Set(all.map((row) => row.reason).filter(known))];
       said.push(why.length ? `Why: ${why.join("; ")}. ` : "", "GMACs, speed, memory and tokens were.");
     } else {
-      said.push(`${front.length} of ${scored.length - 1} settings are beaten by no other. `);
-      if (close.length) {
-        const best = close[0];
+      said.push(`${front.length} of ${scored.length - 1} settings ${front.length === 1 ? "is" : "are"} beaten by no other. `);
+      if (fine.length) {
+        const best = fine[0];
         const images = `on ${(best.images || 0).toLocaleString("en")} images`;
         const speed = known(best.speedup) ? `; speed-up ${times(best.speedup)} ${between(best.speedup_low, best.speedup_high, times)}` : "";
+        const count = (rows, one, many) => (rows.length ? [rows.length === 1 ? one : `${rows.length} ${many}`] : []);
+        const told = [
+          ...count(better, "one is more accurate than dense", "are more accurate than dense"),
+          ...count(close, "one cannot be told from dense", "cannot be told from dense"),
+        ].join(", ");
         said.push(
-          close.length === 1 ? `One cannot be told from dense ${images}: ` : `${close.length} cannot be told from dense ${images}; of these `,
+          `${told[0].toUpperCase()}${told.slice(1)} ${images}${fine.length === 1 ? ": " : "; of these "}`,
           make("strong", {}, best.name),
-          `${close.length === 1 ? ", " : " saves most: "}${saving(best.saved)} GMAC for ${signed(best.diff_dense)} `,
+          `${fine.length === 1 ? ", " : " saves most: "}${saving(best.saved)} GMAC for ${signed(best.diff_dense)} `,
           `${between(best.diff_dense_low, best.diff_dense_high, signed)} points${speed}.`
         );
       } else if (scored.some((row) => known(row.diff_dense))) {
