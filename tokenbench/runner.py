@@ -187,7 +187,7 @@ def _accuracy(groups: Sequence[Group], results: Results, watch: Watch) -> None:
             low, high = accuracy.bootstrap(own, dense, seed=plan.seed)
             candidate.metrics |= {
                 "agreement": own.agreement(dense),
-                "diff_dense": own.top1 - dense.top1,
+                "diff_dense": round(own.top1 - dense.top1, 6),  # or 0.95 is shown as 0.9 here and 1.0 there
                 "diff_dense_low": low,
                 "diff_dense_high": high,
                 "p_value": accuracy.mcnemar(own, dense),

@@ -93,7 +93,7 @@ class _Look:
         base = alt.Chart(alt.NamedData("rows")).transform_filter(
             f"datum.status == 'ok' && isValid(datum.top1) && isValid(datum.{axis.field})"
         )
-        x = alt.X(f"{axis.field}:Q", title=_direction(axis), scale=_loose(28), axis=alt.Axis(grid=False, tickCount=8))
+        x = alt.X(f"{axis.field}:Q", title=_direction(axis), scale=_loose(76), axis=alt.Axis(grid=False, tickCount=8))
         y = alt.Y("top1:Q", title="top-1 accuracy, %", scale=_loose(14), axis=alt.Axis(tickCount=7))
         front = base.transform_filter(on_front).mark_line(
             interpolate="step-before" if axis.more_is_better else "step-after", color=FAINT, strokeWidth=5, opacity=0.22

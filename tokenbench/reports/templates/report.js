@@ -40,7 +40,7 @@
     return {
       ...row,
       ...Object.fromEntries(page.axes.map((axis) => [`front_${axis.field}`, row.fronts.includes(axis.field)])),
-      t_setting: inner.replace("keep_rate=", "") + (row.trained ? " (trained)" : ""),
+      t_setting: inner.replace("keep_rate=", ""),
       t_top1: `${number(row.top1)} ${between(row.top1_low, row.top1_high, number)}`,
       t_diff: `${signed(row.diff_dense)} ${between(row.diff_dense_low, row.diff_dense_high, signed)}${noise}`,
       t_p: known(row.p_value) ? (row.p_value < 0.001 ? "< 0.001" : number(row.p_value, 3)) : MISSING,
