@@ -289,8 +289,10 @@ def test_hub_weights_are_fitted_to_other_sizes_and_classes(hub: Path) -> None:
     published = backbones.create("vit_ti")
     cached(hub, published)
     a, b = (backbones.create("vit_ti", image_size=(96, 96), classes=12) for _ in range(2))
-    note = checkpoints.load_dense(a, "auto", seed=1).note
+    weights = checkpoints.load_dense(a, "auto", seed=1)
+    note = weights.note
     checkpoints.load_dense(b, "auto", seed=1)
+    assert weights.random_head and not checkpoints.load_dense(backbones.create("vit_ti"), "auto").random_head
     assert note is not None and "head of 12 classes is random" in note and "resampled" in note
     assert same(a, b) and torch.equal(a.vit.blocks[3].mlp.fc1.weight, published.vit.blocks[3].mlp.fc1.weight)
 

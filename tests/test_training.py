@@ -297,6 +297,18 @@ def test_run_measures_trained_weights_beside_dense_ones(folder: Path, job: Job, 
     assert "is not used: it was trained for evit[keep_rate=0.7] on deit_nano." in other.stderr
 
 
+def test_trained_weights_are_measured_where_there_are_no_dense_ones(folder: Path, job: Job, tmp_path: Path) -> None:
+    """No dense model of these classes ships, so there is nothing to differ from."""
+    done = train(replace(job, weights="random"), Quiet())
+    args = ["run", "--methods", "evit,topk", "--data-dir", folder, "--rounds", 3, "-b", 2, "--json"]
+    result = CliRunner().invoke(main, [*map(str, args), "-o", str(tmp_path / "rows"), "--weights", str(done.path)])
+    assert result.exit_code == 0, result.output
+    found = {row["method"]: row for row in map(json.loads, result.stdout.splitlines())}
+    assert found["evit"]["top1"] == pytest.approx(done.top1) and found["evit"]["diff_dense"] is None
+    for name in ("dense", "topk"):
+        assert found[name]["top1"] is None and "random weights, so no accuracy" in found[name]["reason"]
+
+
 # trackers
 
 

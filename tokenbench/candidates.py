@@ -108,6 +108,8 @@ class Group:
         """Why there will be no accuracy of a setting, as a clause; None if there will."""
         if candidate.own is None and self.weights.kind == "random":
             return "random weights, so no accuracy"
+        if candidate.own is None and self.weights.random_head:
+            return "its head is random, so no accuracy"
         if candidate.own is None and candidate.method.trained:
             return "needs its own training, so no accuracy"
         return "no --data-dir, so no accuracy" if self.loader is None else None
@@ -120,8 +122,8 @@ class Group:
             setting=method.model_dump(mode="json"),
             label=method.label,
             backbone=self.backbone.name,
-            weights=_id(weights),
-            trained=_id(candidate.own) if candidate.own else None,
+            weights=weights.identity,
+            trained=candidate.own.identity if candidate.own else None,
             dataset=loader.name if loader else None,
             split=loader.split if loader else None,
             sample_hash=loader.sample_hash if loader else None,
@@ -138,10 +140,6 @@ class Group:
             reason="; ".join(candidate.notes) or None,
             **candidate.metrics,
         )
-
-
-def _id(weights: checkpoints.Weights) -> dict[str, Any]:
-    return {"kind": weights.kind, "name": weights.name, "hash": weights.hash}
 
 
 def prepare(plan: Plan, env: Mapping[str, Any], say: Callable[[str], None]) -> list[Group]:

@@ -48,6 +48,12 @@ class Weights:
     name: str
     hash: str | None = None
     note: str | None = None
+    random_head: bool = False  # for classes that they were not trained for
+
+    @property
+    def identity(self) -> dict[str, str | None]:
+        """Which weights they are, as JSON values."""
+        return {"kind": self.kind, "name": self.name, "hash": self.hash}
 
 
 def load_dense(backbone: Backbone, source: str = "auto", seed: int = 0) -> Weights:
@@ -67,7 +73,7 @@ def load_dense(backbone: Backbone, source: str = "auto", seed: int = 0) -> Weigh
     if source != "auto":
         return load(backbone, source)
     shipped = SHIPPED / f"{backbone.name}.safetensors"
-    if shipped.is_file():
+    if shipped.is_file() and header(shipped).get("classes", backbone.vit.num_classes) == backbone.vit.num_classes:
         given = load(backbone, shipped)
         return Weights("shipped", given.name, given.hash, given.note)
     config = backbone.vit.pretrained_cfg
@@ -284,13 +290,13 @@ def _load_hub(backbone: Backbone, path: Path, config: Mapping[str, Any], seed: i
         )
     except Exception as error:  # as in read
         raise WeightsError(f"The hub's weights do not fit {backbone.name}: {_first_line(error)}.") from None
-    notes = []
-    if vit.num_classes not in (0, config["num_classes"]):
+    notes, random_head = [], vit.num_classes not in (0, config["num_classes"])
+    if random_head:
         notes.append(f"the head of {vit.num_classes} classes is random, the weights have {config['num_classes']}")
     if before is not None and backbone.input_size[1:] != tuple(config["input_size"][1:]):
         notes.append("position embedding resampled")
     revision = path.parent.name[:12]  # the hub's cache keeps files under .../snapshots/<commit>/
-    return Weights("hub", f"{config['hf_hub_id']}@{revision}", sha(path), "; ".join(notes) or None)
+    return Weights("hub", f"{config['hf_hub_id']}@{revision}", sha(path), "; ".join(notes) or None, random_head)
 
 
 def _hub_file(config: Mapping[str, Any]) -> Path:

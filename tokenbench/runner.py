@@ -172,7 +172,7 @@ def _accuracy(groups: Sequence[Group], results: Results, watch: Watch) -> None:
     for key, (group, candidate, _) in running.items():
         if candidate.model is None:
             continue
-        own, dense = found[key], found[f"{group.backbone.name}/dense"]
+        own, dense = found[key], found.get(f"{group.backbone.name}/dense")  # None: its weights are random
         low, high = accuracy.bootstrap(own, seed=plan.seed)
         candidate.metrics |= {
             "top1": own.top1,
@@ -183,7 +183,7 @@ def _accuracy(groups: Sequence[Group], results: Results, watch: Watch) -> None:
             "images_total": loader.available,
             "skipped": len(loader.skipped),
         }
-        if candidate is not group.candidates[0] and group.candidates[0].model is not None:
+        if candidate is not group.candidates[0] and group.candidates[0].model is not None and dense is not None:
             low, high = accuracy.bootstrap(own, dense, seed=plan.seed)
             candidate.metrics |= {
                 "agreement": own.agreement(dense),

@@ -31,16 +31,18 @@ class Sources:
     def trained(self, method: Method, backbone: str) -> Path | None:
         """The file of weights trained for exactly this setting on this backbone, if there is one."""
         for path, header in self.own.items():
-            named = backbones.full_name(str(header.get("backbone"))) == backbones.full_name(backbone)
             told = {k: v for k, v in header.get("setting", {}).items() if k not in method.in_training}
-            if named and header["method"] == method.name and make(type(method), told).decides == method.decides:
+            if (
+                _is_of(header, backbone)
+                and header["method"] == method.name
+                and make(type(method), told).decides == method.decides
+            ):
                 return path
         return None
 
     def classes(self, backbone: str) -> int | None:
         """The number of classes that the files trained on this backbone have; None if there are none."""
-        name = backbones.full_name(backbone)
-        told = [h for h in self.own.values() if backbones.full_name(str(h.get("backbone"))) == name]
+        told = [header for header in self.own.values() if _is_of(header, backbone)]
         found = {h.get("classes") for h in (*told, self.header) if h}
         return int(found.pop()) if len(found) == 1 and None not in found else None  # type: ignore[arg-type]
 
@@ -63,24 +65,27 @@ def find(text: str, backbone: str) -> Sources:
     if text in WORDS:
         return Sources("auto" if text == "dense" else text)
     own: dict[Path, Mapping[str, Any]] = {}
-    dense: list[Path] = []
+    dense: dict[Path, Mapping[str, Any]] = {}
     others: list[Path] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         for path in _files(Path(part)):
             header = checkpoints.header(path)
             if not header:
                 _refuse_published(path)
-            if header.get("method", "dense") == "dense":
-                mine = backbones.full_name(str(header.get("backbone", backbone))) == backbones.full_name(backbone)
-                (dense if mine else others).append(path)
-            else:
+            if header.get("method", "dense") != "dense":
                 own[path] = header
+            elif "backbone" not in header or _is_of(header, backbone):
+                dense[path] = header
+            else:
+                others.append(path)
     if len(dense) > 1:
+        first, second, *_ = dense
         raise WeightsError(
-            f"--weights gives {len(dense)} files for the dense {backbone} ({dense[0]}, {dense[1]}); give one."
+            f"--weights gives {len(dense)} files for the dense {backbone} ({first}, {second}); give one."
         )
-    header = checkpoints.header(dense[0]) if dense else {}
-    return Sources(str(dense[0]) if dense else "auto", own, header, tuple(others))
+    for path, told in dense.items():
+        return Sources(str(path), own, told, tuple(others))
+    return Sources("auto", own, {}, tuple(others))
 
 
 def model(method: Method, backbone: Backbone, own: Path | None) -> tuple[Model, checkpoints.Weights | None]:
@@ -102,6 +107,11 @@ def model(method: Method, backbone: Backbone, own: Path | None) -> tuple[Model, 
     if own.parent == checkpoints.SHIPPED:
         weights = replace(weights, kind="shipped")
     return made.to(like).eval(), weights
+
+
+def _is_of(header: Mapping[str, Any], backbone: str) -> bool:
+    """Whether weights are of this backbone, by short or timm name."""
+    return backbones.full_name(str(header.get("backbone"))) == backbones.full_name(backbone)
 
 
 def _refuse_published(path: Path) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from tokenbench import __version__, backbones, checkpoints, data
+from tokenbench import __version__, backbones, checkpoints, data, runner
 from tokenbench.backbones import Backbone
 from tokenbench.errors import BadSetting, TrainingError, UsageError, WeightsError
 from tokenbench.measure import accuracy
@@ -55,20 +55,11 @@ class Job:
     tracker: str | None = None
 
 
-class Watch(Protocol):
+class Watch(runner.Watch, Protocol):
     """Who looks on."""
-
-    def stretch(self, what: str, total: int) -> None:
-        """A stretch of `total` steps begins."""
-
-    def step(self, done: int) -> None:
-        """So many steps of it are done."""
 
     def note(self, text: str) -> None:
         """How it stands, beside the bar."""
-
-    def say(self, text: str) -> None:
-        """A sentence for the user."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +107,7 @@ def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
         "image_size": list(backbone.input_size[1:]),
         "recipe": job.recipe.model_dump(mode="json"),
         "data": {"name": images.name, "images": len(images), "first": images.digest(range(min(100, len(images))))},
-        "weights": {"kind": start.kind, "name": start.name, "hash": start.hash},
+        "weights": start.identity,
         "teacher": taught_by,
         "precision": job.precision,
         "seed": job.seed,
@@ -144,30 +135,27 @@ def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
     return run.finish(held_out)
 
 
+@dataclass
 class _Run:
     """The state that the updates of one run share."""
 
-    def __init__(
-        self,
-        job: Job,
-        watch: Watch,
-        processes: Processes,
-        method: Method,
-        settings: Mapping[str, Any],
-        task: MethodTask,
-        optimizer: torch.optim.Optimizer,
-        schedule: optim.Schedule,
-        stream: Stream,
-        total: int,
-    ) -> None:
-        self.job, self.watch, self.processes = job, watch, processes
-        self.method, self.settings, self.task = method, settings, task
-        self.optimizer, self.schedule, self.stream, self.total = optimizer, schedule, stream, total
-        self.targets = Targets(job.recipe, settings["classes"])
-        self.log: log.Log | None = None
-        self.saved = 0
-        self.saved_at = time.monotonic()
-        self.since: list[tuple[int, float, dict[str, Tensor]]] = []  # update, learning rate and losses not yet told
+    job: Job
+    watch: Watch
+    processes: Processes
+    method: Method
+    settings: Mapping[str, Any]
+    task: MethodTask
+    optimizer: torch.optim.Optimizer
+    schedule: optim.Schedule
+    stream: Stream
+    total: int
+    log: log.Log | None = None  # of the process that leads
+    saved: int = 0
+    saved_at: float = field(default_factory=time.monotonic)
+    since: list[tuple[int, float, dict[str, Tensor]]] = field(default_factory=list)  # update, rate, losses not yet told
+
+    def __post_init__(self) -> None:
+        self.targets = Targets(self.job.recipe, self.settings["classes"])
 
     def updates(self, done: int, held_out: data.Images) -> None:
         """The updates that are left."""
@@ -277,7 +265,7 @@ class _Run:
         self.saved, self.saved_at = now, time.monotonic()
 
     def _evaluate(self, held_out: data.Images) -> accuracy.Predictions:
-        """Predictions on the held-out images, at the full setting; every process waits for the first one's."""
+        """Predictions on the held-out images, at the full setting; every process makes the same."""
         self.task.use(self.method)
         model = state.averaged(self.task)
         training = model.training
@@ -331,12 +319,12 @@ def _teacher(job: Job, classes: int) -> tuple[Model | None, dict[str, Any] | Non
         found = checkpoints.load_dense(backbone, source, job.seed)
     except WeightsError as error:
         raise WeightsError(f"The teacher does not fit: {error}") from None
-    if found.kind == "random" or "random" in (found.note or ""):
+    if found.kind == "random" or found.random_head:
         raise WeightsError(
             f"The teacher of {job.method.name} needs dense weights of {job.backbone} with {classes} classes, but "
             f"{found.note or 'they are random'}; give --teacher FILE, or --set teacher=none."
         )
-    return Model(backbone, Dense()), {"kind": found.kind, "name": found.name, "hash": found.hash}
+    return Model(backbone, Dense()), found.identity
 
 
 def _line(row: Mapping[str, Any]) -> str:
