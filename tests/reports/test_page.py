@@ -21,7 +21,7 @@ from tokenbench.methods.base import make
 from tokenbench.reports import groups, pareto, published, style
 from tokenbench.reports.page import html
 from tokenbench.reports.paper import figures
-from tokenbench.runs.results import Row, WeightsId
+from tokenbench.runs.row import Row, WeightsId
 
 SHIPPED = Path(__file__).parents[2] / "benchmarks/imagenet/results.jsonl"
 numbers = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), max_size=12)
