@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tokenbench.core import atomic
 from tokenbench.errors import DataError, ResultsError, TokenbenchError, UsageError
 from tokenbench.measure.running import evaluating, forward
 
@@ -65,16 +65,8 @@ class Predictions:
 
     def save(self, path: str | Path) -> None:
         """Write to a compressed .npz, whole or not at all."""
-        path = Path(path)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with part.open("wb") as file:
-                np.savez_compressed(file, top=_narrow(self.top), target=_narrow(self.target))
-            os.replace(part, path)
-        except OSError as error:
-            raise ResultsError(f"Predictions cannot be written to {path}: {error.strerror}.") from error
-        finally:
-            part.unlink(missing_ok=True)
+        with atomic.replacing(Path(path), ResultsError) as part, part.open("wb") as file:
+            np.savez_compressed(file, top=_narrow(self.top), target=_narrow(self.target))
 
     @classmethod
     def load(cls, path: str | Path) -> Predictions:

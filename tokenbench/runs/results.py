@@ -19,6 +19,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from tokenbench.core import atomic
 from tokenbench.errors import ResultsError
 from tokenbench.runs.row import SCHEMA, Row, dumps
 
@@ -43,14 +44,16 @@ class Results:
 
     def check(self) -> None:
         """Raise `ResultsError` if rows could not be appended: better now than after hours of measuring."""
-        with _explained(self.path, "written"):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic.explained(self.path, ResultsError):
+            atomic.regular(self.path)
+            atomic.folders(self.path.parent)
             self.path.open("ab").close()
+        atomic.check(predictions_path(self.path, "any"), ResultsError)
 
     def append(self, row: Row) -> None:
         """Add one row and have it on disk before returning; raises `ResultsError` if that cannot be."""
-        with _explained(self.path, "written"):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic.explained(self.path, ResultsError):
+            atomic.folders(self.path.parent)
             with self.path.open("ab", buffering=0) as file:
                 line = (b"\n" if _is_cut(self.path) else b"") + dumps(row).encode() + b"\n"
                 if file.write(line) != len(line):
@@ -68,8 +71,8 @@ class Results:
     def predictions(self, id: str) -> Path:
         """Where a job's predictions are to be written; the folder is made."""
         path = predictions_path(self.path, id)
-        with _explained(path, "written"):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic.explained(path, ResultsError):
+            atomic.folders(path.parent)
         return path
 
 
@@ -96,10 +99,9 @@ def merge(paths: Iterable[str | Path], output: str | Path) -> tuple[list[Row], l
     for id, (_, source) in chosen.items():
         predictions = predictions_path(source, id)
         if predictions.is_file():
-            with _replacing(predictions_path(output, id)) as part:
+            with atomic.replacing(predictions_path(output, id), ResultsError) as part:
                 shutil.copyfile(predictions, part)
-    with _replacing(output) as part:
-        part.write_text("".join(dumps(row) + "\n" for row, _ in chosen.values()), encoding="utf-8")
+    atomic.write(output, "".join(dumps(row) + "\n" for row, _ in chosen.values()), ResultsError)
     return [row for row, _ in chosen.values()], problems
 
 
@@ -113,8 +115,8 @@ def _newest(paths: str | Path | Iterable[str | Path]) -> tuple[dict[str, tuple[R
     chosen: dict[str, tuple[Row, Path]] = {}
     problems: list[Problem] = []
     for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
-        with _explained(path, "read"):
-            lines = path.read_bytes().split(b"\n")
+        with _readable(path):
+            lines = atomic.regular(path).read_bytes().split(b"\n")
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -165,23 +167,11 @@ def _is_cut(path: Path) -> bool:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file to write beside `path`, which takes its place once it is whole."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with _explained(path, "written"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield part
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-
-
-@contextmanager
-def _explained(path: Path, what: Literal["read", "written"]) -> Iterator[None]:
+def _readable(path: Path) -> Iterator[None]:
     """Turn an `OSError` into one sentence."""
     try:
         yield
     except OSError as error:
-        advice = "free some space or give another path" if what == "written" else "give the path of a results file"
-        raise ResultsError(f"{path} cannot be {what} ({error.strerror or error}); {advice}.") from None
+        raise ResultsError(
+            f"{path} cannot be read ({error.strerror or error}); give the path of a results file."
+        ) from None

@@ -19,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from tokenbench.errors import ResultsError, UsageError
+from tokenbench.errors import UsageError
 from tokenbench.measure.speed import break_even
 from tokenbench.reports import pareto, published, style
 from tokenbench.reports.groups import Group, Point, grouped, names
@@ -28,6 +28,7 @@ from tokenbench.reports.paper import tables
 from tokenbench.runs.row import Row
 from tokenbench.tasks.base import PAIRED, Metric
 
+NAME = "index.html"
 DIGITS = 6  # of a number in the page; all of them are in tables/results.csv
 FIELDS = (
     *("method", "label", "status", "reason", "batch", "images", "gmacs", "params_m"),
@@ -37,16 +38,9 @@ FIELDS = (
 
 
 def write(rows: Sequence[Row], folder: Path, maps: str = "") -> Path:
-    """Write `index.html` to `folder` and return its path; `maps` is a fragment of HTML for the token maps."""
-    path = folder / "index.html"
-    text = page(rows, maps)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ResultsError(
-            f"The report cannot be written to {path} ({error.strerror}); give another --output."
-        ) from None
+    """Write `index.html` to `folder`, which is there, and return its path; `maps` is a fragment for the token maps."""
+    path = folder / NAME
+    path.write_text(page(rows, maps), encoding="utf-8")
     return path
 
 

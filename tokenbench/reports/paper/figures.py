@@ -14,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from tokenbench.errors import ResultsError
 from tokenbench.reports import published, style
 from tokenbench.reports.groups import Group, Point, grouped
 from tokenbench.reports.paper import tables
@@ -41,14 +40,11 @@ class Drawn:
 
 
 def write(rows: Sequence[Row], folder: Path, kinds: Sequence[str] = KINDS) -> Drawn:
-    """Write the figures of each group of rows to `folder`/figures: `accuracy_gmac.svg` and so on.
+    """Write the figures of each group of rows to `folder`/figures, `folder` being there: `accuracy_gmac.svg` and so on.
 
     Of groups that differ in batch only, the one with most accuracies is drawn, or of these the largest batch; figures
     of the second group end in its number, and more are not drawn. Of more than forty settings, figures with a
     line for each have those on a front and then the first.
-
-    Raises:
-        ResultsError: the folder cannot be written.
     """
     groups = sorted(
         (max(grouped(members), key=_rank) for members in tables.grouped(rows, "batch").values()),
@@ -56,18 +52,13 @@ def write(rows: Sequence[Row], folder: Path, kinds: Sequence[str] = KINDS) -> Dr
     )
     out = folder / "figures"
     files: list[Path] = []
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context(style.PAPER | {"svg.hashsalt": "tokenbench"}):  # type: ignore[arg-type]
-            for stem, figure in _named(rows, groups[:MOST_GROUPS]):
-                whole = figure.get_tightbbox().padded(0.03)
-                for kind in kinds:
-                    files.append(out / f"{stem}.{kind}")
-                    figure.savefig(files[-1], dpi=200, bbox_inches=whole, metadata=_undated(kind))
-    except OSError as error:
-        raise ResultsError(
-            f"The figures cannot be written to {out} ({error.strerror}); give another --output."
-        ) from None
+    out.mkdir(exist_ok=True)
+    with matplotlib.rc_context(style.PAPER | {"svg.hashsalt": "tokenbench"}):  # type: ignore[arg-type]
+        for stem, figure in _named(rows, groups[:MOST_GROUPS]):
+            whole = figure.get_tightbbox().padded(0.03)
+            for kind in kinds:
+                files.append(out / f"{stem}.{kind}")
+                figure.savefig(files[-1], dpi=200, bbox_inches=whole, metadata=_undated(kind))
     more = len(groups) - MOST_GROUPS
     return Drawn(files, f"figures of {more} more sets of conditions were left out" if more > 0 else None)
 

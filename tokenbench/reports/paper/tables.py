@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenbench.errors import ResultsError, UsageError
+from tokenbench.errors import UsageError
 from tokenbench.reports import published
 from tokenbench.runs.row import FIRST_TASK, Identity, Row, frame
 from tokenbench.tasks import metrics_of
@@ -62,14 +62,9 @@ def write(rows: Sequence[Row], folder: Path) -> list[Path]:
         "results.tex": "% needs \\usepackage{booktabs}\n" + "\n".join(map(latex, made)),
     }
     out = folder / "tables"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            (out / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ResultsError(
-            f"The report cannot be written to {out} ({error.strerror}); give another --output."
-        ) from None
+    out.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8")
     return [out / name for name in texts]
 
 
