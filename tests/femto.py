@@ -7,8 +7,9 @@ from typing import Any
 from timm.models import register_model
 from torch import nn
 
-from tokenbench import backbones, runner
-from tokenbench.jobs import parse
+from tokenbench import backbones
+from tokenbench.methods.sweep import parse
+from tokenbench.runs import runner
 
 
 @register_model
