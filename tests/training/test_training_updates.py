@@ -20,16 +20,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from tokenbench import backbones, checkpoints
+from tokenbench import backbones
 from tokenbench.methods import all_methods
 from tokenbench.methods.dense import Dense
-from tokenbench.methods.dynamicvit import DynamicViT
+from tokenbench.methods.dynamicvit.dynamicvit import DynamicViT
 from tokenbench.methods.evit import EViT
 from tokenbench.methods.recipe import DEIT, Recipe
 from tokenbench.model import Model
 from tokenbench.reports import curves
 from tokenbench.training import Job, stream, train
 from tokenbench.training.task import MethodTask
+from tokenbench.weights import checkpoints, files
 
 PLAIN = dict(mixup=0, cutmix=0, auto_augment="none", color_jitter=0, erasing=0, repeats=1, drop_path=0)
 RECIPE = DEIT.change({**PLAIN, "epochs": 3, "batch": 6, "lr_batch": 4, "lr": 0.02, "warmup_epochs": 1, "smoothing": 0})
@@ -81,7 +82,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(3)
     path = tmp_path_factory.mktemp("dense") / "dense.safetensors"
-    checkpoints.save(path, backbones.create("deit_femto", classes=3), {})
+    files.save(path, backbones.create("deit_femto", classes=3), {})
     return path
 
 

@@ -19,8 +19,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from rows import row
 
-from tokenbench.reports import curves, figures, groups, html, pareto, style, tables
-from tokenbench.results import Row
+from tokenbench.reports import curves, groups, pareto, style
+from tokenbench.reports.page import html
+from tokenbench.reports.paper import figures, tables
+from tokenbench.runs.results import Row
 
 SAME: dict[str, Any] = {
     "backbone": "deit_s",
