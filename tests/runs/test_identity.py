@@ -55,6 +55,7 @@ def elsewhere() -> Iterator[dict[str, Any]]:
             yield from ({field: {**PLAIN, part: WEIGHTS[part]}} for part in WeightsId.model_fields)
         else:
             yield {field: OTHER[field]} | ({"metrics": {}} if field == "task" else {})
+    yield {"image_size": (225, 224)}
     yield {"trained": PLAIN}
     yield {"weights": {**PLAIN, "hash": None}}
     yield from ({field: None} for field in ("dataset", "split", "sample_hash", "version"))

@@ -95,9 +95,8 @@ def test_the_newest_ok_row_wins(file: Path) -> None:
     only_failed = [make_row(seed=1, minute=m, **failed) for m in (4, 5)]
     written(file, late, second, first, *only_failed)
     assert results.load(file) == ([second, only_failed[1]], [])
-    assert results.done(file) == {first.id}
     assert Results(file).rows() == results.load(file)[0]
-    assert results.done(file.with_name("none.jsonl")) == set() and Results(file.with_name("none.jsonl")).rows() == []
+    assert Results(file.with_name("none.jsonl")).rows() == []
 
 
 def test_of_two_at_one_time_the_later_line_wins(file: Path) -> None:

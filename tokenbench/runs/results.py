@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
 
 from pydantic import ValidationError
 
@@ -64,10 +63,6 @@ class Results:
         """As `load`, without the problems; none where there is no file yet."""
         return load(self.path)[0] if self.path.is_file() else []
 
-    def done(self) -> set[str]:
-        """The ids with an ok row."""
-        return {row.id for row in self.rows() if row.status == "ok"}
-
     def predictions(self, id: str) -> Path:
         """Where a job's predictions are to be written; the folder is made."""
         path = predictions_path(self.path, id)
@@ -83,11 +78,6 @@ def load(paths: str | Path | Iterable[str | Path]) -> tuple[list[Row], list[Prob
     """
     chosen, problems = _newest(paths)
     return [row for row, _ in chosen.values()], problems
-
-
-def done(path: str | Path) -> set[str]:
-    """The ids with an ok row; empty where there is no file yet."""
-    return Results(path).done()
 
 
 def merge(paths: Iterable[str | Path], output: str | Path) -> tuple[list[Row], list[Problem]]:
