@@ -43,7 +43,8 @@ def count(model: nn.Module, images: Tensor) -> Flops:
     """Count the multiply-adds of one forward pass, in eval mode, per image.
 
     Attention is always counted as its two matmuls, whichever kernel would run it. embed is all before the first block
-    and between blocks, head all after the last.
+    and between blocks, head all after the last. Where images keep different numbers of tokens each is counted alone,
+    without the padding of a batch, and the mean is returned.
 
     Args:
         model: any module from images to logits, on the device of the images.
@@ -56,6 +57,8 @@ def count(model: nn.Module, images: Tensor) -> Flops:
     if not images.shape[0]:
         raise UsageError("No image was given to count with; give a batch of at least one.")
     with evaluating(model), torch.no_grad(), _no_fast_path():
+        if images.shape[0] > 1 and _padded(model, images):
+            return _mean([count(model, image) for image in images.split(1)])
         by_operator, by_block, by_part = _by_torch(model, images)
         second, unknown = _by_fvcore(model, images)
     scale = 1e9 * images.shape[0]
@@ -72,6 +75,27 @@ def count(model: nn.Module, images: Tensor) -> Flops:
         {name: macs / scale for name, macs in by_operator.items()},
         tuple(macs / scale for macs in by_block),
         {name: macs / scale for name, macs in by_part.items()},
+    )
+
+
+def _padded(model: nn.Module, images: Tensor) -> bool:
+    """Whether images of this batch are padded in any block."""
+    run: Any = getattr(model, "run", None)
+    return bool(blocks_of(model)) and any(tokens.present is not None for tokens in run(images).trace)
+
+
+def _mean(each: list[Flops]) -> Flops:
+    """The mean of the counts of several images."""
+    n = len(each)
+    by_operator, by_part = (
+        sum((Counter(getattr(flops, name)) for flops in each), Counter()) for name in ("by_operator", "by_part")
+    )
+    return Flops(
+        sum(flops.gmacs for flops in each) / n,
+        sum(flops.fvcore_gmacs for flops in each) / n,
+        {name: macs / n for name, macs in by_operator.items()},
+        tuple(sum(macs) / n for macs in zip(*(flops.by_block for flops in each), strict=True)),
+        {name: by_part[name] / n for name in each[0].by_part},
     )
 
 

@@ -205,6 +205,8 @@ def _group(
                 torch.manual_seed(plan.seed)
                 own = given.trained(method, backbone.name)
                 candidate.model, candidate.own = sources.model(method, backbone, own)
+                caveat = method.caveat(backbone)
+                candidate.notes += [caveat] if caveat else []
         candidates.append(candidate)
     loader = None
     if data is not None and (weights.kind != "random" or any(candidate.own for candidate in candidates)):
