@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 @options.methods
 @click.option("--backbone", default="deit_nano", show_default=True, help="Short or timm names, separated by commas.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="ImageFolder to measure accuracy on.")
+@options.class_order
+@options.labels
+@click.option("--restrict-classes", is_flag=True, help="Guess only from the classes that the data has.")
 @options.weights
 @click.option("-b", "--batch-size", default=None, help="Sizes to time, as 1,32,128; or auto.  [default: 32; GPU 128]")
 @options.workers
@@ -67,6 +70,9 @@ def _plan(flags: dict[str, Any]) -> Plan:
 
     if flags["amp"] and flags["precision"] == "fp16":
         raise UsageError("--amp means bf16 and --precision says fp16; give one of them.")
+    for flag in ("labels", "restrict_classes"):
+        if flags[flag] and flags["data_dir"] is None:
+            raise UsageError(f"--{flag.replace('_', '-')} says something of the images in --data-dir; give that too.")
     device = options.device_of(flags["device"])
     if flags["threads"]:
         torch.set_num_threads(flags["threads"])
@@ -75,6 +81,9 @@ def _plan(flags: dict[str, Any]) -> Plan:
         methods=parse(flags["methods"]),
         backbones=list(dict.fromkeys(name.strip() for name in flags["backbone"].split(",") if name.strip())),
         data_dir=flags["data_dir"],
+        class_order=flags["class_order"],
+        labels=flags["labels"],
+        restrict=flags["restrict_classes"],
         weights=str(flags["weights"]),
         device=device,
         precision="bf16" if flags["amp"] else flags["precision"],

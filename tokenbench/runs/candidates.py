@@ -33,6 +33,9 @@ class Plan:
     methods: Sequence[Method]
     backbones: Sequence[str]
     data_dir: Path | None = None
+    class_order: str = "auto"
+    labels: Path | None = None
+    restrict: bool = False  # scored are only the logits of classes that the data has
     weights: str = "auto"
     device: str = "cpu"
     precision: str = "fp32"
@@ -146,7 +149,11 @@ def prepare(plan: Plan, env: Mapping[str, Any], say: Callable[[str], None]) -> l
     """
     if not plan.backbones:
         raise UsageError("No backbone was given; write one or more as deit_s,vit_b. See `tokenbench list --backbones`.")
-    images = data.open_folder(plan.data_dir) if plan.data_dir is not None else None
+    images = None
+    if plan.data_dir is not None:
+        images = data.open_folder(plan.data_dir, order=plan.class_order, labels=plan.labels)
+        for note in images.notes:
+            say(note)
     given = {name: sources.find(plan.weights, name) for name in plan.backbones}
     made = [(name, backbones.create(name, plan.image_size, given[name].classes(name))) for name in plan.backbones]
     groups = [
@@ -180,7 +187,9 @@ def _group(
     say: Callable[[str], None],
 ) -> Group:
     if images is not None:
-        data.check_classes(images, backbone.vit.num_classes, backbone.name)
+        images = _matched(images, plan, given, backbone, say)
+    if backbone.unseen:
+        say(f"{backbone.name}: {backbone.unseen}.")
     weights = checkpoints.load_dense(backbone, given.dense, plan.seed)
     if weights.note:
         say(f"{backbone.name}: {weights.note}.")
@@ -203,6 +212,24 @@ def _group(
     if images is not None and (weights.kind != "random" or any(candidate.own for candidate in candidates)):
         loader = data.loader(images, backbone.config, min(max(batches), ACCURACY_BATCH), plan.workers, plan.limit)
     return Group(plan, env, backbone, weights, loader, batches, candidates)
+
+
+def _matched(
+    images: data.Images, plan: Plan, given: sources.Sources, backbone: Backbone, say: Callable[[str], None]
+) -> data.Images:
+    """The images with the classes of a backbone's weights."""
+    classes = backbone.vit.num_classes
+    matched = data.match(images, classes, backbone.name, given.class_names(backbone.name))
+    for note in matched.notes[len(images.notes) :]:
+        say(note)
+    if plan.restrict:
+        matched = data.restricted(matched)
+    if len(matched.present) < classes and plan.data_dir is not None and not plan.restrict:
+        say(
+            f"{backbone.name}: {len(matched.present)} of its {classes} classes are in {images.name}, and all of them "
+            "are guessed from; --restrict-classes guesses from those that are there."
+        )
+    return matched
 
 
 def _does_not_fit(error: Exception) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tokenbench import data
 from tokenbench.backbones import random_images
+from tokenbench.data import unreadable
 from tokenbench.errors import DataError, ResultsError, TokenbenchError, first_line
 from tokenbench.measure import accuracy, flops, memory, speed, tokens
 from tokenbench.measure.running import forward
@@ -22,8 +23,6 @@ from tokenbench.runs.candidates import Candidate, Group, Plan, failing, prepare
 from tokenbench.runs.results import Results, Row, load
 
 __all__ = ["Plan", "Watch", "run"]
-
-NAMED = 5  # unreadable images that are named; the others are counted
 
 
 class Watch(Protocol):
@@ -135,16 +134,19 @@ def _sharing(groups: Sequence[Group]) -> list[list[Group]]:
 class _Guarded(nn.Module):
     """A model whose failure stops its candidate, not the pass over the data that it shares with others."""
 
-    def __init__(self, candidate: Candidate, model: nn.Module, classes: int) -> None:
+    def __init__(
+        self, candidate: Candidate, model: nn.Module, classes: int, logits: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         self.candidate, self.model, self.classes = candidate, model, classes
+        self.scored = slice(None) if logits is None else list(logits)
 
     def forward(self, images: Tensor) -> Tensor:
         if self.candidate.model is not None:
             with failing(self.candidate):
                 logits = forward(self.model, images, name=self.candidate.method.label)
                 if logits.isfinite().all():
-                    return logits
+                    return logits[:, self.scored]
                 raise TokenbenchError("its logits are NaN or infinite; check its weights and precision")
         return images.new_zeros(len(images), self.classes)  # never scored
 
@@ -161,15 +163,17 @@ def _accuracy(groups: Sequence[Group], results: Results, watch: Watch) -> None:
     if not running or loader is None:
         return
     watch.stretch(f"{', '.join(g.backbone.name for g in groups)}: accuracy on {loader.total} images", loader.total)
-    models = {key: _Guarded(c, model, g.backbone.vit.num_classes) for key, (g, c, model) in running.items()}
+    models = {
+        key: _Guarded(c, model, g.backbone.vit.num_classes, loader.logits) for key, (g, c, model) in running.items()
+    }
     try:
         found = accuracy.predict(models, loader, plan.device, plan.precision, watch.step)
     except (RuntimeError, OSError) as error:  # models are guarded, so it is a worker that died or could not start
         raise DataError(f"Images cannot be loaded ({first_line(error)}); try --workers 0.") from None
-    if loader.skipped:
-        first = "; ".join(f"{name}: {why}" for name, why in loader.skipped[:NAMED])
-        more = f"; and {len(loader.skipped) - NAMED} more" if len(loader.skipped) > NAMED else ""
-        watch.say(f"{len(loader.skipped)} of {loader.total} images cannot be read and are left out: {first}{more}.")
+    listed, skipped = unreadable.beside(results.path), dict(loader.skipped)
+    unreadable.write(listed, f"{loader.name} {loader.split}", skipped)
+    if skipped:
+        watch.say(unreadable.told(skipped, loader.total, listed))
     for key, (group, candidate, _) in running.items():
         if candidate.model is None:
             continue
