@@ -168,7 +168,7 @@ def test_only_the_logits_of_the_part_are_looked_at(tmp_path: Path) -> None:
     images = data.match(data.open_folder(folder(tmp_path, *WNIDS)), 1000, "vit")
     some = data.restricted(images)
     assert (some.targets, some.logits) == ([0, 1, 2], tuple(PLACES))
-    assert some.conditions == {"class_order": "imagenet", "scored_classes": "3 of the model's"}
+    assert (images.conditions, some.conditions) == ({}, {"scored_classes": "3 of the model's"})
     assert some.digest(range(3)) != images.digest(range(3))
     whole = data.open_folder(folder(tmp_path / "two", "a", "b"))
     assert data.restricted(whole) is whole

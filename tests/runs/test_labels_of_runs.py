@@ -14,7 +14,9 @@ from PIL import Image
 from tokenbench import backbones, data
 from tokenbench.measure.accuracy import Predictions
 from tokenbench.runs import runner
-from tokenbench.runs.results import Results, Row
+from tokenbench.runs.results import Results
+from tokenbench.runs.row import Row
+from tokenbench.tasks.classification import Classification
 from tokenbench.weights import checkpoints, files
 
 NAMES = tuple("jihgfedcba")  # of the classes of the weights
@@ -44,7 +46,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(weights: Path, photos: Path, folder: Path, **changes: Any) -> tuple[Row, Predictions, list[str]]:
     watch, results = Watch(), Results(folder / "results.jsonl")
-    settings = {"weights": str(weights), "data_dir": photos, **changes}
+    knobs = {knob: changes.pop(knob) for knob in Classification.model_fields if knob in changes}
+    settings = {"weights": str(weights), "data_dir": photos, "task": Classification(**knobs), **changes}
     (row,) = runner.run(plan("dense", **settings), results, watch)
     return row, Predictions.load(results.predictions(row.id)), watch.said
 
@@ -66,19 +69,23 @@ def test_classes_are_found_by_the_names_in_the_header(weights: Path, photos: Pat
 
 def test_only_the_classes_that_are_there(weights: Path, photos: Path, tmp_path: Path) -> None:
     whole, _, _ = run(weights, photos, tmp_path)
-    row, said, told = run(weights, photos, tmp_path, restrict=True)
+    row, said, told = run(weights, photos, tmp_path, restrict_classes=True)
     kept = sorted(NAMES.index(name) for name in HERE)
     scored = logits(weights, photos)[:, kept]
     assert said.target.tolist() == [kept.index(NAMES.index(name)) for name in HERE for _ in range(8)]
     assert said.top[:, 0].tolist() == scored.argmax(1).tolist()
     assert row.top1 == 100 * np.mean(scored.argmax(1).numpy() == said.target) != whole.top1
+    assert (whole.conditions, row.conditions) == (
+        {"class_order": "names"},
+        {"class_order": "names", "restrict_classes": True, "scored_classes": "3 of the model's"},
+    )
     assert row.id != whole.id, "a restricted row stands for no other"
     assert not any("--restrict-classes" in line for line in told)
 
 
 def test_a_file_of_labels(weights: Path, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("image,label\n" + "".join(f"a/{i}.png,{i}\n" for i in range(8)))
-    row, said, told = run(weights, photos, tmp_path, labels=tmp_path / "labels.csv")
+    row, said, told = run(weights, photos, tmp_path, labels=str(tmp_path / "labels.csv"))
     assert (row.images, said.target.tolist()) == (8, list(range(8)))
     assert any(line.startswith("16 of 24 images in") for line in told)
 
@@ -93,6 +100,7 @@ def test_the_order_of_folders_is_part_of_the_row(weights: Path, photos: Path, tm
     natural, first, warned = run(unnamed, numbered, tmp_path)
     lexical, second, told = run(unnamed, numbered, tmp_path, class_order="lexical")
     assert natural.id != lexical.id
+    assert (natural.conditions, lexical.conditions) == ({"class_order": "natural"}, {"class_order": "lexical"})
     assert (
         first.target.tolist() == [0] * 8 + [2] * 8 + [1] * 8 and second.target.tolist() == [0] * 8 + [1] * 8 + [2] * 8
     )

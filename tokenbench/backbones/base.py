@@ -28,6 +28,7 @@ class Backbone:
     family: ClassVar[str]
     served: ClassVar[str]  # timm's class of models
     families: ClassVar[list[type[Backbone]]] = []
+    class_names: tuple[str, ...] | None = None  # what the weights call their classes, where they say it
     windowed: ClassVar[bool] = False  # whether blocks attend within windows, which need all tokens of a grid
 
     def __init_subclass__(cls) -> None:

@@ -41,7 +41,7 @@ def _from_file(ctx: click.Context, _: click.Parameter, value: Path | None) -> No
 
 def _plugins(_: click.Context, __: click.Parameter, paths: tuple[Path, ...]) -> None:
     if paths:
-        from tokenbench.methods import load_plugin
+        from tokenbench.tasks import load_plugin
 
         for path in paths:
             load_plugin(path)
@@ -54,7 +54,7 @@ plugin = click.option(
     callback=_plugins,
     is_eager=True,
     expose_value=False,
-    help="A Python file with a Method of your own; it is run.",
+    help="A Python file with a Method or Task of your own; it is run.",
 )
 config = click.option(
     "--config",
@@ -63,6 +63,9 @@ config = click.option(
     is_eager=True,
     expose_value=False,
     help="TOML file; values of a recipe in [recipe].",
+)
+task = click.option(
+    "--task", default="classification", show_default=True, help="What is scored; see `tokenbench list --tasks`."
 )
 methods = click.option("--methods", default="all", show_default=True, help='A sweep such as "tome[r=4,8,13],evit".')
 backbone = click.option("--backbone", default="deit_nano", show_default=True, help="A short or timm name.")
@@ -74,13 +77,9 @@ image_size = click.option(
 )
 class_order = click.option(
     "--class-order",
-    default="auto",
-    show_default=True,
-    help="Of the folders: auto, natural (1, 2, 10), lexical (1, 10, 2), imagenet, or a file of names.",
+    help="Of the folders: natural (1, 2, 10), lexical (1, 10, 2), imagenet, or a file of names.  [default: auto]",
 )
-labels = click.option(
-    "--labels", type=click.Path(path_type=Path), help="File with the label of each image: text, CSV, TSV or JSON."
-)
+labels = click.option("--labels", metavar="FILE", help="File with the label of each image: text, CSV, TSV or JSON.")
 limit = click.option("--limit", type=click.IntRange(min=1), help="Use this many images, spread evenly.")
 device = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
 amp = click.option("--amp", is_flag=True, help="Short for --precision bf16.")

@@ -12,9 +12,11 @@ from tokenbench.errors import UsageError
 
 if TYPE_CHECKING:
     from tokenbench.runs.candidates import Plan
+    from tokenbench.tasks.base import Task
 
 
 @click.command()
+@options.task
 @options.methods
 @click.option("--backbone", default="deit_nano", show_default=True, help="Short or timm names, separated by commas.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="ImageFolder to measure accuracy on.")
@@ -45,7 +47,8 @@ def run(**flags: Any) -> int:
     """
     from tokenbench.cli import screen
     from tokenbench.runs import runner
-    from tokenbench.runs.results import Results, dumps
+    from tokenbench.runs.results import Results
+    from tokenbench.runs.row import dumps
 
     plan = _plan(flags)
     with screen.Watching() as watch:
@@ -61,6 +64,26 @@ def run(**flags: Any) -> int:
     return int(any(row.status in ("failed", "oom") for row in rows))
 
 
+def _task(flags: dict[str, Any]) -> Task:
+    """The task, with the knobs that have flags of their own."""
+    from tokenbench import tasks
+    from tokenbench.core.settings import make
+
+    task = tasks.parse(flags["task"])
+    knobs = {
+        "class_order": flags["class_order"],
+        "labels": flags["labels"],
+        "restrict_classes": flags["restrict_classes"],
+    }
+    given = {knob: value for knob, value in knobs.items() if value}
+    if not given:
+        return task
+    if flags["data_dir"] is None:
+        flag = next(iter(given)).replace("_", "-")
+        raise UsageError(f"--{flag} says something of the images in --data-dir; give that too.")
+    return make(type(task), {**task.model_dump(), **given})
+
+
 def _plan(flags: dict[str, Any]) -> Plan:
     """The plan that the flags of `run` describe; raises `UsageError` for a value that means nothing."""
     import torch
@@ -70,20 +93,15 @@ def _plan(flags: dict[str, Any]) -> Plan:
 
     if flags["amp"] and flags["precision"] == "fp16":
         raise UsageError("--amp means bf16 and --precision says fp16; give one of them.")
-    for flag in ("labels", "restrict_classes"):
-        if flags[flag] and flags["data_dir"] is None:
-            raise UsageError(f"--{flag.replace('_', '-')} says something of the images in --data-dir; give that too.")
     device = options.device_of(flags["device"])
     if flags["threads"]:
         torch.set_num_threads(flags["threads"])
     batch = flags["batch_size"] or ("128" if device.startswith("cuda") else "32")
     return Plan(
+        task=_task(flags),
         methods=parse(flags["methods"]),
         backbones=list(dict.fromkeys(name.strip() for name in flags["backbone"].split(",") if name.strip())),
         data_dir=flags["data_dir"],
-        class_order=flags["class_order"],
-        labels=flags["labels"],
-        restrict=flags["restrict_classes"],
         weights=str(flags["weights"]),
         device=device,
         precision="bf16" if flags["amp"] else flags["precision"],

@@ -2,11 +2,12 @@
 
 from tokenbench.data.folders import open_folder, open_training
 from tokenbench.data.images import SAMPLE_CLASSES, Images, sample
-from tokenbench.data.labels import check_classes, match, restricted
-from tokenbench.data.loading import Loader, loader, resolve, transform_key
+from tokenbench.data.labels import check_classes, match, restricted, told_of_part
+from tokenbench.data.loading import Among, Loader, loader, resolve, transform_key
 
 __all__ = [
     "SAMPLE_CLASSES",
+    "Among",
     "Images",
     "Loader",
     "check_classes",
@@ -17,5 +18,6 @@ __all__ = [
     "resolve",
     "restricted",
     "sample",
+    "told_of_part",
     "transform_key",
 ]

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tokenbench.data import opening
+from tokenbench.data.ordering import natural
 from tokenbench.errors import DataError
 
 SAMPLE = Path(__file__).parents[1] / "sample" / "fashion_mnist_test2000.npz"
@@ -63,9 +64,12 @@ class Images:
 
     @property
     def conditions(self) -> Mapping[str, Any]:
-        """What else was decided about labels, as JSON values for a row; empty for images that ship."""
+        """What else was decided about labels, as JSON values for a row; empty where there was nothing to decide."""
         scored = None if self.logits is None else f"{len(self.logits)} of the model's"
-        told = {"class_order": self.order, "labels": self.labels, "scored_classes": scored}
+        one_way = self.order == "imagenet" or (
+            self.order in ("natural", "lexical") and natural(self.names) == tuple(sorted(self.names))
+        )
+        told = {"class_order": None if one_way else self.order, "labels": self.labels, "scored_classes": scored}
         return {key: value for key, value in told.items() if value is not None}
 
     def __len__(self) -> int:

@@ -57,6 +57,17 @@ def restricted(images: Images) -> Images:
     return images if narrowed is images else replace(narrowed, logits=images.present)
 
 
+def told_of_part(images: Images, model: str) -> Images:
+    """The images, with a note if they are of a part of the model's classes only."""
+    if len(images.present) == len(images.classes):
+        return images
+    note = (
+        f"{model}: {len(images.present)} of its {len(images.classes)} classes are in {images.name}, and all of them "
+        "are guessed from; --restrict-classes guesses from those that are there."
+    )
+    return replace(images, notes=(*images.notes, note))
+
+
 def check_classes(images: Images, classes: int, model: str) -> None:
     """Raise `DataError` unless a model with that many classes can be scored on these images."""
     if len(images.classes) != classes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -42,6 +43,17 @@ def loader(images: Images, config: Mapping[str, Any], batch: int, workers: int =
     return Loader(images, [i * len(images) // total for i in range(total)], config, batch, workers)
 
 
+@dataclass(frozen=True)
+class Among:
+    """Right classes (B,) as places among those of a model's logits that are scored."""
+
+    targets: Tensor
+    logits: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
 class Loader:
     """Batches (B, C, H, W) of normalised float images with (B,) int64 targets; each image is decoded once a pass.
 
@@ -69,13 +81,17 @@ class Loader:
         """Batches a pass, if no whole batch is unreadable."""
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass; raises `DataError` at its end if no image at all could be read."""
+    def __iter__(self) -> Iterator[tuple[Tensor, Any]]:
+        """One pass, with targets as `Among` where only some logits are scored.
+
+        Raises:
+            DataError: at its end, if no image at all could be read.
+        """
         self.skipped = []
         for pixels, targets, skipped in self._batches:
             self.skipped.extend(skipped)
             if len(targets):
-                yield pixels, targets
+                yield pixels, targets if self.logits is None else Among(targets, self.logits)
         if len(self.skipped) == self.total:
             name, reason = self.skipped[0]
             raise DataError(f"None of the {self.total} images of {self.name} can be read; the first, {name}: {reason}.")

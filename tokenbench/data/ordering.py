@@ -64,18 +64,18 @@ def arrange(names: Collection[str], order: str = "auto") -> Classes:
             odd = min(set(names) - synsets.keys())
             raise BadData(f"'{odd}' is no ImageNet-1k wnid, so --class-order imagenet cannot be; give another.")
         return Classes(descriptions(), "imagenet", tuple(synsets), tuple(sorted(synsets[name] for name in names)))
-    natural, lexical = tuple(sorted(names, key=_natural)), tuple(sorted(names))
+    counted, lexical = natural(names), tuple(sorted(names))
     if order == "lexical":
         return Classes(lexical, "lexical")
     doubt = None
-    if order == "auto" and natural != lexical:
-        first = next(i for i, (a, b) in enumerate(zip(natural, lexical, strict=True)) if a != b)
+    if order == "auto" and counted != lexical:
+        first = next(i for i, (a, b) in enumerate(zip(counted, lexical, strict=True)) if a != b)
         doubt = (
-            f"classes are taken in natural order, where class {first} is '{natural[first]}'; in the order of "
+            f"classes are taken in natural order, where class {first} is '{counted[first]}'; in the order of "
             f"torchvision's ImageFolder (DeiT, EViT, DynamicViT) it is '{lexical[first]}', and weights trained so need "
             "--class-order lexical"
         )
-    return Classes(natural, "natural", doubt=doubt)
+    return Classes(counted, "natural", doubt=doubt)
 
 
 @cache
@@ -93,6 +93,11 @@ def descriptions() -> tuple[str, ...]:
 
 def _info(subset: str) -> Any:
     return ImageNetInfo(subset)
+
+
+def natural(names: Collection[str]) -> tuple[str, ...]:
+    """Names in timm's natural order."""
+    return tuple(sorted(names, key=_natural))
 
 
 def _natural(name: str) -> tuple[Any, str]:

@@ -50,11 +50,13 @@ def write(path: Path, of: str, skipped: Mapping[str, str], keep: bool = False) -
         ) from None
 
 
-def told(skipped: Mapping[str, str], total: int, path: Path) -> str:
+def told(skipped: Mapping[str, str], total: int, path: Path, items: str = "images") -> str:
     """How many could not be read, the first of them, and where all are listed; a sentence."""
     first = "; ".join(f"{name}: {why}" for name, why in list(skipped.items())[:NAMED])
     more = f"; and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
-    return f"{len(skipped)} of {total} images cannot be read and are left out: {first}{more}; all are listed in {path}."
+    return (
+        f"{len(skipped)} of {total} {items} cannot be read and are left out: {first}{more}; all are listed in {path}."
+    )
 
 
 def _plain(text: str) -> str:
