@@ -75,6 +75,11 @@ weights = click.option(
 image_size = click.option(
     "--image-size", default=None, help="Other than the model's own: 384, or 224x448 (height x width)."
 )
+class_order = click.option(
+    "--class-order",
+    help="Of the folders: natural (1, 2, 10), lexical (1, 10, 2), imagenet, or a file of names.  [default: auto]",
+)
+labels = click.option("--labels", metavar="FILE", help="File with the label of each image: text, CSV, TSV or JSON.")
 limit = click.option("--limit", type=click.IntRange(min=1), help="Use this many images, spread evenly.")
 device = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
 amp = click.option("--amp", is_flag=True, help="Short for --precision bf16.")

@@ -12,6 +12,7 @@ from tokenbench.errors import UsageError
 
 if TYPE_CHECKING:
     from tokenbench.runs.candidates import Plan
+    from tokenbench.tasks.base import Task
 
 
 @click.command()
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 @options.methods
 @click.option("--backbone", default="deit_nano", show_default=True, help="Short or timm names, separated by commas.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="ImageFolder to measure accuracy on.")
+@options.class_order
+@options.labels
+@click.option("--restrict-classes", is_flag=True, help="Guess only from the classes that the data has.")
 @options.weights
 @click.option("-b", "--batch-size", default=None, help="Sizes to time, as 1,32,128; or auto.  [default: 32; GPU 128]")
 @options.workers
@@ -60,11 +64,30 @@ def run(**flags: Any) -> int:
     return int(any(row.status in ("failed", "oom") for row in rows))
 
 
+def _task(flags: dict[str, Any]) -> Task:
+    """The task, with the knobs that have flags of their own."""
+    from tokenbench import tasks
+    from tokenbench.core.settings import make
+
+    task = tasks.parse(flags["task"])
+    knobs = {
+        "class_order": flags["class_order"],
+        "labels": flags["labels"],
+        "restrict_classes": flags["restrict_classes"],
+    }
+    given = {knob: value for knob, value in knobs.items() if value}
+    if not given:
+        return task
+    if flags["data_dir"] is None:
+        flag = next(iter(given)).replace("_", "-")
+        raise UsageError(f"--{flag} says something of the images in --data-dir; give that too.")
+    return make(type(task), {**task.model_dump(), **given})
+
+
 def _plan(flags: dict[str, Any]) -> Plan:
     """The plan that the flags of `run` describe; raises `UsageError` for a value that means nothing."""
     import torch
 
-    from tokenbench import tasks
     from tokenbench.methods.sweep import parse
     from tokenbench.runs.candidates import Plan
 
@@ -75,7 +98,7 @@ def _plan(flags: dict[str, Any]) -> Plan:
         torch.set_num_threads(flags["threads"])
     batch = flags["batch_size"] or ("128" if device.startswith("cuda") else "32")
     return Plan(
-        task=tasks.parse(flags["task"]),
+        task=_task(flags),
         methods=parse(flags["methods"]),
         backbones=list(dict.fromkeys(name.strip() for name in flags["backbone"].split(",") if name.strip())),
         data_dir=flags["data_dir"],

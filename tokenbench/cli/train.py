@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 @click.option("--method", required=True, help='One setting, such as "evit[keep_rate=0.7]".')
 @options.backbone
 @click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="ImageFolder with train and val.")
+@options.class_order
+@options.labels
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run's folder.")
 @click.option("--recipe", help="One of the method's recipes.  [default: its first]")
 @click.option("--epochs", metavar="NUMBER", help="Other than the recipe's.")
@@ -92,6 +94,8 @@ def _job(flags: dict[str, Any], table: dict[str, Any]) -> Job:
         backbone=flags["backbone"],
         recipe=recipes[name].change(changes),
         data_dir=flags["data_dir"],
+        class_order=flags["class_order"] or "auto",
+        labels=Path(flags["labels"]) if flags["labels"] else None,
         output=flags["output"],
         weights=str(flags["weights"]),
         teacher=str(flags["teacher"]),

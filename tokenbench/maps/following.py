@@ -103,6 +103,8 @@ def trace_all(
     adapted.vit.to(device)
     if found.note:
         say(f"{found.note[0].upper()}{found.note[1:]}.")
+    if adapted.unseen:
+        say(f"{backbone}: {adapted.unseen}.")
     settings = []
     for method in methods:
         reason = method.refusal(adapted)

@@ -141,7 +141,10 @@ class Group:
             compile=plan.compile,
             seed=plan.seed,
             version=__version__,
-            conditions=plan.task.model_dump(mode="json", exclude_defaults=True),
+            conditions={
+                **plan.task.model_dump(mode="json", exclude_defaults=True),
+                **getattr(loader, "conditions", {}),
+            },
             env=self.env,
             status=candidate.status,
             reason="; ".join(candidate.notes) or None,
@@ -160,7 +163,11 @@ def prepare(plan: Plan, env: Mapping[str, Any], say: Callable[[str], None]) -> l
         raise UsageError("No backbone was given; write one or more as deit_s,vit_b. See `tokenbench list --backbones`.")
     given = {name: sources.find(plan.weights, name) for name in plan.backbones}
     made = [(name, backbones.create(name, plan.image_size, given[name].classes(name))) for name in plan.backbones]
+    for name, backbone in made:
+        backbone.class_names = given[name].class_names(name)
     opened = [plan.task.open(plan.data_dir, backbone) for _, backbone in made]
+    for note in dict.fromkeys(note for data in opened for note in getattr(data, "notes", ())):
+        say(note)
     groups = [
         _group(plan, given[name], env, backbone, data, say) for (name, backbone), data in zip(made, opened, strict=True)
     ]
@@ -188,6 +195,8 @@ def _group(
     data: Any,
     say: Callable[[str], None],
 ) -> Group:
+    if backbone.unseen:
+        say(f"{backbone.name}: {backbone.unseen}.")
     weights = checkpoints.load_dense(backbone, given.dense, plan.seed)
     if weights.note:
         say(f"{backbone.name}: {weights.note}.")

@@ -47,6 +47,24 @@ class Sources:
         found = {h.get("classes") for h in (*told, self.header) if h}
         return int(found.pop()) if len(found) == 1 and None not in found else None  # type: ignore[arg-type]
 
+    def class_names(self, backbone: str) -> tuple[str, ...] | None:
+        """What the files trained on this backbone call their classes, in order; None if none says it.
+
+        Raises:
+            WeightsError: two files call them otherwise, so no image has one label for both.
+        """
+        told = {str(path): header for path, header in self.own.items() if _is_of(header, backbone)}
+        named = {
+            path: h["class_names"] for path, h in {**told, self.dense: self.header}.items() if h.get("class_names")
+        }
+        if len({tuple(names) for names in named.values()}) > 1:
+            one, two = next((a, b) for a in named for b in named if named[a] != named[b])
+            raise WeightsError(
+                f"{one} and {two} were trained on other classes or another order of them; measure them in runs of "
+                "their own."
+            )
+        return next((tuple(map(str, names)) for names in named.values()), None)
+
 
 def find(text: str, backbone: str) -> Sources:
     """What a `--weights` value means for a backbone.
