@@ -12,7 +12,8 @@ import tokenbench
 from tokenbench import backbones
 from tokenbench.backbones import Backbone
 from tokenbench.errors import BadSetting, UnknownName, Unsupported, WeightsError
-from tokenbench.weights import files, hub, sources
+from tokenbench.backbones import hub
+from tokenbench.weights import files, sources
 from tokenbench.weights.checkpoints import SHIPPED
 
 Tiny = Callable[..., Backbone]

@@ -21,7 +21,7 @@ from tokenbench.errors import WeightsError
 from tokenbench.methods import get
 from tokenbench.model import Model
 from tokenbench.weights import checkpoints, files
-from tokenbench.weights import hub as hub_files
+from tokenbench.backbones import hub as hub_files
 from tokenbench.weights.checkpoints import Weights
 
 Tiny = Callable[..., Backbone]

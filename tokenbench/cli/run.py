@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.option("--backbone", default="deit_nano", show_default=True, help="Short or timm names, separated by commas.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="ImageFolder to measure accuracy on.")
 @options.weights
+@options.taking
 @click.option("-b", "--batch-size", default=None, help="Sizes to time, as 1,32,128; or auto.  [default: 32; GPU 128]")
 @options.workers
 @options.device
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 @options.amp
 @click.option("--compile", "compiled", is_flag=True, help="Time under torch.compile.")
 @options.image_size
+@options.pixels
 @options.limit
 @click.option("--rounds", type=click.IntRange(min=3), default=10, show_default=True, help="Timed runs of each model.")
 @options.threads
@@ -86,4 +88,6 @@ def _plan(flags: dict[str, Any]) -> Plan:
         compile=flags["compiled"],
         rounds=flags["rounds"],
         force=flags["force"],
+        pixels=options.pixels_of(flags),
+        take=options.take_of(flags),
     )

@@ -66,6 +66,7 @@ class Group:
             "weights": "random" if row.weights.kind == "random" else f"{row.weights.name} ({row.weights.kind})",
             "weights hash": row.weights.hash or "none",
             "image size": f"{height}×{width}",
+            **({"images brought by": ", ".join(f"{k} {v}" for k, v in row.pixels.items())} if row.pixels else {}),
             "data": data if self.images else "no accuracy",
             "sample": row.sample_hash or "none",
             "hardware": row.hardware,

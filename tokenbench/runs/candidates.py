@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tokenbench import __version__, backbones, data
+from tokenbench import __version__, data
 from tokenbench.backbones import Backbone, random_images
 from tokenbench.errors import TokenbenchError, UsageError, first_line
 from tokenbench.measure import memory
@@ -21,6 +21,7 @@ from tokenbench.methods.dense import Dense
 from tokenbench.model import Model
 from tokenbench.runs.results import Row
 from tokenbench.weights import checkpoints, files, sources
+from tokenbench.weights.choice import Take
 
 AUTO_BATCH = 256  # where `--batch-size auto` starts halving
 ACCURACY_BATCH = 128  # at most: larger ones are timed, but bring no speed to the pass over the data
@@ -44,6 +45,8 @@ class Plan:
     compile: bool = False
     rounds: int = 10
     force: bool = False
+    pixels: Mapping[str, Any] = field(default_factory=dict)  # mean, std, crop_pct, interpolation, if not the model's own
+    take: Take = Take()  # which weights, of files that hold several
 
 
 @dataclass
@@ -130,6 +133,7 @@ class Group:
             batch=batch,
             compile=plan.compile,
             seed=plan.seed,
+            pixels=self.backbone.pixels or None,
             version=__version__,
             env=self.env,
             status=candidate.status,
@@ -147,8 +151,8 @@ def prepare(plan: Plan, env: Mapping[str, Any], say: Callable[[str], None]) -> l
     if not plan.backbones:
         raise UsageError("No backbone was given; write one or more as deit_s,vit_b. See `tokenbench list --backbones`.")
     images = data.open_folder(plan.data_dir) if plan.data_dir is not None else None
-    given = {name: sources.find(plan.weights, name) for name in plan.backbones}
-    made = [(name, backbones.create(name, plan.image_size, given[name].classes(name))) for name in plan.backbones]
+    given = {name: sources.find(plan.weights, name, plan.take) for name in plan.backbones}
+    made = [(name, given[name].create(name, plan.image_size, pixels=plan.pixels)) for name in plan.backbones]
     groups = [
         _group(
             plan, given[name], env, backbone, data.sample() if images is None and name == "deit_nano" else images, say
@@ -181,7 +185,7 @@ def _group(
 ) -> Group:
     if images is not None:
         data.check_classes(images, backbone.vit.num_classes, backbone.name)
-    weights = checkpoints.load_dense(backbone, given.dense, plan.seed)
+    weights = given.load(backbone, plan.seed)
     if weights.note:
         say(f"{backbone.name}: {weights.note}.")
     backbone.vit.to(plan.device).eval()

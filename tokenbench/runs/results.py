@@ -60,6 +60,7 @@ class Identity(BaseModel):
     batch: int
     compile: bool
     seed: int
+    pixels: dict[str, Any] | None = None  # mean, std, crop_pct and interpolation, where other than the backbone's own
     version: str | None  # of tokenbench
 
     @model_validator(mode="before")
@@ -72,8 +73,9 @@ class Identity(BaseModel):
     def id(self) -> str:
         """SHA-256, 16 hex digits, over the identity as canonical JSON."""
         values = self.model_dump(mode="json", include=set(Identity.model_fields))
-        if self.trained is None:
-            del values["trained"]  # so that rows from before it keep their ids
+        for name in ("trained", "pixels"):
+            if values[name] is None:
+                del values[name]  # so that rows from before it keep their ids
         text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
