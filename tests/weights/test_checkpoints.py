@@ -93,16 +93,6 @@ def test_pickles_of_tensors_are_loaded(tiny: Tiny, tmp_path: Path, suffix: str, 
     assert files.header(path) == {}
 
 
-def test_wrapped_files_are_unwrapped_in_the_documented_order(tiny: Tiny, tmp_path: Path) -> None:
-    path, wrapped = tmp_path / "a.pth", {"epoch": 3}
-    for seed, key in enumerate(("model", "state_dict", "model_ema", "state_dict_ema")):
-        wrapped[key] = {f"module.{k}": v for k, v in state(tiny(seed=seed)).items()}
-        torch.save(wrapped, path)
-        backbone = tiny(seed=9)
-        checkpoints.load(backbone, path)
-        assert same(backbone, tiny(seed=seed)), key
-
-
 @pytest.mark.parametrize("kind", ["zip", "legacy", "pickle", "old pickle"])
 def test_a_pickle_that_would_run_code_is_refused_and_not_run(tiny: Tiny, tmp_path: Path, kind: str) -> None:
     path, mark, backbone = tmp_path / "evil.pth", tmp_path / "mark", tiny(seed=1)

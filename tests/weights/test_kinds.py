@@ -149,20 +149,28 @@ def test_a_layer_that_timm_drops_is_refused_and_what_else_it_drops_is_said(tiny:
 
 def test_a_distillation_token_too_many_or_too_few_is_named(tiny: Tiny, tmp_path: Path) -> None:
     size = dict(img_size=48, patch_size=8, embed_dim=32, depth=12, num_heads=2, num_classes=10)
-    plain, distilled, path = tiny(), Backbone(VisionTransformerDistilled(**size), "deit_t_distilled"), tmp_path / "a.pth"
+    plain, distilled, path = (
+        tiny(),
+        Backbone(VisionTransformerDistilled(**size), "deit_t_distilled"),
+        tmp_path / "a.pth",
+    )
     torch.save(distilled.vit.state_dict(), path)
     with pytest.raises(WeightsError, match=r"distilled DeiT, with a distillation token .* that tiny has not"):
         checkpoints.load(plain, path)
     with pytest.raises(WeightsError, match="give --backbone deit_t_distilled"):
         checkpoints.load(Backbone(plain.vit, "deit_t"), path)
     torch.save(plain.vit.state_dict(), path)
-    with pytest.raises(WeightsError, match=r"no distillation token .*, and deit_t_distilled has; give --backbone deit_t\."):
+    with pytest.raises(
+        WeightsError, match=r"no distillation token .*, and deit_t_distilled has; give --backbone deit_t\."
+    ):
         checkpoints.load(distilled, path)
 
 
 def test_another_backbone_is_named(tiny: Tiny, tmp_path: Path) -> None:
     torch.save(backbones.create("deit_nano").vit.state_dict(), tmp_path / "a.pth")
-    with pytest.raises(WeightsError, match=r"it has width 64, blocks 12, and tiny has width 32, blocks 12; give --backbone d"):
+    with pytest.raises(
+        WeightsError, match=r"it has width 64, blocks 12, and tiny has width 32, blocks 12; give --backbone d"
+    ):
         checkpoints.load(tiny(), tmp_path / "a.pth")
     stored = {f"base_model.model.{key}": value for key, value in tiny().vit.state_dict().items()}
     torch.save(stored | {"base_model.model.blocks.0.attn.qkv.lora_A.weight": torch.ones(4, 32)}, tmp_path / "a.pth")

@@ -127,9 +127,10 @@ def test_a_whole_model_is_not_taken_for_weights(tmp_path: Path) -> None:
 
 def test_an_archive_that_unpacks_to_far_more_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     torch.save({"a.b": torch.zeros(2**25, dtype=torch.uint8).view(torch.float32).reshape(2, -1)}, tmp_path / "a.pth")
-    with zipfile.ZipFile(tmp_path / "a.pth") as plain, zipfile.ZipFile(
-        tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED
-    ) as bomb:
+    with (
+        zipfile.ZipFile(tmp_path / "a.pth") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
         for entry in plain.infolist():
             for copy in range(4 if "/data/" in entry.filename else 1):
                 bomb.writestr(entry.filename + "x" * copy, plain.read(entry))
@@ -150,5 +151,7 @@ def test_a_plain_pickle_is_told_by_what_it_holds(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="is a pickle without tensors"):
         files.read(path)
     path.write_bytes(pickle.dumps({"a.b": torch.ones(2, 2)}, 4))
-    with pytest.raises(WeightsError, match=r"is a pickle that torch\.save did not write and could run code when loaded"):
+    with pytest.raises(
+        WeightsError, match=r"is a pickle that torch\.save did not write and could run code when loaded"
+    ):
         files.read(path)

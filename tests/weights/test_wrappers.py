@@ -58,9 +58,7 @@ def test_a_prefix_that_all_names_share_carries_nothing(tiny: Tiny, tmp_path: Pat
 def test_wrappers_of_single_blocks_are_taken_off(tiny: Tiny, tmp_path: Path) -> None:
     """Sharding, compiling and recomputing wrap each block."""
     for inside in ("_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_orig_mod", "module"):
-        stored = {
-            key.replace("blocks.3.", f"blocks.3.{inside}."): value for key, value in state(tiny(seed=1)).items()
-        }
+        stored = {key.replace("blocks.3.", f"blocks.3.{inside}."): value for key, value in state(tiny(seed=1)).items()}
         assert any(inside in key for key in stored)
         read(tiny, tmp_path / "a.pth", stored)
 
@@ -111,7 +109,9 @@ def test_current_weights_are_taken_and_averaged_ones_when_asked_for(tiny: Tiny, 
 
 def test_of_several_models_one_is_asked_for(tiny: Tiny, tmp_path: Path) -> None:
     path, one, two = tmp_path / "a.pth", state(tiny(seed=1)), state(tiny(seed=3))
-    with pytest.raises(WeightsError, match=r"several sets of weights \('student', 'teacher'\); say which with --weights-"):
+    with pytest.raises(
+        WeightsError, match=r"several sets of weights \('student', 'teacher'\); say which with --weights-"
+    ):
         read(tiny, path, {"student": one, "teacher": two})
     found = read(tiny, path, {"student": two, "teacher": named(one, "backbone.")}, Take(key="teacher"))
     assert found.name == "a.pth#teacher"

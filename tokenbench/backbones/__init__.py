@@ -109,9 +109,10 @@ def create(
     except (AssertionError, RuntimeError, ValueError, KeyError) as error:
         raise BadSetting(f"{name} cannot be built at that size: {first_line(error)}.") from None
     made = Backbone(_fused(model), name)
-    config = made.vit.pretrained_cfg | overlay
+    config = getattr(made.vit, "pretrained_cfg", {}) | overlay
     made.pixels = {key: value for key, value in (pixels or {}).items() if _differs(value, config.get(key))}
-    made.vit.pretrained_cfg = config | made.pixels
+    if overlay or made.pixels:
+        made.vit.pretrained_cfg = config | made.pixels
     return made
 
 

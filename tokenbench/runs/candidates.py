@@ -45,7 +45,9 @@ class Plan:
     compile: bool = False
     rounds: int = 10
     force: bool = False
-    pixels: Mapping[str, Any] = field(default_factory=dict)  # mean, std, crop_pct, interpolation, if not the model's own
+    pixels: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # mean, std, crop_pct, interpolation, if not the model's own
     take: Take = Take()  # which weights, of files that hold several
 
 

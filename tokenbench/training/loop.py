@@ -56,7 +56,9 @@ class Job:
     save_every: int | None = None  # updates; an epoch if None, and ten minutes at the longest
     evaluate_every: float = 1.0  # epochs
     tracker: str | None = None
-    pixels: Mapping[str, Any] = field(default_factory=dict)  # mean, std, crop_pct, interpolation, if not the model's own
+    pixels: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # mean, std, crop_pct, interpolation, if not the model's own
     take: Take = Take()  # which weights, of files that hold several
 
 

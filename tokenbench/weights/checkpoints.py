@@ -127,9 +127,7 @@ def load(
     return Weights("file", called, files.sha(path), "; ".join(notes) or None, random_head)
 
 
-def _with_new_head(
-    stored: dict[str, Tensor], vit: nn.Module, seed: int
-) -> tuple[dict[str, Tensor], str | None]:
+def _with_new_head(stored: dict[str, Tensor], vit: nn.Module, seed: int) -> tuple[dict[str, Tensor], str | None]:
     """The tensors with a head from the seed where theirs is of other classes or not there, and a clause that says so."""
     wanted = vit.state_dict()
     heads = [key for key in wanted if key.startswith(HEADS)]
@@ -153,7 +151,11 @@ def _dropped(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> list[
         for key, value in before.items()
         if key not in after and not key.endswith(MADE) and value.untyped_storage().data_ptr() not in kept
     ]
-    return [f"timm leaves out {', '.join(lost[:3])}{f' and {len(lost) - 3} more' if len(lost) > 3 else ''}"] if lost else []
+    return (
+        [f"timm leaves out {', '.join(lost[:3])}{f' and {len(lost) - 3} more' if len(lost) > 3 else ''}"]
+        if lost
+        else []
+    )
 
 
 def _fitted(stored: dict[str, Tensor], vit: Any, path: Path, size: Sequence[int] | None) -> dict[str, Tensor]:

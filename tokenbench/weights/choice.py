@@ -56,7 +56,9 @@ def choose(content: Any, path: str | Path, take: Take = Take()) -> Chosen:  # no
     """
     found = _models(_mappings(content))
     if not found:
-        raise WeightsError(f"{path} holds no weights that can be loaded: {_why(content)}; give a state dict of tensors.")
+        raise WeightsError(
+            f"{path} holds no weights that can be loaded: {_why(content)}; give a state dict of tensors."
+        )
     best = isinstance(content, Mapping) and bool(content.get("ema_best"))  # TokenReduction says which it evaluates
     label, clauses = _which(list(found), path, take, best)
     return Chosen(found[label].tensors, (*clauses, *found[label].clauses), label if len(found) > 1 else None)
@@ -114,7 +116,9 @@ def _tensors(mapping: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, 
             twice = twice or name in found
             found[name] = value
     if twice:  # a wrapped model beside its inside: the names tell the two apart
-        found = {k: v for k, v in mapping.items() if isinstance(v, Tensor) and str(k).rpartition(".")[2] not in COUNTERS}
+        found = {
+            k: v for k, v in mapping.items() if isinstance(v, Tensor) and str(k).rpartition(".")[2] not in COUNTERS
+        }
     clauses = []
     if counters:
         clauses.append(f"{len(counters)} counters ({', '.join(sorted(set(counters)))}) are left out")
@@ -145,7 +149,10 @@ def _below(tensors: dict[str, Tensor], start: str, clauses: tuple[str, ...]) -> 
         return Chosen(tensors, clauses)
     inside = {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
     if outside:
-        clauses = (*clauses, f"{_some(outside)} {'is' if len(outside) == 1 else 'are'} left out, outside of {start[:-1]}")
+        clauses = (
+            *clauses,
+            f"{_some(outside)} {'is' if len(outside) == 1 else 'are'} left out, outside of {start[:-1]}",
+        )
     return Chosen(inside, clauses)
 
 

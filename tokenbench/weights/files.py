@@ -132,7 +132,7 @@ def contents(path: str | Path) -> Any:
     _exists(path)
     what = kinds.foreign(path)
     if what is not None:
-        raise WeightsError(f"{path} {what}.")
+        raise WeightsError(f"{path} {what}.") from None
     if kinds.is_index(path):
         return _parts(path)
     try:
@@ -146,7 +146,7 @@ def contents(path: str | Path) -> Any:
     except plain.Code as error:
         raise WeightsError(
             f"{path} holds more than tensors and could run code when loaded ({error}), so it is not read; "
-            "save its tensors alone, by torch.save(model.state_dict(), ...) or as safetensors."
+            "save its tensors alone, by torch.save(model.state_dict(), ...), or convert it to safetensors."
         ) from None
     except Exception as error:  # a damaged file makes the two readers raise nearly anything
         raise WeightsError(

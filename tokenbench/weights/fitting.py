@@ -31,7 +31,9 @@ def check(stored: Tensors, wanted: Tensors, path: Path, name: str, left_out: Seq
         problems.append(f"{len(shapes)} of another shape, the first {shapes[0]} {given} where {expected} is expected")
     if problems:
         clauses = "; ".join([*problems, *left_out])
-        raise WeightsError(f"{path} does not fit {name} of {len(wanted)} tensors: {clauses}; give weights of this model.")
+        raise WeightsError(
+            f"{path} does not fit {name} of {len(wanted)} tensors: {clauses}; give weights of this model."
+        )
     if kinds:
         kind = str(stored[kinds[0]].dtype).removeprefix("torch.")
         raise WeightsError(

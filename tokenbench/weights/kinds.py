@@ -77,7 +77,9 @@ def _archive(path: Path) -> str | None:
     names = [entry.filename for entry in entries]
     size, unpacked = path.stat().st_size, sum(entry.file_size for entry in entries)
     if unpacked > UNPACKED * size + 2**26:
-        return f"would unpack to {unpacked / 2**20:,.0f} MiB from {size / 2**20:,.1f}, as no weights do, so it is not read"
+        return (
+            f"would unpack to {unpacked / 2**20:,.0f} MiB from {size / 2**20:,.1f}, as no weights do, so it is not read"
+        )
     if any("/code/" in name or name.endswith("constants.pkl") for name in names):
         return "is a TorchScript archive, which is code; save the model's state dict with torch.save"
     if any(name.endswith("data.pkl") for name in names):
@@ -103,7 +105,7 @@ def _pickle(path: Path) -> str | None:
         return "is a pickle without tensors; give a state dict saved by torch.save or as safetensors"
     return (
         f"is a pickle that torch.save did not write and could run code when loaded ({calls}), so it is not read; save "
-        "its tensors by torch.save or as safetensors"
+        "its tensors by torch.save, or convert it to safetensors"
     )
 
 

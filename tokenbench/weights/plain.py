@@ -140,8 +140,9 @@ def load(path: Path) -> Any:
                 return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             told, filled = UNKNOWN.search(str(error)), FILLED.search(str(error))
-            if filled and filled[1].rpartition("plain.")[2] in known:
-                known[filled[1].rpartition("plain.")[2]] = OrderedDict  # a dictionary after all
+            filled_name = filled[1].removeprefix(f"{__name__}.") if filled else None
+            if filled_name in known:
+                known[filled_name] = OrderedDict  # a dictionary after all
             elif told and "." in told[1] and told[1] not in known and CLASS.fullmatch(told[1]):
                 known[told[1]] = type(told[1], (Unknown,), {})
             else:

@@ -172,7 +172,9 @@ def _checked(header: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     except UnknownName as error:
         raise WeightsError(f"{path} was written for something that is not here: {error}") from None
     except (UsageError, TypeError, AttributeError, KeyError, ValueError) as error:
-        raise WeightsError(f"{path} has a header that makes no sense ({first_sentence(error)}); it is damaged.") from None
+        raise WeightsError(
+            f"{path} has a header that makes no sense ({first_sentence(error)}); it is damaged."
+        ) from None
     return header
 
 
