@@ -155,7 +155,7 @@ def test_a_distillation_token_too_many_or_too_few_is_named(tiny: Tiny, tmp_path:
         tmp_path / "a.pth",
     )
     torch.save(distilled.vit.state_dict(), path)
-    with pytest.raises(WeightsError, match=r"distilled DeiT, with a distillation token .* that tiny has not"):
+    with pytest.raises(WeightsError, match=r"has a distillation token .*, and tiny has none"):
         checkpoints.load(plain, path)
     with pytest.raises(WeightsError, match="give --backbone deit_t_distilled"):
         checkpoints.load(Backbone(plain.vit, "deit_t"), path)
@@ -174,7 +174,7 @@ def test_another_backbone_is_named(tiny: Tiny, tmp_path: Path) -> None:
         checkpoints.load(tiny(), tmp_path / "a.pth")
     stored = {f"base_model.model.{key}": value for key, value in tiny().vit.state_dict().items()}
     torch.save(stored | {"base_model.model.blocks.0.attn.qkv.lora_A.weight": torch.ones(4, 32)}, tmp_path / "a.pth")
-    with pytest.raises(WeightsError, match="adapters \\(LoRA\\).*merge them first"):
+    with pytest.raises(WeightsError, match=r"adapters \(LoRA\).*merge them first"):
         checkpoints.load(tiny(), tmp_path / "a.pth")
 
 

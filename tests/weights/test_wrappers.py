@@ -13,7 +13,7 @@ from torch import Tensor
 from tokenbench.backbones import Backbone
 from tokenbench.errors import WeightsError
 from tokenbench.weights import checkpoints, files
-from tokenbench.weights.choice import Take
+from tokenbench.weights.choice import ALL, Take
 
 Tiny = Callable[..., Backbone]
 State = dict[str, Tensor]
@@ -27,7 +27,7 @@ def named(stored: State, start: str = "", end: str = "") -> State:
     return {f"{start}{key}{end}": value for key, value in stored.items()}
 
 
-def read(tiny: Tiny, path: Path, content: Any, take: Take = files.ALL) -> checkpoints.Weights:
+def read(tiny: Tiny, path: Path, content: Any, take: Take = ALL) -> checkpoints.Weights:
     """Load a file with this content, and hold the backbone to the one of seed 1."""
     torch.save(content, path)
     backbone = tiny(seed=2)

@@ -20,7 +20,7 @@ from tokenbench.methods import get
 from tokenbench.methods.base import Method, make
 from tokenbench.weights import sources
 from tokenbench.weights.checkpoints import Weights
-from tokenbench.weights.choice import Take
+from tokenbench.weights.choice import ALL, Take
 
 CELLS = 2**20  # entries of a map in one pass: 27 images of 196 patches, or one of 1024
 
@@ -82,7 +82,7 @@ def trace_all(
     device: str = "cpu",
     limit: int | None = None,
     pixels: Mapping[str, Any] | None = None,
-    take: Take = Take(),  # noqa: B008  frozen
+    take: Take = ALL,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[TokenMaps]:
     """The maps of several settings on the same images and backbone.

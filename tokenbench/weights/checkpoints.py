@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tokenbench.backbones import Backbone, hub
 from tokenbench.errors import WeightsError, first_sentence
 from tokenbench.weights import files, fitting, told
-from tokenbench.weights.choice import Take
+from tokenbench.weights.choice import ALL, Take
 
 SHIPPED = Path(__file__).parents[1] / "sample"
 HEADS = ("head.", "head_dist.")
@@ -41,14 +41,15 @@ class Weights:
 
 
 def load_dense(
-    backbone: Backbone, source: str = "auto", seed: int = 0, take: Take = files.ALL, transfer: bool = False
+    backbone: Backbone, source: str = "auto", seed: int = 0, take: Take = ALL, transfer: bool = False
 ) -> Weights:
     """Fill a backbone with dense weights.
 
     Args:
         backbone: its weights are replaced in place.
-        source: "random"; a file, or a folder that timm or transformers saved; or "auto": what ships with tokenbench, else the hub (cache first; `HF_HOME`,
-            `HF_ENDPOINT` and `HF_HUB_OFFLINE` are honoured), else random weights with the reason in `note`.
+        source: "random"; a file, or a folder that timm or transformers saved; or "auto": what ships with tokenbench,
+            else the hub (cache first; `HF_HOME`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` are honoured), else random weights
+            with the reason in `note`.
         seed: decides every random value.
         take: which weights, of a file that has several.
         transfer: a file may be of other classes, and the head is new then; those of the hub always may.
@@ -78,9 +79,7 @@ def load_dense(
     return _load_hub(backbone, path, config, seed)
 
 
-def load(
-    target: Backbone | nn.Module, path: str | Path, take: Take = files.ALL, new_head: int | None = None
-) -> Weights:
+def load(target: Backbone | nn.Module, path: str | Path, take: Take = ALL, new_head: int | None = None) -> Weights:
     """Fill a backbone or a whole model from a file; nothing is changed unless everything fits.
 
     Read are safetensors, what torch.save wrote, and checkpoints in parts by their index. Of a wrapped file the only
@@ -128,7 +127,7 @@ def load(
 
 
 def _with_new_head(stored: dict[str, Tensor], vit: nn.Module, seed: int) -> tuple[dict[str, Tensor], str | None]:
-    """The tensors with a head from the seed where theirs is of other classes or not there, and a clause that says so."""
+    """The tensors, with a head from the seed where theirs is of other classes or not there; and a clause of that."""
     wanted = vit.state_dict()
     heads = [key for key in wanted if key.startswith(HEADS)]
     same = all(key in stored and stored[key].shape[:1] == wanted[key].shape[:1] for key in heads)

@@ -36,6 +36,9 @@ class Take:
     key: str | None = None
 
 
+ALL = Take()  # of a file that holds no others
+
+
 @dataclass(frozen=True)
 class Chosen:
     """Tensors by name, a clause for whatever was chosen or left out, and their key where the file has others too."""
@@ -45,7 +48,7 @@ class Chosen:
     key: str | None = None
 
 
-def choose(content: Any, path: str | Path, take: Take = Take()) -> Chosen:  # noqa: B008  frozen
+def choose(content: Any, path: str | Path, take: Take = ALL) -> Chosen:
     """The weights among a file's contents, without wrappers.
 
     The only mapping of tensors is the weights, whatever its key. Of averaged and current ones the current are taken,
@@ -83,7 +86,7 @@ def _has_matrix(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _models(mappings: Mapping[str, Mapping[str, Any]]) -> dict[str, Chosen]:
-    """Each model in these mappings with bare names; where any begins as a vision transformer does, only those that do."""
+    """Each model in these mappings with bare names; only vision transformers, where there is one."""
     found: dict[str, Chosen] = {}
     known = set()
     for label, mapping in mappings.items():

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,14 +19,14 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from tokenbench.backbones import Backbone
+from tokenbench.core import atomic
 from tokenbench.errors import WeightsError, first_sentence
 from tokenbench.weights import choice, kinds, plain, transformers
-from tokenbench.weights.choice import Take
+from tokenbench.weights.choice import ALL, Take
 
 HEADER = "tokenbench"  # the key of our settings in a safetensors header
 CHECKSUM = "tokenbench.crc32"
 LARGEST = 2**34  # bytes of tensors that a small file may claim, by one number that stands for many
-ALL = Take()
 
 
 @dataclass(frozen=True)
@@ -83,21 +82,7 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, 
     here = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     told = json.dumps(dict(header), sort_keys=True)
     data = to_safetensors(here, metadata={"format": "pt", HEADER: told, CHECKSUM: checksum(here)})
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise WeightsError(
-            f"{path} cannot be written ({error.strerror or error}, {len(data) / 1e6:.1f} MB); "
-            "free some space or give another path."
-        ) from None
-    finally:
-        part.unlink(missing_ok=True)
+    atomic.write(path, data, WeightsError, f"free some space ({len(data) / 1e6:.1f} MB) or give another path")
 
 
 def read(path: str | Path, take: Take = ALL) -> dict[str, Tensor]:
@@ -206,7 +191,7 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
     for key in sorted(tensors):
         value = tensors[key].detach().contiguous()
         total = zlib.crc32(f"{key}\0{value.dtype}\0{tuple(value.shape)}\n".encode(), total)
-        total = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy(), total)
+        total = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, total)
     return f"{total:08x}"
 
 

@@ -79,7 +79,9 @@ def _distilled(is_distilled: bool, name: str) -> str:
     other = f"{name}_distilled" if is_distilled else name.removesuffix("_distilled")
     advice = f"give --backbone {other}" if other in SHORT_NAMES and other != name else "give the backbone that it is of"
     if is_distilled:
-        return f"it is of a distilled DeiT, with a distillation token (dist_token, head_dist) that {name} has not; {advice}"
+        return (
+            f"it has a distillation token (dist_token, head_dist), as distilled DeiTs do, and {name} has none; {advice}"
+        )
     return f"it has no distillation token (dist_token, head_dist), and {name} has; {advice}"
 
 

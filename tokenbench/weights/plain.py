@@ -1,8 +1,8 @@
 """What torch.save wrote, read as tensors and plain data: nothing that a file names is imported or called.
 
-torch's reader makes only what it knows. All other names are given stand-ins here: numbers of NumPy become numbers, paths
-become text, options become dictionaries, and objects of any class keep their state and nothing else. A file that asks
-for anything else to be called is refused.
+torch's reader makes only what it knows. All other names are given stand-ins here: numbers of NumPy become numbers,
+paths become text, options become dictionaries, and objects of any class keep their state and nothing else. A file that
+asks for anything else to be called is refused.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Unknown:
     """An object of a class that is not known: its state. Calling its class is refused, for that would be code."""
 
     def __new__(cls, *_: object) -> Unknown:
+        """One without state."""
         return object.__new__(cls)
 
     def __init__(self, *_: object) -> None:
@@ -89,8 +90,11 @@ def _array(*_: object) -> Array:
     return Array()
 
 
-def _object(cls: Any, *_: object) -> object:
-    return cls.__new__(cls) if cls is OrderedDict or isinstance(cls, type) and issubclass(cls, Unknown) else None
+def _object(cls: object, *_: object) -> object:
+    """What old pickles make of a class without calling it."""
+    if isinstance(cls, type) and issubclass(cls, Unknown):
+        return cls.__new__(cls)
+    return OrderedDict() if cls is OrderedDict else None
 
 
 STAND_INS: dict[str, Any] = {
@@ -133,9 +137,9 @@ def load(path: Path) -> Any:
     """
     known = dict(STAND_INS)
     for _ in range(NAMES):
-        names = [(made, f"builtins.{name}" if name in BUILTINS else name) for name, made in known.items()]
+        names: list[Any] = [(made, f"builtins.{name}" if name in BUILTINS else name) for name, made in known.items()]
         try:
-            with warnings.catch_warnings(), path.open("rb") as file, safe_globals(names):  # type: ignore[no-untyped-call]
+            with warnings.catch_warnings(), path.open("rb") as file, safe_globals(names):
                 warnings.simplefilter("ignore")  # torch warns of pickle protocols in files that are refused anyway
                 return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:

@@ -25,9 +25,9 @@ from tokenbench.methods.released import Release, Stored, suite_model
 from tokenbench.methods.sweep import parse
 from tokenbench.model import Model
 from tokenbench.weights import files, fitting
-from tokenbench.weights.choice import Take
+from tokenbench.weights.choice import ALL, Take
 from tokenbench.weights.files import Reading
-from tokenbench.weights.told import Told, by_others
+from tokenbench.weights.told import NOTHING, Told, by_others
 
 HUB_NAME = re.compile(r"(?P<hub>hf-hub:)?(?P<repo>[\w-][\w.-]*/[\w.-]+)(@(?P<revision>[\w.-]+))?/(?P<file>.+)")
 PLAIN = "timm or DeiT"  # the layout that dense, EViT and ToMe weights share
@@ -51,7 +51,7 @@ class Published:
     source: str
     hash: str
     assumed: tuple[str, ...] = ()
-    told: Told = Told()  # beside the weights
+    told: Told = NOTHING  # beside the weights
 
     @property
     def header(self) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def find(
     """
     if files.header(_located(source)[0]):
         return None
-    found = _read(source, None, backbone, files.ALL, reading)
+    found = _read(source, None, backbone, ALL, reading)
     return found if isinstance(found, Published) else None
 
 

@@ -15,8 +15,8 @@ from tokenbench.methods import get
 from tokenbench.methods.base import Method, make
 from tokenbench.model import Model
 from tokenbench.weights import checkpoints, files
-from tokenbench.weights.choice import Take
-from tokenbench.weights.told import Told, by_header, by_others, in_folder
+from tokenbench.weights.choice import ALL, Take
+from tokenbench.weights.told import NOTHING, Told, by_header, by_others, in_folder
 
 WORDS = ("auto", "dense", "random")
 
@@ -25,16 +25,16 @@ WORDS = ("auto", "dense", "random")
 class Sources:
     """`dense` is what `checkpoints.load_dense` takes; `own` are files trained with a method, with their headers.
 
-    `others` are files that are neither: of the dense model of another backbone. `take` says which weights, of files that
-    hold several, and `told` what the dense model's file tells beside them.
+    `others` are files that are neither: of the dense model of another backbone. `take` says which weights, of files
+    that hold several, and `told` what the dense model's file tells beside them.
     """
 
     dense: str
     own: Mapping[Path, Mapping[str, Any]] = field(default_factory=dict)
     header: Mapping[str, Any] = field(default_factory=dict)  # of the dense model's file, where it has one
     others: tuple[Path, ...] = ()
-    take: Take = files.ALL
-    told: Told = Told()
+    take: Take = ALL
+    told: Told = NOTHING
 
     def trained(self, method: Method, backbone: str) -> Path | None:
         """The file of weights trained for exactly this setting on this backbone, if there is one."""
@@ -62,9 +62,9 @@ class Sources:
         drop_path: float = 0.0,
         pixels: Mapping[str, Any] | None = None,
     ) -> Backbone:
-        """The backbone that these weights are of, still with random ones; what is given here goes before what is told."""
+        """The backbone that these weights are of, not yet filled; what is given here goes before what they tell."""
         told = [by_header(header) for header in self.own.values() if _is_of(header, backbone)]
-        tells = next((one for one in (self.told, *told) if one != Told()), Told())
+        tells = next((one for one in (self.told, *told) if one != NOTHING), NOTHING)
         return backbones.create(
             backbone,
             image_size or tells.image_size,
@@ -79,7 +79,7 @@ class Sources:
         return checkpoints.load_dense(backbone, self.dense, seed, self.take, transfer)
 
 
-def find(text: str, backbone: str, take: Take = files.ALL) -> Sources:
+def find(text: str, backbone: str, take: Take = ALL) -> Sources:
     """What a `--weights` value means for a backbone.
 
     Args:
@@ -122,8 +122,8 @@ def find(text: str, backbone: str, take: Take = files.ALL) -> Sources:
     return Sources("auto", own, {}, tuple(others), take)
 
 
-def single(text: str, take: Take = files.ALL) -> Sources:
-    """What a `--weights` value of one model means: "auto", "random", or one file or folder, whatever it was trained for.
+def single(text: str, take: Take = ALL) -> Sources:
+    """What a `--weights` value of one model means: "auto", "random", or one file, whatever method it was trained with.
 
     Raises:
         WeightsError: it does not exist, is damaged, or holds no weights.
@@ -193,7 +193,7 @@ def _told(path: Path, take: Take) -> Told:
 
 
 def _files(path: Path) -> list[Path]:
-    """A file, or what `tokenbench train` left in a folder and below it, or the weights that timm or transformers saved."""
+    """A file; of a folder what timm or transformers saved there, or `tokenbench train` there and below."""
     if not path.is_dir():
         return [path]
     saved = in_folder(path)

@@ -30,6 +30,9 @@ class Told:
     pixels: Mapping[str, Any] = field(default_factory=dict)
 
 
+NOTHING = Told()
+
+
 def by_header(header: Mapping[str, Any]) -> Told:
     """What tokenbench itself wrote; the size is left to the backbone, for positions are resampled."""
     classes, pixels, pool = header.get("classes"), header.get("pixels"), header.get("pool")
