@@ -57,6 +57,7 @@ class Backbone:
         if reason:
             raise Unsupported(f"{self.name} cannot be served: {reason}. See `tokenbench list --backbones`.")
         self.vit: Any = vit
+        self.pixels: dict[str, Any] = {}  # mean, std, crop_pct and interpolation, where other than the model's own
 
     @classmethod
     def knows(cls, vit: nn.Module) -> bool:

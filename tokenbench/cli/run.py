@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @options.labels
 @click.option("--restrict-classes", is_flag=True, help="Guess only from the classes that the data has.")
 @options.weights
+@options.taking
 @click.option("-b", "--batch-size", default=None, help="Sizes to time, as 1,32,128; or auto.  [default: 32; GPU 128]")
 @options.workers
 @options.device
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 @options.amp
 @click.option("--compile", "compiled", is_flag=True, help="Time under torch.compile.")
 @options.image_size
+@options.pixels
 @options.limit
 @click.option("--rounds", type=click.IntRange(min=3), default=10, show_default=True, help="Timed runs of each model.")
 @options.threads
@@ -113,4 +115,6 @@ def _plan(flags: dict[str, Any]) -> Plan:
         compile=flags["compiled"],
         rounds=flags["rounds"],
         force=flags["force"],
+        pixels=options.pixels_of(flags),
+        take=options.take_of(flags),
     )

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 @click.option(
     "--weights", default="auto", show_default=True, help="To start from: auto (the recipe's), random, a file."
 )
+@options.taking
 @click.option("--teacher", default="auto", show_default=True, help="The teacher's weights: auto, or a file.")
 @options.image_size
+@options.pixels
 @options.device
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
 @options.amp
@@ -100,6 +102,8 @@ def _job(flags: dict[str, Any], table: dict[str, Any]) -> Job:
         weights=str(flags["weights"]),
         teacher=str(flags["teacher"]),
         image_size=options.size_of(flags["image_size"]),
+        pixels=options.pixels_of(flags),
+        take=options.take_of(flags),
         device=options.device_of(flags["device"]),
         precision="bf16" if flags["amp"] else flags["precision"],
         passes=flags["accumulate"],

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tokenbench import backbones
 from tokenbench.backbones import Backbone
 from tokenbench.data import pictures
 from tokenbench.errors import BadSetting, DataError, Unsupported
 from tokenbench.maps.arrays import TokenMaps
 from tokenbench.methods import get
 from tokenbench.methods.base import Method, make
-from tokenbench.weights import checkpoints, sources
+from tokenbench.weights import sources
 from tokenbench.weights.checkpoints import Weights
+from tokenbench.weights.choice import ALL, Take
 
 CELLS = 2**20  # entries of a map in one pass: 27 images of 196 patches, or one of 1024
 
@@ -80,6 +81,8 @@ def trace_all(
     image_size: tuple[int, int] | None = None,
     device: str = "cpu",
     limit: int | None = None,
+    pixels: Mapping[str, Any] | None = None,
+    take: Take = ALL,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[TokenMaps]:
     """The maps of several settings on the same images and backbone.
@@ -92,14 +95,16 @@ def trace_all(
         weights, seed, image_size: as for `trace`.
         device: where to run.
         limit: if given, use this many images, spread evenly.
+        pixels: mean, std, crop_pct and interpolation, where other than the model's own.
+        take: which weights, of a file that holds several.
         say: told of each thing left out, in a sentence.
 
     Raises:
         TokenbenchError: as `trace`, and where nothing is left to trace.
     """
     files = pictures.find(images, limit) if images else []
-    given = sources.find(weights, backbone)
-    adapted, found = prepare(backbone, given, seed, image_size)
+    given = sources.find(weights, backbone, take)
+    adapted, found = prepare(backbone, given, seed, image_size, pixels)
     adapted.vit.to(device)
     if found.note:
         say(f"{found.note[0].upper()}{found.note[1:]}.")
@@ -123,12 +128,16 @@ def trace_all(
 
 
 def prepare(
-    name: str, given: sources.Sources, seed: int, image_size: tuple[int, int] | None
+    name: str,
+    given: sources.Sources,
+    seed: int,
+    image_size: tuple[int, int] | None,
+    pixels: Mapping[str, Any] | None = None,
 ) -> tuple[Backbone, Weights]:
     """A backbone in eval mode with its dense weights, and where they are from."""
     with torch.random.fork_rng(devices=[]):  # timm draws weights that are replaced at once
-        adapted = backbones.create(name, image_size, given.classes(name))
-    found = checkpoints.load_dense(adapted, given.dense, seed)
+        adapted = given.create(name, image_size, pixels=pixels)
+    found = given.load(adapted, seed)
     adapted.vit.eval()
     return adapted, found
 

@@ -126,6 +126,18 @@ class ToMe(Method):
     inflect: float = Field(0.0, ge=-1, le=1, description="slope of r over the blocks: -1 falling, 0 constant, 1 rising")
     prop_attn: bool = Field(True, description="add the log of token sizes to the attention logits")
 
+    @field_validator("r", mode="before")
+    @classmethod
+    def _whole(cls, r: Any) -> Any:
+        """Other codes take r as (number, slope) or as a share of the tokens; here these are told apart."""
+        values = r if isinstance(r, list | tuple) else [r]
+        if any(isinstance(value, float) and (value % 1 or value < 0 or len(values) > 1) for value in values):
+            raise ValueError(
+                "should be a whole number of tokens, or one a block; a schedule that falls or rises is inflect=-1.0 or "
+                "1.0 beside it, and a share of the tokens has no setting"
+            )
+        return r
+
     @field_validator("r")
     @classmethod
     def _not_negative(cls, r: int | tuple[int, ...]) -> int | tuple[int, ...]:

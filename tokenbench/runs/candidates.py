@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tokenbench import __version__, backbones
+from tokenbench import __version__
 from tokenbench.backbones import Backbone, random_images
 from tokenbench.errors import TokenbenchError, UsageError, first_line
 from tokenbench.measure import memory
@@ -23,6 +23,7 @@ from tokenbench.runs.row import Row
 from tokenbench.tasks.base import Loader, Task
 from tokenbench.tasks.classification import Classification
 from tokenbench.weights import checkpoints, files, sources
+from tokenbench.weights.choice import ALL, Take
 
 AUTO_BATCH = 256  # where `--batch-size auto` starts halving
 ACCURACY_BATCH = 128  # at most: larger ones are timed, but bring no speed to the pass over the data
@@ -47,6 +48,10 @@ class Plan:
     compile: bool = False
     rounds: int = 10
     force: bool = False
+    pixels: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # mean, std, crop_pct, interpolation, if not the model's own
+    take: Take = ALL  # which weights, of files that hold several
 
 
 @dataclass
@@ -144,6 +149,7 @@ class Group:
             conditions={
                 **plan.task.model_dump(mode="json", exclude_defaults=True),
                 **getattr(loader, "conditions", {}),
+                **self.backbone.pixels,
             },
             env=self.env,
             status=candidate.status,
@@ -161,8 +167,8 @@ def prepare(plan: Plan, env: Mapping[str, Any], say: Callable[[str], None]) -> l
     """
     if not plan.backbones:
         raise UsageError("No backbone was given; write one or more as deit_s,vit_b. See `tokenbench list --backbones`.")
-    given = {name: sources.find(plan.weights, name) for name in plan.backbones}
-    made = [(name, backbones.create(name, plan.image_size, given[name].classes(name))) for name in plan.backbones]
+    given = {name: sources.find(plan.weights, name, plan.take) for name in plan.backbones}
+    made = [(name, given[name].create(name, plan.image_size, pixels=plan.pixels)) for name in plan.backbones]
     for name, backbone in made:
         backbone.class_names = given[name].class_names(name)
     opened = [plan.task.open(plan.data_dir, backbone) for _, backbone in made]
@@ -197,7 +203,7 @@ def _group(
 ) -> Group:
     if backbone.unseen:
         say(f"{backbone.name}: {backbone.unseen}.")
-    weights = checkpoints.load_dense(backbone, given.dense, plan.seed)
+    weights = given.load(backbone, plan.seed)
     if weights.note:
         say(f"{backbone.name}: {weights.note}.")
     backbone.vit.to(plan.device).eval()

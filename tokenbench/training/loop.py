@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from tokenbench import __version__, backbones, data
+from tokenbench import __version__, data
 from tokenbench.backbones import Backbone
 from tokenbench.core import atomic
 from tokenbench.errors import BadSetting, TrainingError, UsageError, WeightsError
@@ -27,7 +27,8 @@ from tokenbench.training import log, optim, state, telling
 from tokenbench.training.processes import Processes, joined
 from tokenbench.training.stream import Stream, Targets, check_training, seed_all
 from tokenbench.training.task import MethodTask
-from tokenbench.weights import checkpoints, files
+from tokenbench.weights import checkpoints, files, sources
+from tokenbench.weights.choice import ALL, Take
 
 RESULT = "model.safetensors"
 LOG_EVERY = 50  # updates
@@ -59,6 +60,10 @@ class Job:
     save_every: int | None = None  # updates; an epoch if None, and ten minutes at the longest
     evaluate_every: float = 1.0  # epochs
     tracker: str | None = None
+    pixels: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # mean, std, crop_pct, interpolation, if not the model's own
+    take: Take = ALL  # which weights, of files that hold several
 
 
 class Watch(runner.Watch, Protocol):
@@ -97,8 +102,11 @@ def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
     images, held_out = data.open_training(job.data_dir, job.class_order, job.labels)
     check_training(images)
     method = _with_knobs(job.method, job.recipe)
-    backbone = backbones.create(job.backbone, job.image_size, len(images.classes), job.recipe.drop_path)
-    start = _start(job, backbone)
+    given = sources.single(_from(job), job.take)
+    backbone = given.create(job.backbone, job.image_size, len(images.classes), job.recipe.drop_path, job.pixels)
+    start = _start(job, given, backbone)
+    if start.note and processes.leads:
+        watch.say(f"{job.backbone}: {start.note}.")
     torch.manual_seed(job.seed)
     model = Model(backbone, method).to(processes.device)
     model.recompute = job.recompute
@@ -118,6 +126,8 @@ def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
         "teacher": taught_by,
         "precision": job.precision,
         "seed": job.seed,
+        **({"pool": given.told.pool} if given.told.pool else {}),
+        **({"pixels": backbone.pixels} if backbone.pixels else {}),
     }
     task = MethodTask(model, teacher, torch.device(processes.device)).to(processes.device)
     if job.recipe.ema:
@@ -305,13 +315,15 @@ def _with_knobs(method: Method, recipe: Recipe) -> Method:
     return method
 
 
-def _start(job: Job, backbone: Backbone) -> checkpoints.Weights:
-    """Fill the backbone with what the run starts from."""
-    wanted = job.weights
-    if wanted == "auto" and job.recipe.start == "scratch":
-        wanted = "random"
-    found = checkpoints.load_dense(backbone, wanted, job.seed)
-    if found.kind == "random" and wanted == "auto":
+def _from(job: Job) -> str:
+    """What the run starts from, as `--weights` has it."""
+    return "random" if job.weights == "auto" and job.recipe.start == "scratch" else job.weights
+
+
+def _start(job: Job, given: sources.Sources, backbone: Backbone) -> checkpoints.Weights:
+    """Fill the backbone with what the run starts from; weights of other classes get a new head."""
+    found = given.load(backbone, job.seed, transfer=True)
+    if found.kind == "random" and given.dense == "auto":
         raise WeightsError(
             f"Fine-tuning starts from dense weights, but {found.note}; give --weights FILE, or --recipe scratch."
         )
@@ -322,10 +334,11 @@ def _teacher(job: Job, classes: int) -> tuple[Model | None, dict[str, Any] | Non
     """The frozen dense model that the recipe asks for, and where its weights are from."""
     if job.recipe.teacher == "none":
         return None, None
-    backbone = backbones.create(job.backbone, job.image_size, classes)
     source = job.weights if job.teacher == "auto" and job.weights != "random" else job.teacher
     try:
-        found = checkpoints.load_dense(backbone, source, job.seed)
+        given = sources.single(source, job.take)
+        backbone = given.create(job.backbone, job.image_size, classes, pixels=job.pixels)
+        found = given.load(backbone, job.seed, transfer=True)
     except WeightsError as error:
         raise WeightsError(f"The teacher does not fit: {error}") from None
     if found.kind == "random" or found.random_head:
