@@ -49,11 +49,12 @@ def metrics_of(name: str, keys: Sequence[str]) -> tuple[Metric, ...]:
 def load_plugin(path: str | Path) -> list[str]:
     """Register the methods and tasks of a file and return their names; it is run, so load only what you trust."""
     from tokenbench import methods
+    from tokenbench.methods.base import Method
 
     methods.all_methods()
     all_tasks()
     module = registry.run_file(path, "Method or Task")
-    names = registry.register(methods._registry, module, methods.Method)
+    names = registry.register(methods._registry, module, Method)
     names += registry.register(_registry, module, Task)
     if not names:
         raise UsageError(f"Plug-in '{path}' holds no Method or Task with a name; see CONTRIBUTING.md for an example.")
