@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tokenbench import __version__, backbones, data
 from tokenbench.backbones import Backbone
+from tokenbench.core import atomic
 from tokenbench.errors import BadSetting, TrainingError, UsageError, WeightsError
 from tokenbench.measure import accuracy
 from tokenbench.methods.base import Method, make
@@ -28,6 +29,7 @@ from tokenbench.training.stream import Stream, Targets, check_training, seed_all
 from tokenbench.training.task import MethodTask
 from tokenbench.weights import checkpoints, files
 
+RESULT = "model.safetensors"
 LOG_EVERY = 50  # updates
 SAVE_SECONDS = 600.0  # at the longest, between two checkpoints
 EVAL_BATCH = 256
@@ -165,7 +167,8 @@ class _Run:
         evaluate_every = max(1, round(self.job.evaluate_every * per_epoch))
         if self.processes.leads:
             follow = self.job.tracker and log.tracker(self.job.tracker, self.job.output.name, self.settings)
-            self._make_folder()
+            for name in (state.NAME, RESULT):  # found now, not after hours; and what a killed start left is removed
+                atomic.check(self.job.output / name, WeightsError, "give another --output")
             self.log = log.Log(self.job.output, done, follow or None)
             self.watch.stretch(f"{self.method.label} on {self.job.backbone}", self.total)
             self.watch.step(done)
@@ -194,7 +197,7 @@ class _Run:
     def finish(self, held_out: data.Images) -> Trained:
         """Measure the result and write it."""
         found = self._evaluate(held_out)
-        path = self.job.output / "model.safetensors"
+        path = self.job.output / RESULT
         if self.log is not None:
             result = {"top1": found.top1, "images": len(found.target), "split": held_out.split}
             header = {**self.settings, "updates": self.total, "version": __version__, "result": result}
@@ -277,12 +280,6 @@ class _Run:
         found = accuracy.predict({"model": model.eval()}, loader, self.processes.device, self.job.precision)["model"]
         model.train(training)
         return found
-
-    def _make_folder(self) -> None:
-        try:
-            self.job.output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WeightsError(f"{self.job.output} cannot be made ({error.strerror}); give another --output.") from None
 
 
 def _with_knobs(method: Method, recipe: Recipe) -> Method:
