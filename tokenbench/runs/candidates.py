@@ -25,6 +25,7 @@ from tokenbench.tasks.classification import Classification
 from tokenbench.weights import checkpoints, files, sources
 
 AUTO_BATCH = 256  # where `--batch-size auto` starts halving
+COUNTED = 32  # items that multiply-adds and tokens are counted on, where they depend on the item
 ACCURACY_BATCH = 128  # at most: larger ones are timed, but bring no speed to the pass over the data
 
 
@@ -99,6 +100,7 @@ class Group:
     loader: Loader | None
     batches: Sequence[int]
     candidates: list[Candidate]
+    few: Loader | None = None  # of the same data, to count with
 
     def live(self) -> Iterator[tuple[Candidate, Model]]:
         """Those that can still be measured."""
@@ -206,10 +208,11 @@ def _group(
                 own = given.trained(method, backbone.name)
                 candidate.model, candidate.own = sources.model(method, backbone, own)
         candidates.append(candidate)
-    loader = None
+    loader = few = None
     if data is not None and (weights.kind != "random" or any(candidate.own for candidate in candidates)):
         loader = plan.task.loader(data, backbone, min(max(batches), ACCURACY_BATCH), plan.workers, plan.limit)
-    return Group(plan, env, backbone, weights, loader, batches, candidates)
+        few = plan.task.loader(data, backbone, COUNTED, 0, min(COUNTED, plan.limit or COUNTED))
+    return Group(plan, env, backbone, weights, loader, batches, candidates, few)
 
 
 def _does_not_fit(error: Exception) -> bool:
