@@ -231,11 +231,11 @@ def test_refusals(clock: Clock) -> None:
 
 
 def test_share_of_time_in_reducers(clock: Clock, tiny: Callable[..., Backbone], images: Tensor) -> None:
-    class Slow(Half):
-        seconds = [9.0, 1.0, 1.0, 2.0, 3.0, 3.0]  # of the first of a pass, the warm-up first
+    seconds = [9.0, 1.0, 1.0, 2.0, 3.0, 3.0]  # of the first of a pass, the warm-up first
 
+    class Slow(Half):
         def forward(self, tokens, attn):  # type: ignore[no-untyped-def]
-            clock.spend(self.seconds.pop(0) if self is slow and tokens.count == 37 else 1.0)
+            clock.spend(seconds.pop(0) if self is slow and tokens.count == 37 else 1.0)
             return super().forward(tokens, attn)
 
     slow = Slow()

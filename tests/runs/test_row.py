@@ -344,8 +344,8 @@ def timed(clock: Clock, label: str, batch: int) -> dict[str, Any]:
 
 
 def rounds_of(clock: Clock, batch: int) -> int:
-    """Timed rounds: the dense model's passes but for those over the data and two to warm up. They go on until 20 seconds
-    are over, for no ratio is ever sure.
+    """Timed rounds: the dense model's passes but for those over the data and two to warm up. They go on until 20
+    seconds are over, for no ratio is ever sure.
     """
     labels = ("dense", EVIT, TOPK, UNTRAINED)
     rounds = len(clock.passes["dense", batch]) - readable(max(BATCHES)).count(batch) - 2

@@ -37,7 +37,7 @@ PROBED = 3  # images that tell whether the count depends on the image
 
 @dataclass(frozen=True)
 class Flops:
-    """Multiply-adds of one image, in 1e9. `by_block` and `by_part` are empty unless it is a `tokenbench.model.Model`."""
+    """Multiply-adds of one image, in 1e9. `by_block` and `by_part` are empty unless of a `tokenbench.model.Model`."""
 
     gmacs: float  # matmuls and convolutions: the headline
     fvcore_gmacs: float | None  # fvcore's own total, which adds norms, pooling and interpolation; None: not traceable
@@ -78,7 +78,7 @@ def count(model: nn.Module, images: Tensor) -> Flops:
     """
     if not images.shape[0]:
         raise UsageError("No image was given to count with; give a batch of at least one.")
-    met = Met()
+    met, model = Met(), getattr(model, "_orig_mod", model)
     with _plainly(model):
         by_operator, by_block, by_part = _by_torch(model, images, met)
         scale = 1e9 * images.shape[0]
@@ -140,7 +140,8 @@ def _by_torch(model: nn.Module, images: Tensor, met: Met) -> tuple[dict[str, flo
     mode = FlopCounterMode(display=False, custom_mapping=products())
     split = _attributed(model, lambda: mode.get_total_flops() / 2)
     # Without MATH some torch versions count 0 for fused attention on the CPU.
-    with sdpa_kernel(SDPBackend.MATH), met, mode, split as (by_block, by_part):
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), met, mode, split as (by_block, by_part):
+        warnings.filterwarnings("ignore", "Using `torch.compile")  # torch's counter has hooks on all modules
         model(images)
     counts = mode.get_flop_counts().get("Global", {})
     return {str(op).removeprefix("aten."): flops / 2 for op, flops in counts.items()}, by_block, by_part

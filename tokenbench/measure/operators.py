@@ -1,4 +1,4 @@
-"""What operators cost: the products that torch's counter leaves out, those that multiply nothing, and those nobody knows.
+"""Operators by cost: the products that torch's counter leaves out, what multiplies nothing, and what nobody knows.
 
 A product is a matmul, a convolution, or a sum over products that one of them could compute.
 """
@@ -62,7 +62,7 @@ FREE = frozenset(
     bernoulli rand rand_like randn randn_like randint randint_like randperm normal uniform exponential multinomial
     geometric random _assert_async _functional_assert_async _assert_scalar _assert_tensor_metadata
     _thnn_fused_lstm_cell _thnn_fused_gru_cell is_same_size sym_size is_pinned _pin_memory record_stream
-    """.split()
+    """.split()  # noqa: SIM905  a list would be a page long
 )
 
 
@@ -99,7 +99,7 @@ def products() -> dict[Any, Callable[..., int]]:
 
 
 def apart(failed: set[str], inputs: list[Any], outputs: list[Any]) -> float:
-    """MACs of a node of a trace, by taking its operator apart on shapes alone; 0 and a name in `failed` if it cannot."""
+    """MACs of a node of a trace, by taking its operator apart on shapes alone; 0 and its name in `failed` otherwise."""
     node = outputs[0].node()
     schema = torch._C.parse_schema(node.schema())
     space, _, name = schema.name.partition("::")
@@ -123,7 +123,7 @@ class Met(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.touched: Counter[OpOverload] = Counter()
+        self.touched: Counter[OpOverload] = Counter()  # elements
         self.sparse = False
 
     def __torch_dispatch__(
@@ -140,11 +140,11 @@ class Met(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The share of all elements touched, 0 to 1, of each operator of which nobody knows what it costs."""
         counted = {*flop_registry, *products()}
         total = max(1, self.touched.total())
-        shares: Counter[str] = Counter()
+        unknown: Counter[str] = Counter()
         for op, elements in self.touched.items():
             if op.overloadpacket not in counted and not _is_free(op):
-                shares[op.name().removeprefix("aten::").split(".")[0]] += elements / total
-        return dict(shares.most_common())
+                unknown[op.name().removeprefix("aten::").split(".")[0]] += elements
+        return {name: elements / total for name, elements in unknown.most_common()}
 
 
 def _is_view(op: OpOverload) -> bool:

@@ -69,9 +69,9 @@ def measure(
 ) -> dict[str, Speed]:
     """Time a forward pass of every model, in eval mode and without gradients, one round after the other.
 
-    Each round runs all models once, in an order drawn anew. Rounds are added until all speed-ups are known to `goal` or
-    the time is spent, so their number says how noisy the machine was. Times are from CUDA events on a GPU, each run awaited
-    before the next begins, and from the wall clock elsewhere; the images already lie on the device.
+    Each round runs all models once, in an order drawn anew. Rounds are added until all speed-ups are known to `goal`
+    or the time is spent, so their number says how noisy the machine was. Times are from CUDA events on a GPU, each run
+    awaited before the next begins, and from the wall clock elsewhere; the images already lie on the device.
 
     Args:
         models: modules from images to logits, by name, on the device of the images.
