@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @options.image_size
 @options.pixels
 @options.limit
-@click.option("--rounds", type=click.IntRange(min=3), default=10, show_default=True, help="Timed runs of each model.")
+@click.option("--rounds", type=click.IntRange(min=3), default=10, show_default=True, help="Least number of timed runs.")
 @options.threads
 @options.seed
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=options.DEFAULT_RESULTS, show_default=True)

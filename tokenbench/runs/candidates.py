@@ -26,6 +26,7 @@ from tokenbench.weights import checkpoints, files, sources
 from tokenbench.weights.choice import ALL, Take
 
 AUTO_BATCH = 256  # where `--batch-size auto` starts halving
+COUNTED = 32  # items that multiply-adds and tokens are counted on, where they depend on the item
 ACCURACY_BATCH = 128  # at most: larger ones are timed, but bring no speed to the pass over the data
 
 
@@ -104,6 +105,7 @@ class Group:
     loader: Loader | None
     batches: Sequence[int]
     candidates: list[Candidate]
+    few: Loader | None = None  # of the same data, to count with
 
     def live(self) -> Iterator[tuple[Candidate, Model]]:
         """Those that can still be measured."""
@@ -223,10 +225,11 @@ def _group(
                 caveat = method.caveat(backbone)
                 candidate.notes += [caveat] if caveat else []
         candidates.append(candidate)
-    loader = None
+    loader = few = None
     if data is not None and (weights.kind != "random" or any(candidate.own for candidate in candidates)):
         loader = plan.task.loader(data, backbone, min(max(batches), ACCURACY_BATCH), plan.workers, plan.limit)
-    return Group(plan, env, backbone, weights, loader, batches, candidates)
+        few = plan.task.loader(data, backbone, COUNTED, 0, min(COUNTED, plan.limit or COUNTED))
+    return Group(plan, env, backbone, weights, loader, batches, candidates, few)
 
 
 def _does_not_fit(error: Exception) -> bool:
