@@ -134,7 +134,7 @@ def test_json_is_all_that_is_on_stdout() -> None:
         ("--method evit", "No such option '--method'. Did you mean '--methods'? See `main run --help`."),
         (
             "--plugin none.py",
-            "Plug-in 'none.py' is not a Python file; give the path of a .py file with a Method or Task in it.",
+            "Plug-in 'none.py' is not a Python file; give the path of a .py file with a Method, Task or Backbone",
         ),
         ("--config none.toml", "Config 'none.toml' cannot be read (No such file or directory); give a TOML file."),
     ],
@@ -154,7 +154,7 @@ def test_usage_errors_are_one_sentence(args: str, sentence: str) -> None:
             "does not import (ModuleNotFoundError: No module named 'nowhere_to_be_found')",
         ),
         ("def (\n", "does not import (SyntaxError: "),
-        ("x = 1\n", "holds no Method or Task with a name; see CONTRIBUTING.md for an example."),
+        ("x = 1\n", "holds no Method, Task or Backbone with a name; see CONTRIBUTING.md for examples."),
     ],
 )
 def test_plugins_that_are_none(text: str, sentence: str) -> None:
