@@ -130,6 +130,9 @@ def test_json_is_all_that_is_on_stdout() -> None:
         ("--seed -1", "Invalid value for '--seed': -1 is not in the range x>=0. See `main run --help`."),
         ("--workers -1", "Invalid value for '-j' / '--workers': -1 is not in the range x>=0. See `main run --help`."),
         ("--precision fp8", "Invalid value for '--precision': 'fp8' is not one of 'fp32', 'bf16', 'fp16'. See "),
+        ("--labels l.csv", "--labels says something of the images in --data-dir; give that too."),
+        ("--restrict-classes", "--restrict-classes says something of the images in --data-dir; give that too."),
+        ("--class-order upwards --data-dir .", "Data folder '.' has no class folders; put the images of each class"),
         ("--precision fp16 --amp", "--amp means bf16 and --precision says fp16; give one of them."),
         ("--method evit", "No such option '--method'. Did you mean '--methods'? See `main run --help`."),
         (
