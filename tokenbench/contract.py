@@ -137,7 +137,9 @@ def maps_sum_as_they_must(subject: Subject) -> None:
             _holds(bool((source.sum(dim=1) <= 1).all()), f"{where}a patch is in several tokens")
         else:
             taken = source.sum(dim=2)  # one patch's worth, or that of as many as were merged before
-            _close(taken, torch.full_like(taken, round(taken.mean().item())), f"{where}what tokens hold of patches", 1e-4)
+            _close(
+                taken, torch.full_like(taken, round(taken.mean().item())), f"{where}what tokens hold of patches", 1e-4
+            )
 
 
 def tracing_changes_nothing(subject: Subject) -> None:

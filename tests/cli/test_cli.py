@@ -99,7 +99,7 @@ def test_json_is_all_that_is_on_stdout() -> None:
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and [row["label"] for row in rows] == ["dense", "evit[keep_rate=0.7]"]
     assert [row["reason"] for row in rows] == ["random weights, so no accuracy"] * 2
-    assert all(row["top1"] is None and row["schema"] == 1 for row in rows)
+    assert all(row["metrics"]["top1"] is None and row["schema"] == 2 for row in rows)
     assert "deit_nano: counting" in err
     assert out == Path("results.jsonl").read_text()
 

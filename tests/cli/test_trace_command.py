@@ -10,7 +10,7 @@ from PIL import Image
 from rows import row
 
 from tokenbench.cli import main
-from tokenbench.runs.results import dumps
+from tokenbench.runs.row import dumps
 
 
 def trace(*arguments: object) -> Result:

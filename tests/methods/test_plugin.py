@@ -131,28 +131,56 @@ def test_it_is_checked_without_pytest(file: str) -> None:
     assert code == 1 and "broken    halve[block=3] on vit: documented: knob block has no description" in out
     assert f"broken    halve[block=3] on vit: same seed same result: KeyError: KeyError (halve.py:{line})" in out
     code, out, err = call("check", file, "--methods", "halve[block=99]")
-    assert (code, out) == (1, "") and "no tiny model serves halve[block=99] (vit: block 99 does not exist; swin: " in err
+    assert (code, out) == (
+        1,
+        "",
+    ) and "no tiny model serves halve[block=99] (vit: block 99 does not exist; swin: " in err
 
 
 @pytest.mark.parametrize(
     ("check", "old", "new", "why"),
     [
         ("documented", '"""Halving: every second patch goes after one block."""', "__doc__ = None", "no docstring"),
-        ("documented", "def supports", 'label = property(lambda self: "x")\n    def supports', "label 'x' does not begin with its name"),
-        ("neutral_setting_equals_dense", 'main = "block"', 'neutral = {"block": 2}', r"{'block': 2} differs from timm's"),
+        (
+            "documented",
+            "def supports",
+            'label = property(lambda self: "x")\n    def supports',
+            "label 'x' does not begin with its name",
+        ),
+        (
+            "neutral_setting_equals_dense",
+            'main = "block"',
+            'neutral = {"block": 2}',
+            r"{'block': 2} differs from timm's",
+        ),
         ("shapes_and_counts", "keep(index)", "keep(index.repeat(1, 3))", "the number of tokens grows: .37, 55"),
         ("shapes_and_counts", "keep(index)", "with_x(tokens.x / 0)", "logits are NaN or infinite"),
         ("shapes_and_counts", "tokens.keep(index)", "tokens", "no token is saved"),
         ("same_seed_same_result", "index = 2", "index = next(COUNT) % 2 + 2", "two runs give different logits"),
-        ("tracing_changes_nothing", "index = 2", "index = (tokens.source is None) + 2", "others when tokens are traced"),
+        (
+            "tracing_changes_nothing",
+            "index = 2",
+            "index = (tokens.source is None) + 2",
+            "others when tokens are traced",
+        ),
         (
             "one_image_alone_equals_itself_in_a_batch",
             "index = 2",
             "index = (tokens.x.shape[0] > 1) + 2",
             "an image in a batch and alone differ by",
         ),
-        ("gradients_reach_every_parameter", "class EverySecond(Reducer):", UNUSED, "no gradient reaches blocks.1.*unused"),
-        ("weights_are_all_there_is", "    def forward(self, tokens, attn):", UNSAVED, "others once its weights are saved"),
+        (
+            "gradients_reach_every_parameter",
+            "class EverySecond(Reducer):",
+            UNUSED,
+            "no gradient reaches blocks.1.*unused",
+        ),
+        (
+            "weights_are_all_there_is",
+            "    def forward(self, tokens, attn):",
+            UNSAVED,
+            "others once its weights are saved",
+        ),
         ("two_flop_counters_agree", "return tokens.keep(index)", COSTLY, "it costs .* GMAC, and dense"),
         ("timm_model_stays_untouched", "return {", "vit.vit.head.bias.data += 1; return {", "other logits afterwards"),
         ("dense_weights_load", "def reducers", ADDED, "dense weights are missing: vit.more"),

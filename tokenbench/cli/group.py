@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import traceback
 from typing import Any
 
@@ -43,7 +44,7 @@ class Group(click.Group):
         """As click does, but offering the nearest name, and refusing what is empty."""
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             raise UnknownName("command", args[0], self.commands, "`tokenbench --help`")
-        for before, given in zip(args, args[1:], strict=False):
+        for before, given in itertools.pairwise(args):
             flag, equals, value = given.partition("=") if given.startswith("--") else (before, "=", given)
             if equals and not value.strip():
                 what = flag if flag.startswith("-") else "An argument"
@@ -56,9 +57,9 @@ class Group(click.Group):
             with streams.stopped_by_signals():
                 code = super().invoke(ctx) or 0
         except TokenbenchError as error:
+            _trace(ctx, error)
             _tell(str(error))
             code = error.exit_code
-            _trace(ctx, error)
         except click.UsageError as error:
             see = error.ctx.command_path if error.ctx else ctx.command_path
             _tell(f"{error.format_message()} See `{see} --help`.")
@@ -71,15 +72,15 @@ class Group(click.Group):
             if error.errno == errno.EPIPE:  # the reader of a pipe left, which click ends quietly
                 raise
             where = f" for {error.filename}" if error.filename else ""
+            _trace(ctx, error)
             _tell(f"{error.strerror or error}{where}; mend that and run the command again.")
             code = 1
-            _trace(ctx, error)
         except (Exception, SystemExit) as error:
             if not place(error):  # a fault of ours, whose traceback is wanted
                 raise
+            _trace(ctx, error)
             _tell(f"A plug-in stopped the command: {type(error).__name__}: {first_line(error)}{place(error)}.")
             code = 1
-            _trace(ctx, error)
         ctx.exit(code)
 
 
@@ -90,4 +91,5 @@ def _tell(sentence: str) -> None:
 
 def _trace(ctx: click.Context, error: BaseException) -> None:
     if ctx.meta.get(streams.VERBOSE):
-        click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            click.echo(streams.printable(line), err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from pathlib import Path
@@ -22,11 +23,14 @@ def _from_file(ctx: click.Context, _: click.Parameter, value: Path | None) -> No
         return
     try:
         found = tomllib.loads(atomic.regular(value).read_text(encoding="utf-8"))
+        json.dumps(found, default=str)  # TOML's whole numbers have 64 bits, and Python refuses to write very long ones
     except OSError as error:
         raise UsageError(f"Config '{value}' cannot be read ({error.strerror}); give a TOML file.") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"Config '{value}' is not TOML ({error}); write lines like batch-size = 32.") from None
-    known = {name.lstrip("-"): p for p in ctx.command.params if p.name != "config" for name in p.opts if name[:2] == "--"}
+    known = {
+        name.lstrip("-"): p for p in ctx.command.params if p.name != "config" for name in p.opts if name[:2] == "--"
+    }
     ctx.default_map = {}
     if ctx.command.name == "train" and isinstance(found.get("recipe"), dict):
         ctx.meta["recipe"] = found.pop("recipe")  # its values; as a name it is the flag
@@ -44,23 +48,25 @@ def _typed(where: str, parameter: click.Parameter, given: object) -> object:
         if not isinstance(given, bool):
             raise UsageError(f"{where} = {given!r} is not allowed; write true or false.")
         return given
+    multiple = isinstance(parameter, click.Option) and parameter.multiple
     several = given if isinstance(given, list) else [given]
+    if isinstance(given, list) and not multiple and (not given or parameter.type is not click.STRING):
+        raise UsageError(f"{where} = {given!r} is not allowed; write one value.")
     texts = []
     for value in several:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise UsageError(f"{where} = {given!r} is not allowed; write a text or a number, or a list of them.")
-        try:
-            texts.append(str(value))
-        except ValueError:  # more digits than Python writes
-            raise UsageError(f"{where} has a number that is too long; write a smaller one.") from None
+        texts.append(str(value))
         if not texts[-1].strip() or "\0" in texts[-1]:
-            raise UsageError(f"{where} = {given!r} is empty or holds a null character; give it a value, or leave it out.")
-    return texts if isinstance(parameter, click.Option) and parameter.multiple else ",".join(texts)
+            raise UsageError(
+                f"{where} = {given!r} is empty or holds a null character; give it a value, or leave it out."
+            )
+    return texts if multiple else ",".join(texts)
 
 
 def _plugins(_: click.Context, __: click.Parameter, paths: tuple[Path, ...]) -> None:
     if paths:
-        from tokenbench.methods import load_plugin
+        from tokenbench.tasks import load_plugin
 
         for path in paths:
             load_plugin(path)
@@ -73,7 +79,7 @@ plugin = click.option(
     callback=_plugins,
     is_eager=True,
     expose_value=False,
-    help="A Python file with a Method of your own; it is run.",
+    help="A Python file with a Method or Task of your own; it is run.",
 )
 config = click.option(
     "--config",
@@ -83,7 +89,12 @@ config = click.option(
     expose_value=False,
     help="TOML file; values of a recipe in [recipe].",
 )
-methods = click.option("--methods", "--method", default="all", show_default=True, help='A sweep such as "tome[r=4,8,13],evit".')
+task = click.option(
+    "--task", default="classification", show_default=True, help="What is scored; see `tokenbench list --tasks`."
+)
+methods = click.option(
+    "--methods", "--method", default="all", show_default=True, help='A sweep such as "tome[r=4,8,13],evit".'
+)
 backbone = click.option("--backbone", default="deit_nano", show_default=True, help="A short or timm name.")
 weights = click.option(
     "--weights", default="auto", show_default=True, help="auto, dense, random, or files and folders."

@@ -21,7 +21,7 @@ PLAIN = {"×": "x", "Δ": "d", "–": "-", "−": "-", "·": "*", "…": "...", 
 
 
 def lenient() -> None:
-    """Make stdout and stderr write every text: a sign that their encoding has not got is written in ones that it has."""
+    """Make stdout and stderr write every text: a sign that their encoding lacks is spelled in ones that it has."""
     codecs.register_error("tokenbench", _spelled)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

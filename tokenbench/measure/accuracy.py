@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,10 @@ class Predictions:
                 f"Predictions of shape {self.top.shape} do not fit targets of shape {self.target.shape}; "
                 f"give (N, k) and (N,) with N and k at least 1."
             )
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.target)
 
     @property
     def hits(self) -> NDArray[np.bool_]:
@@ -113,16 +117,27 @@ def predict(
                 raise DataError(f"Targets are {_kind(target)}; give one class index an image, (B,) and whole numbers.")
             images = images.to(device, non_blocking=True)
             for name, model in models.items():
-                logits = forward(model, images, precision, name)
-                ranked[name].append(_rank(logits, target, name))
-            targets.append(target.to("cpu", torch.int32))
+                ranked[name].append(answer(model, images, target, precision, name))
+            targets.append(target)
             done += len(target)
             if progress is not None:
                 progress(done)
     if not done:
         raise DataError("The data holds no image; give at least one.")
-    target = torch.cat(targets)
-    return {name: Predictions(torch.cat(tops).numpy(), target.numpy()) for name, tops in ranked.items()}
+    return {name: gather(tops, targets) for name, tops in ranked.items()}
+
+
+def answer(
+    model: nn.Module, images: Tensor, target: Tensor, precision: str = "fp32", name: str | None = None
+) -> Tensor:
+    """The best classes (B, k) of a batch, best first, on the CPU; what is raised is as in `predict`."""
+    name = name or type(model).__name__
+    return _rank(forward(model, images, precision, name), target, name)
+
+
+def gather(ranked: Sequence[Tensor], targets: Sequence[Tensor]) -> Predictions:
+    """The answers of all batches and their right classes (B,) as one."""
+    return Predictions(torch.cat(list(ranked)).numpy(), torch.cat(list(targets)).to("cpu", torch.int32).numpy())
 
 
 def mcnemar(a: Predictions, b: Predictions) -> float:

@@ -1,137 +1,35 @@
-"""The row and the results file: append-only JSON lines, one a job.
+"""The results file: append-only JSON lines, one a job.
 
 A file may be cut off in the middle of its last line by a crash or a full disk; nothing before that is lost, and the
-next append starts on a line of its own. Null means not measured and is never 0.
+next append starts on a line of its own.
 """
 
 from __future__ import annotations
 
+import codecs
 import errno
-import hashlib
 import json
 import math
 import os
+import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError
 
 from tokenbench.core import atomic
 from tokenbench.errors import ResultsError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-SCHEMA = 1
+from tokenbench.runs.row import SCHEMA, Row, dumps
 
 
-class WeightsId(BaseModel):
-    """Which weights: "file", "hub", "shipped" or "random", their name, and 16 hex digits of the file's SHA-256."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["file", "hub", "shipped", "random"]
-    name: str
-    hash: str | None = None
-
-
-class Identity(BaseModel):
-    """What was run, on what. Two rows with the same `id` are two runs of one job."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    method: str
-    setting: dict[str, Any]  # every knob
-    label: str
-    backbone: str
-    weights: WeightsId  # of the dense model
-    trained: WeightsId | None = None  # the method's own, where it does not run on the dense ones
-    dataset: str | None  # None where no data was used, in a speed run on random images
-    split: str | None
-    sample_hash: str | None
-    image_size: tuple[int, int]  # height, width
-    device: str
-    hardware: str
-    precision: str
-    batch: int
-    compile: bool
-    seed: int
-    version: str | None  # of tokenbench
-
-    @model_validator(mode="before")
-    @classmethod
-    def _json(cls, data: Any) -> Any:
-        """Values as JSON has them, so that a row equals itself read back; NaN and infinity become null."""
-        return _plain(data)
-
-    @property
-    def id(self) -> str:
-        """SHA-256, 16 hex digits, over the identity as canonical JSON."""
-        values = self.model_dump(mode="json", include=set(Identity.model_fields))
-        if self.trained is None:
-            del values["trained"]  # so that rows from before it keep their ids
-        text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-class Row(Identity):
-    """One job's identity, what came of it, and what was measured; every metric may be None."""
-
-    status: Literal["ok", "skipped", "failed", "oom"]
-    reason: str | None = None  # one sentence, unless ok
-
-    top1: float | None = None  # percent, as all accuracies
-    top1_low: float | None = None  # 95 % interval
-    top1_high: float | None = None
-    top5: float | None = None
-    agreement: float | None = None  # percent of images whose class is the dense model's
-    diff_dense: float | None = None  # top1 minus the dense model's, in points
-    diff_dense_low: float | None = None
-    diff_dense_high: float | None = None
-    p_value: float | None = None
-    images: int | None = None  # evaluated
-    images_total: int | None = None  # in the split they were taken from
-    skipped: int | None = None  # unreadable
-
-    gmacs: float | None = None  # 1e9 multiply-adds an image
-    gmacs_fvcore: float | None = None
-    gmacs_by_block: list[float | None] | None = None
-    gmacs_by_part: dict[str, float | None] | None = None
-    params_m: float | None = None  # 1e6
-
-    images_per_s: float | None = None
-    speedup: float | None = None  # over the dense model
-    speedup_low: float | None = None
-    speedup_high: float | None = None
-    latency_p10: float | None = None  # milliseconds a batch
-    latency_p50: float | None = None
-    latency_p90: float | None = None
-    reduction_share: float | None = None  # of the time, spent in the reducers: 0 to 1
-    runs: int | None = None  # timed
-    spread: float | None = None  # of the timed runs, relative to their median
-    peak_memory_mb: float | None = None  # MiB
-
-    tokens_mean: list[float | None] | None = None  # after each block
-    tokens_std: list[float | None] | None = None
-
-    env: dict[str, Any] = Field(default_factory=dict)
-    time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
-
-    @field_validator("time")
-    @classmethod
-    def _utc(cls, value: datetime) -> datetime:
-        return value.astimezone(UTC)
-
-    @model_validator(mode="after")
-    def _says_why(self) -> Row:
-        if self.status != "ok" and not self.reason:
-            raise ValueError(f"a row that is {self.status} needs a reason")
-        return self
+DEEPEST = 16  # levels of a row's values
+LONGEST = 100_000  # characters of a text
+LARGEST = 1e100  # and one over it is the smallest, so that ratios stay numbers
+ODD = re.compile(rb"\d[eE][+-]?\d{3}|\d{100}")
 
 
 @dataclass(frozen=True)
@@ -174,21 +72,12 @@ class Results:
         """As `load`, without the problems; none where there is no file yet."""
         return load(self.path)[0] if self.path.is_file() else []
 
-    def done(self) -> set[str]:
-        """The ids with an ok row."""
-        return {row.id for row in self.rows() if row.status == "ok"}
-
     def predictions(self, id: str) -> Path:
         """Where a job's predictions are to be written; the folder is made."""
         path = predictions_path(self.path, id)
         with atomic.explained(path, ResultsError):
             atomic.folders(path.parent)
         return path
-
-
-def dumps(row: Row) -> str:
-    """A row as one line of JSON, without the newline."""
-    return json.dumps({"schema": SCHEMA, "id": row.id, **row.model_dump(mode="json")}, allow_nan=False)
 
 
 def load(paths: str | Path | Iterable[str | Path]) -> tuple[list[Row], list[Problem]]:
@@ -200,17 +89,15 @@ def load(paths: str | Path | Iterable[str | Path]) -> tuple[list[Row], list[Prob
     return [row for row, _ in chosen.values()], problems
 
 
-def done(path: str | Path) -> set[str]:
-    """The ids with an ok row; empty where there is no file yet."""
-    return Results(path).done()
-
-
 def merge(paths: Iterable[str | Path], output: str | Path) -> tuple[list[Row], list[Problem]]:
     """Write what `load` chooses from several files, with its predictions, to a new one; returns what `load` returns."""
     output = Path(output)
     if output.exists():
         raise ResultsError(f"{output} exists already; give the merged file a new name.")
+    paths = list(paths)
     chosen, problems = _newest(paths)
+    if not chosen:
+        raise ResultsError(f"There is no row in {', '.join(map(str, paths))}; give files that `tokenbench run` wrote.")
     for id, (_, source) in chosen.items():
         predictions = predictions_path(source, id)
         if predictions.is_file():
@@ -218,24 +105,6 @@ def merge(paths: Iterable[str | Path], output: str | Path) -> tuple[list[Row], l
                 shutil.copyfile(predictions, part)
     atomic.write(output, "".join(dumps(row) + "\n" for row, _ in chosen.values()), ResultsError)
     return [row for row, _ in chosen.values()], problems
-
-
-def frame(rows: Iterable[Row]) -> pd.DataFrame:
-    """A table of rows: a column a field; `setting.r`, `weights.kind`, `trained.name` and the like for what lies inside.
-
-    Numbers that were not measured are NaN, in columns of float64.
-    """
-    import pandas as pd
-
-    records = []
-    for row in rows:
-        record = {"id": row.id, **row.model_dump()}
-        for name in ("setting", "weights", "trained"):
-            record |= {f"{name}.{key}": value for key, value in (record.pop(name) or {}).items()}
-        records.append(record)
-    table = pd.DataFrame(records, columns=None if records else ["id", *Row.model_fields])
-    numbers = [name for name, f in Row.model_fields.items() if f.annotation in (float | None, int | None)]
-    return table.astype(dict.fromkeys(numbers, "float64"))
 
 
 def predictions_path(path: str | Path, id: str) -> Path:
@@ -270,11 +139,13 @@ def _rank(row: Row) -> tuple[bool, datetime]:
 def _parse(line: bytes) -> Row:
     """A row of this schema; raises `ValueError` with a clause that says what is wrong with the line."""
     try:
-        data = json.loads(line.decode(), parse_constant=lambda _: None)
+        data = json.loads(line.removeprefix(codecs.BOM_UTF8).decode(), parse_constant=lambda _: None)
     except (ValueError, RecursionError):
         raise ValueError("the line is cut or damaged") from None
+    if len(line) > LONGEST or line.count(b"[") + line.count(b"{") > 64 or ODD.search(line):  # else nothing can be wrong
+        _check(data)
     schema = data.pop("schema", None) if isinstance(data, dict) else None
-    if not isinstance(schema, int):
+    if not isinstance(schema, int) or schema < 1:
         raise ValueError("the line is not a row of results")
     if schema > SCHEMA:
         raise ValueError(f"the row has schema {schema} and this version reads {SCHEMA}, so update tokenbench")
@@ -283,21 +154,28 @@ def _parse(line: bytes) -> Row:
         row = Row.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "row"
+        where = ".".join(map(str, first["loc"]))[:100] or "row"
         raise ValueError(f"the row is damaged: {where}: {first['msg']}") from None
+    except OverflowError:  # Python's, of the year before 1 or after 9999
+        raise ValueError("the row is damaged: time: there is no such year") from None
     if row.id != id:
         raise ValueError("the row was altered: its id is not that of its identity")
     return row
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if hasattr(value, "tolist"):  # numpy and torch
-        return _plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _check(value: object, name: str = "row", depth: int = 0) -> None:
+    """Raise `ValueError` for what no run writes and no report could hold."""
+    if isinstance(value, dict | list):
+        if depth == DEEPEST:
+            raise ValueError("the row is damaged: it is nested too deeply")
+        for key, inner in value.items() if isinstance(value, dict) else ((name, inner) for inner in value):
+            _check(key, name, depth)
+            _check(inner, key, depth + 1)
+    elif isinstance(value, str) and len(value) > LONGEST:
+        raise ValueError(f"the row is damaged: a text of it has {len(value)} characters")
+    elif isinstance(value, int | float) and value and math.isfinite(value if isinstance(value, float) else 0):
+        if abs(value) > LARGEST or (abs(value) < 1 / LARGEST and name != "p_value"):
+            raise ValueError(f"the row is damaged: {name[:100]}: no such number is measured")
 
 
 def _is_cut(path: Path) -> bool:

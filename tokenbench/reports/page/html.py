@@ -10,8 +10,10 @@ import base64
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,13 +27,14 @@ from tokenbench.reports import pareto, published, style
 from tokenbench.reports.groups import Group, Point, grouped, names
 from tokenbench.reports.page.charts import CONFIG, PARTS, charts
 from tokenbench.reports.paper import tables
-from tokenbench.runs.results import Row
+from tokenbench.runs.row import Row
+from tokenbench.tasks.base import PAIRED, Metric
 
 NAME = "index.html"
+BUNDLE = "import sys, vl_convert; sys.stdout.buffer.write(vl_convert.javascript_bundle().encode())"
 DIGITS = 6  # of a number in the page; all of them are in tables/results.csv
 FIELDS = (
-    *("method", "label", "status", "reason", "batch", "top1", "top1_low", "top1_high", "top5", "agreement"),
-    *("diff_dense", "diff_dense_low", "diff_dense_high", "p_value", "images", "gmacs", "params_m"),
+    *("method", "label", "status", "reason", "batch", "images", "gmacs", "params_m"),
     *("images_per_s", "speedup", "speedup_low", "speedup_high", "latency_p10", "latency_p50", "latency_p90"),
     *("reduction_share", "runs", "spread", "peak_memory_mb", "tokens_mean", "tokens_std"),
 )
@@ -61,7 +64,7 @@ def page(rows: Sequence[Row], maps: str = "") -> str:
     loader = PackageLoader("tokenbench.reports.page")
     environment = Environment(loader=loader, autoescape=True)
     css, js = (loader.get_source(environment, f"report.{kind}")[0] for kind in ("css", "js"))
-    scripts = [Markup(runtime()), Markup(js)]
+    scripts = [Markup(script) for script in (runtime(), js) if script is not None]
     trusted = [*scripts, *re.findall(r"<script[^>]*>(.*?)</script>", maps, re.DOTALL)]
     return environment.get_template("report.html.j2").render(
         title=f"tokenbench: {', '.join(dict.fromkeys(row.backbone for row in rows))}",
@@ -77,12 +80,14 @@ def page(rows: Sequence[Row], maps: str = "") -> str:
 
 
 @cache
-def runtime() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script; from the vl-convert-python package."""
-    import vl_convert
+def runtime() -> str | None:
+    """Vega, Vega-Lite and Vega-Embed as one script, from the vl-convert-python package; None where that cannot start.
 
-    bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
-    return bundle.replace("</script", r"<\/script")
+    Its JavaScript engine reserves more address space than some machines allow (`ulimit -v`) and ends the process that
+    it is in, so it has one of its own.
+    """
+    done = subprocess.run([sys.executable, "-P", "-c", BUNDLE], capture_output=True)
+    return done.stdout.decode().replace("</script", r"<\/script") if done.returncode == 0 else None
 
 
 def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) -> dict[str, Any]:
@@ -90,9 +95,11 @@ def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) 
     sweeps = _sweeps(rows)
     named = {name: text for group in groups for name, text in _names(group).items()}
     series: dict[str, int] = {}
+    others = {metric.name: metric for group in groups for metric in group.metrics[1:]}
     records = [
         {
             **{name: getattr(p.row, name) for name in FIELDS},
+            **_scores(p.row, groups[g].metrics, others),
             **{"id": p.row.id, "group": g, "backbone": p.row.backbone, "name": named[id(p.row)]},
             **{"trained": f"{p.row.trained.name} ({p.row.trained.hash})" if p.row.trained else None},
             **{"series": series.setdefault(f"{g} {p.series}", len(series)), "knob": p.knob},
@@ -114,15 +121,37 @@ def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) 
                 "environment": group.environment,
                 "subset": group.subset,
                 "images": group.images,
+                "metric": _metric(group.metrics[0]),
             }
             for name, group in zip(names(groups), groups, strict=True)
         ],
+        "others": [_metric(metric) for metric in others.values()],
         "published": [_compared(i, c) for i, (_, p) in enumerate(points) for c in _comparisons(p.row)],
         "charts": {name: vars(chart) for name, chart in charts(methods).items()},
         "axes": [vars(axis) for axis in pareto.AXES],
         "config": CONFIG,
         "parts": PARTS,
         "methods": [_method(name) for name in methods],
+    }
+
+
+def _scores(row: Row, metrics: Sequence[Metric], others: Iterable[str]) -> dict[str, float | None]:
+    """The task's main metric as `score`, what was paired with dense, and the other metrics under their names."""
+    main, ends = metrics[0].name, ("", "_low", "_high")
+    found = {f"score{end}": row.metrics.get(f"{main}{end}") for end in ends}
+    return found | {name: row.metrics.get(name) for name in (*PAIRED, *others)}
+
+
+def _metric(metric: Metric) -> dict[str, Any]:
+    return {
+        **{"name": metric.name, "heading": metric.heading, "axis": metric.axis, "digits": metric.digits},
+        **{
+            "noun": (metric.title or metric.short).split()[-1],
+            "short": metric.short,
+            "points": metric.points,
+            "sign": metric.sign,
+            "shown": metric.shown,
+        },
     }
 
 
