@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=options.DEFAULT_RESULTS, show_default=True)
 @click.option("--force", is_flag=True, help="Run what is done already, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print rows as JSON lines instead of a table.")
+@options.quiet
+@options.verbose
 @options.config
 @options.plugin
 def run(**flags: Any) -> int:
@@ -53,7 +55,7 @@ def run(**flags: Any) -> int:
     from tokenbench.runs.row import dumps
 
     plan = _plan(flags)
-    with screen.Watching() as watch:
+    with screen.Watching(flags["quiet"]) as watch:
         rows = runner.run(plan, Results(flags["output"]), watch)
     if flags["as_json"]:
         for row in rows:
@@ -98,7 +100,7 @@ def _plan(flags: dict[str, Any]) -> Plan:
     device = options.device_of(flags["device"])
     if flags["threads"]:
         torch.set_num_threads(flags["threads"])
-    batch = flags["batch_size"] or ("128" if device.startswith("cuda") else "32")
+    batch = flags["batch_size"] if flags["batch_size"] is not None else ("128" if device.startswith("cuda") else "32")
     return Plan(
         task=_task(flags),
         methods=parse(flags["methods"]),

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenbench.core import atomic
 from tokenbench.errors import ResultsError
 from tokenbench.maps.arrays import TokenMaps
 
@@ -68,7 +69,7 @@ def load(path: str | Path) -> list[TokenMaps]:
 def _read(file: Path) -> list[TokenMaps]:
     """The maps of one file, each of one image."""
     try:
-        with file.open("rb") as opened, np.load(opened) as found:  # numpy leaves a damaged file open
+        with atomic.regular(file).open("rb") as opened, np.load(opened) as found:  # numpy leaves a damaged file open
             about = json.loads(str(found["about"]))
             return [_setting(found, about, setting) for setting in about["settings"]]
     except FileNotFoundError:

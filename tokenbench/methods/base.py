@@ -108,10 +108,17 @@ class Method(BaseModel):
         return None
 
     def refusal(self, vit: Backbone) -> str | None:
-        """As `supports`, after asking whether the method is made for the backbone's family at all."""
+        """As `supports`, after asking whether the method is made for the backbone's family at all.
+
+        Raises:
+            TypeError: `supports` gives something other than words or None.
+        """
         if vit.windowed and not self.windowed:
             return "it drops or merges tokens one by one, and this backbone's windows need all tokens of a grid"
-        return self.supports(vit)
+        reason = self.supports(vit)
+        if reason is not None and not isinstance(reason, str):
+            raise TypeError(f"supports must give None or the reason in words, and it gave {reason!r}")
+        return reason or None
 
     def wrap(self, vit: Backbone) -> Backbone:
         """The backbone to run in this one's place, for what is no change of tokens: other blocks, another embedding."""

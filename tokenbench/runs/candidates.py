@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ import torch
 
 from tokenbench import __version__
 from tokenbench.backbones import Backbone, random_images
-from tokenbench.errors import TokenbenchError, UsageError, first_line
+from tokenbench.errors import TokenbenchError, UsageError, first_line, place
 from tokenbench.measure import memory
 from tokenbench.measure.running import OutOfMemory, is_out_of_memory
 from tokenbench.methods import get
@@ -25,6 +26,7 @@ from tokenbench.tasks.classification import Classification
 from tokenbench.weights import checkpoints, files, sources
 from tokenbench.weights.choice import ALL, Take
 
+_log = logging.getLogger(__name__)
 AUTO_BATCH = 256  # where `--batch-size auto` starts halving
 COUNTED = 32  # items that multiply-adds and tokens are counted on, where they depend on the item
 ACCURACY_BATCH = 128  # at most: larger ones are timed, but bring no speed to the pass over the data
@@ -84,11 +86,11 @@ def failing(*candidates: Candidate) -> Iterator[None]:
     """An error inside stops these candidates and nothing else: a plug-in may raise anything."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         status = "oom" if _does_not_fit(error) else "failed"
-        reason = (
-            first_line(error) if isinstance(error, TokenbenchError) else f"{type(error).__name__}: {first_line(error)}"
-        )
+        kind = "" if isinstance(error, TokenbenchError) else f"{type(error).__name__}: "
+        reason = f"{kind}{first_line(error)}{place(error)}"
+        _log.debug("%s", reason, exc_info=True)
         for candidate in candidates:
             if candidate.status == "ok":
                 candidate.stop(status, reason)
@@ -232,7 +234,7 @@ def _group(
     return Group(plan, env, backbone, weights, loader, batches, candidates, few)
 
 
-def _does_not_fit(error: Exception) -> bool:
+def _does_not_fit(error: BaseException) -> bool:
     return isinstance(error, OutOfMemory) or is_out_of_memory(error)
 
 
