@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from browser import chromium, visit  # noqa: F401  fixtures, here so that one browser serves all modules
+from hypothesis import settings
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,6 +18,8 @@ from tokenbench.backbones import Backbone
 from tokenbench.contract import FAMILIES, tiny_swin, tiny_vit  # noqa: F401  tests import them from here
 from tokenbench.methods import all_methods, load_plugin
 
+settings.register_profile("tests", deadline=None)  # a busy machine is no failure
+settings.load_profile("tests")
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
 
 
