@@ -179,7 +179,9 @@ class Evil:
 
 def spoilt(nano: bytes, kind: str) -> str:
     if kind == "another shape":
-        files.save("other.safetensors", backbones.create("deit_nano", classes=3), {})
+        other = backbones.create("deit_nano")
+        other.vit.norm = torch.nn.LayerNorm(32)
+        files.save("other.safetensors", other, {})
         return "other.safetensors"
     if kind == "cut short":
         Path("cut.safetensors").write_bytes(nano[: len(nano) // 2])
@@ -196,7 +198,7 @@ def spoilt(nano: bytes, kind: str) -> str:
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
-        ("another shape", "2 of another shape, the first head.weight (3, 64) where (10, 64) is expected"),
+        ("another shape", "2 of another shape, the first norm.weight (32,) where (64,) is expected"),
         ("cut short", "it is cut or damaged."),
         ("pickle", "could run code when loaded (a.class), so it is not read; save its tensors"),
         ("torch pickle", ".mkdir), so it is not read; save its tensors alone"),
@@ -207,6 +209,12 @@ def test_weights_that_cannot_be_used(nano: bytes, kind: str, sentence: str) -> N
     code, out, err = call("run", *QUICK, "--weights", spoilt(nano, kind))
     assert (code, out) == (1, "") and sentence in err and err.startswith("Error: ") and err.count("\n") == 1
     assert not Path("executed").exists() and not Path("results.jsonl").exists()
+
+
+def test_weights_of_other_classes_are_not_scored_on_the_sample() -> None:
+    files.save("three.safetensors", backbones.create("deit_nano", classes=3), {})
+    code, out, err = call("run", *QUICK, "--weights", "three.safetensors")
+    assert code == 0 and "no --data-dir, so no accuracy" in out, err
 
 
 def test_data_that_cannot_be_used(weights: str, here: Path) -> None:
