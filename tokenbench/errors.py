@@ -5,7 +5,8 @@ TokenbenchError                 (exit code 1)
 │   ├── UnknownName             no method, backbone or knob of that name; the nearest one is offered
 │   ├── BadSetting              a knob's value is out of range or of the wrong type
 │   └── Unsupported             the method cannot run on that backbone, or the backbone is not served
-├── DataError                   a data folder or image that cannot be used
+├── DataError                   images or labels that cannot be used
+│   └── BadData                 (exit code 2, a UsageError too) the data folder or file of labels given is none
 ├── WeightsError                a weights file that is cut short, does not fit, or would run code
 ├── TrainingError               a training run that cannot go on
 ├── ResultsError                a results file that cannot be read or written
@@ -53,7 +54,11 @@ class Unsupported(UsageError):
 
 
 class DataError(TokenbenchError):
-    """A data folder or image that cannot be used."""
+    """Images or labels that cannot be used."""
+
+
+class BadData(DataError, UsageError):
+    """The data folder or file of labels that was given is none, or what is meant by it is not clear."""
 
 
 class WeightsError(TokenbenchError):

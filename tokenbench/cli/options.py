@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tokenbench.cli import streams
 from tokenbench.core import atomic
 from tokenbench.errors import UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from tokenbench.weights.choice import Take
 
 LARGEST = 16384  # pixels a side, beyond which position embeddings alone are gigabytes
 DEFAULT_RESULTS = Path("results.jsonl")
@@ -99,9 +105,22 @@ backbone = click.option("--backbone", default="deit_nano", show_default=True, he
 weights = click.option(
     "--weights", default="auto", show_default=True, help="auto, dense, random, or files and folders."
 )
+_ema = click.option("--ema", is_flag=True, help="Take averaged weights where a file has both.")
+_key = click.option("--weights-key", help="The key of the weights, where a file has several.")
+_mean = click.option("--mean", help="Of each channel, as 0.5,0.5,0.5.  [default: the weights' own]")
+_std = click.option("--std", help="Of each channel.")
+_crop = click.option(
+    "--crop-pct", type=click.FloatRange(min=0, max=1, min_open=True), help="Share of the image's side that is seen."
+)
+_interpolation = click.option("--interpolation", type=click.Choice(["bicubic", "bilinear", "lanczos", "nearest"]))
 image_size = click.option(
     "--image-size", default=None, help="Other than the model's own: 384, or 224x448 (height x width)."
 )
+class_order = click.option(
+    "--class-order",
+    help="Of the folders: natural (1, 2, 10), lexical (1, 10, 2), imagenet, or a file of names.  [default: auto]",
+)
+labels = click.option("--labels", metavar="FILE", help="File with the label of each image: text, CSV, TSV or JSON.")
 limit = click.option("--limit", type=click.IntRange(min=1), help="Use this many images, spread evenly.")
 device = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
 amp = click.option("--amp", is_flag=True, help="Short for --precision bf16.")
@@ -119,6 +138,49 @@ verbose = click.option(
     expose_value=False,
     help="Tracebacks of errors, and what libraries log.",
 )
+
+
+def taking(command: Any) -> Any:
+    """Which weights to take of a file that has several."""
+    return _ema(_key(command))
+
+
+def pixels(command: Any) -> Any:
+    """How images are brought to a model, where other than its own way."""
+    return _mean(_std(_crop(_interpolation(command))))
+
+
+def take_of(flags: Mapping[str, Any]) -> Take:
+    """What `taking` was given; raises `UsageError` for both at once."""
+    from tokenbench.weights.choice import Take
+
+    if flags["ema"] and flags["weights_key"] is not None:
+        raise UsageError("--ema and --weights-key both say which weights to take; give one of them.")
+    return Take(flags["ema"], flags["weights_key"])
+
+
+def pixels_of(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """What `pixels` was given, under timm's names; raises `UsageError` for numbers that mean nothing."""
+    given = {
+        "mean": _channels("mean", flags["mean"], None),
+        "std": _channels("std", flags["std"], 0.0),
+        "crop_pct": flags["crop_pct"],
+        "interpolation": flags["interpolation"],
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _channels(flag: str, text: str | None, above: float | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        found = tuple(float(part) for part in str(text).split(","))
+    except ValueError:
+        found = ()
+    odd = any(not math.isfinite(v) or (above is not None and v <= above) for v in found)
+    if len(found) not in (1, 3) or odd:
+        raise UsageError(f"--{flag} {text} is not allowed; write one number, or one a channel as 0.485,0.456,0.406.")
+    return found
 
 
 def device_of(name: str) -> str:

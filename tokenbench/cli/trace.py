@@ -17,7 +17,9 @@ from tokenbench.cli import options, streams
 @options.backbone
 @click.option("--images", type=click.Path(path_type=Path), multiple=True, help="A file or folder; may be repeated.")
 @options.weights
+@options.taking
 @options.image_size
+@options.pixels
 @options.limit
 @options.device
 @options.seed
@@ -45,6 +47,8 @@ def trace(**flags: Any) -> None:
             image_size=options.size_of(flags["image_size"]),
             device=options.device_of(flags["device"]),
             limit=flags["limit"],
+            pixels=options.pixels_of(flags),
+            take=options.take_of(flags),
             say=lambda text: click.echo(streams.printable(text), err=True),
         )
     for file in traces.write(maps, flags["output"], flags["kind"]):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 @click.option("--method", "--methods", "method", required=True, help='One setting, such as "evit[keep_rate=0.7]".')
 @options.backbone
 @click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="ImageFolder with train and val.")
+@options.class_order
+@options.labels
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run's folder.")
 @click.option("--recipe", help="One of the method's recipes.  [default: its first]")
 @click.option("--epochs", metavar="NUMBER", help="Other than the recipe's.")
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
 @click.option(
     "--weights", default="auto", show_default=True, help="To start from: auto (the recipe's), random, a file."
 )
+@options.taking
 @click.option("--teacher", default="auto", show_default=True, help="The teacher's weights: auto, or a file.")
 @options.image_size
+@options.pixels
 @options.device
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
 @options.amp
@@ -94,10 +98,14 @@ def _job(flags: dict[str, Any], table: dict[str, Any]) -> Job:
         backbone=flags["backbone"],
         recipe=recipes[name].change(changes),
         data_dir=flags["data_dir"],
+        class_order=flags["class_order"] or "auto",
+        labels=Path(flags["labels"]) if flags["labels"] else None,
         output=flags["output"],
         weights=str(flags["weights"]),
         teacher=str(flags["teacher"]),
         image_size=options.size_of(flags["image_size"]),
+        pixels=options.pixels_of(flags),
+        take=options.take_of(flags),
         device=options.device_of(flags["device"]),
         precision="bf16" if flags["amp"] else flags["precision"],
         passes=flags["accumulate"],

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt, PositiveInt
@@ -102,6 +103,10 @@ class Method(BaseModel):
         """Why this setting cannot run on that backbone, as a clause; None if it can."""
         return None
 
+    def caveat(self, vit: Backbone) -> str | None:
+        """What this setting does on that backbone other than its knobs say, as a clause; None if it does as told."""
+        return None
+
     def refusal(self, vit: Backbone) -> str | None:
         """As `supports`, after asking whether the method is made for the backbone's family at all.
 
@@ -167,9 +172,18 @@ def quarters(blocks: tuple[int, ...] | None, vit: Backbone) -> tuple[int, ...]:
 
 
 def outside(blocks: tuple[int, ...], vit: Backbone) -> str | None:
-    """The reason if a block index does not exist, else None."""
+    """The reason if a block index does not exist, or if they do not rise from stage to stage, else None."""
     wrong = [b for b in blocks if not 0 <= b < vit.depth]
-    return f"block {wrong[0]} does not exist, blocks are 0 to {vit.depth - 1}" if wrong else None
+    if wrong:
+        return f"block {wrong[0]} does not exist, blocks are 0 to {vit.depth - 1}"
+    return unordered(blocks)
+
+
+def unordered(blocks: tuple[int, ...]) -> str | None:
+    """The reason if blocks do not rise from stage to stage, else None."""
+    if all(a < b for a, b in pairwise(blocks)):
+        return None
+    return f"its stages are in blocks {_text(blocks)}, and each must lie in a later block than the one before"
 
 
 def _text(value: Any) -> str:

@@ -10,7 +10,7 @@ from tokenbench.core import atomic
 from tokenbench.errors import ResultsError
 from tokenbench.reports.page import html
 from tokenbench.reports.paper import figures, tables
-from tokenbench.runs.results import Row
+from tokenbench.runs.row import Row
 
 
 @dataclass(frozen=True)

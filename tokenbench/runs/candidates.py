@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tokenbench import __version__, backbones
+from tokenbench import __version__
 from tokenbench.backbones import Backbone, random_images
 from tokenbench.errors import TokenbenchError, UsageError, first_line, place
 from tokenbench.measure import memory
@@ -24,9 +24,11 @@ from tokenbench.runs.row import Row
 from tokenbench.tasks.base import Loader, Task
 from tokenbench.tasks.classification import Classification
 from tokenbench.weights import checkpoints, files, sources
+from tokenbench.weights.choice import ALL, Take
 
 _log = logging.getLogger(__name__)
 AUTO_BATCH = 256  # where `--batch-size auto` starts halving
+COUNTED = 32  # items that multiply-adds and tokens are counted on, where they depend on the item
 ACCURACY_BATCH = 128  # at most: larger ones are timed, but bring no speed to the pass over the data
 
 
@@ -49,6 +51,10 @@ class Plan:
     compile: bool = False
     rounds: int = 10
     force: bool = False
+    pixels: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # mean, std, crop_pct, interpolation, if not the model's own
+    take: Take = ALL  # which weights, of files that hold several
 
 
 @dataclass
@@ -101,6 +107,7 @@ class Group:
     loader: Loader | None
     batches: Sequence[int]
     candidates: list[Candidate]
+    few: Loader | None = None  # of the same data, to count with
 
     def live(self) -> Iterator[tuple[Candidate, Model]]:
         """Those that can still be measured."""
@@ -143,7 +150,11 @@ class Group:
             compile=plan.compile,
             seed=plan.seed,
             version=__version__,
-            conditions=plan.task.model_dump(mode="json", exclude_defaults=True),
+            conditions={
+                **plan.task.model_dump(mode="json", exclude_defaults=True),
+                **getattr(loader, "conditions", {}),
+                **self.backbone.pixels,
+            },
             env=self.env,
             status=candidate.status,
             reason="; ".join(candidate.notes) or None,
@@ -160,9 +171,13 @@ def prepare(plan: Plan, env: Mapping[str, Any], say: Callable[[str], None]) -> l
     """
     if not plan.backbones:
         raise UsageError("No backbone was given; write one or more as deit_s,vit_b. See `tokenbench list --backbones`.")
-    given = {name: sources.find(plan.weights, name) for name in plan.backbones}
-    made = [(name, backbones.create(name, plan.image_size, given[name].classes(name))) for name in plan.backbones]
+    given = {name: sources.find(plan.weights, name, plan.take) for name in plan.backbones}
+    made = [(name, given[name].create(name, plan.image_size, pixels=plan.pixels)) for name in plan.backbones]
+    for name, backbone in made:
+        backbone.class_names = given[name].class_names(name)
     opened = [plan.task.open(plan.data_dir, backbone) for _, backbone in made]
+    for note in dict.fromkeys(note for data in opened for note in getattr(data, "notes", ())):
+        say(note)
     groups = [
         _group(plan, given[name], env, backbone, data, say) for (name, backbone), data in zip(made, opened, strict=True)
     ]
@@ -190,7 +205,9 @@ def _group(
     data: Any,
     say: Callable[[str], None],
 ) -> Group:
-    weights = checkpoints.load_dense(backbone, given.dense, plan.seed)
+    if backbone.unseen:
+        say(f"{backbone.name}: {backbone.unseen}.")
+    weights = given.load(backbone, plan.seed)
     if weights.note:
         say(f"{backbone.name}: {weights.note}.")
     backbone.vit.to(plan.device).eval()
@@ -207,11 +224,14 @@ def _group(
                 torch.manual_seed(plan.seed)
                 own = given.trained(method, backbone.name)
                 candidate.model, candidate.own = sources.model(method, backbone, own)
+                caveat = method.caveat(backbone)
+                candidate.notes += [caveat] if caveat else []
         candidates.append(candidate)
-    loader = None
+    loader = few = None
     if data is not None and (weights.kind != "random" or any(candidate.own for candidate in candidates)):
         loader = plan.task.loader(data, backbone, min(max(batches), ACCURACY_BATCH), plan.workers, plan.limit)
-    return Group(plan, env, backbone, weights, loader, batches, candidates)
+        few = plan.task.loader(data, backbone, COUNTED, 0, min(COUNTED, plan.limit or COUNTED))
+    return Group(plan, env, backbone, weights, loader, batches, candidates, few)
 
 
 def _does_not_fit(error: BaseException) -> bool:

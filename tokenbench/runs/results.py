@@ -25,7 +25,6 @@ from tokenbench.core import atomic
 from tokenbench.errors import ResultsError
 from tokenbench.runs.row import SCHEMA, Row, dumps
 
-
 DEEPEST = 16  # levels of a row's values
 LONGEST = 100_000  # characters of a text
 LARGEST = 1e100  # and one over it is the smallest, so that ratios stay numbers
@@ -173,8 +172,9 @@ def _check(value: object, name: str = "row", depth: int = 0) -> None:
             _check(inner, key, depth + 1)
     elif isinstance(value, str) and len(value) > LONGEST:
         raise ValueError(f"the row is damaged: a text of it has {len(value)} characters")
-    elif isinstance(value, int | float) and value and math.isfinite(value if isinstance(value, float) else 0):
-        if abs(value) > LARGEST or (abs(value) < 1 / LARGEST and name != "p_value"):
+    elif isinstance(value, int | float) and value and value not in (math.inf, -math.inf):  # which mean null
+        small = abs(value) < 1 / LARGEST and name != "p_value"
+        if small or abs(value) > LARGEST:
             raise ValueError(f"the row is damaged: {name[:100]}: no such number is measured")
 
 
