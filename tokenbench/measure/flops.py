@@ -66,7 +66,8 @@ def count(model: nn.Module, images: Tensor) -> Flops:
     """Count the multiply-adds of one forward pass, in eval mode, per image.
 
     Attention is always counted as its two matmuls, whichever kernel would run it, a compiled module as the one it was
-    made from. embed is all before the first block and between blocks, head all after the last.
+    made from. embed is all before the first block and between blocks, head all after the last. Where images keep
+    different numbers of tokens each is counted alone, without the padding of a batch, as `over` does.
 
     Args:
         model: any module from images to logits, on the device of the images.
@@ -80,6 +81,8 @@ def count(model: nn.Module, images: Tensor) -> Flops:
         raise UsageError("No image was given to count with; give a batch of at least one.")
     met, model = Met(), getattr(model, "_orig_mod", model)
     with _plainly(model):
+        if images.shape[0] > 1 and _padded(model, images):
+            return over(model, images)
         by_operator, by_block, by_part = _by_torch(model, images, met)
         scale = 1e9 * images.shape[0]
         gmacs = sum(by_operator.values()) / scale
@@ -93,6 +96,12 @@ def count(model: nn.Module, images: Tensor) -> Flops:
         met.uncounted(),
         unchecked,
     )
+
+
+def _padded(model: nn.Module, images: Tensor) -> bool:
+    """Whether images of this batch are padded in any block."""
+    run: Any = getattr(model, "run", None)
+    return bool(blocks_of(model)) and any(tokens.present is not None for tokens in run(images).trace)
 
 
 def over(model: nn.Module, images: Tensor) -> Flops:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from tokenbench.backbones import random_images
+from tokenbench.data import unreadable
 from tokenbench.errors import DataError, ResultsError, first_line
 from tokenbench.measure import flops, memory, speed, tokens
 from tokenbench.measure.running import evaluating
@@ -25,8 +26,6 @@ from tokenbench.tasks.base import Loader
 __all__ = ["Plan", "Watch", "run"]
 
 MOST = 10  # times the rounds asked for, where speed-ups are not known well enough before
-
-NAMED = 5  # unreadable images that are named; the others are counted
 
 
 class Watch(Protocol):
@@ -158,12 +157,10 @@ def _score(groups: Sequence[Group], results: Results, watch: Watch) -> None:
                         kept.append(task.answer(model, images, target, plan.precision, candidate.method.label))
             targets.append(target)
             watch.step(sum(map(len, targets)))
-    if loader.skipped:
-        first = "; ".join(f"{name}: {why}" for name, why in loader.skipped[:NAMED])
-        more = f"; and {len(loader.skipped) - NAMED} more" if len(loader.skipped) > NAMED else ""
-        watch.say(
-            f"{len(loader.skipped)} of {loader.total} {task.items} cannot be read and are left out: {first}{more}."
-        )
+    listed, skipped = unreadable.beside(results.path), dict(loader.skipped)
+    unreadable.write(listed, f"{loader.name} {loader.split}", skipped)
+    if skipped:
+        watch.say(unreadable.told(skipped, loader.total, listed, task.items))
     found = {
         id(candidate): task.gather(kept, targets)
         for (_, candidate, _), kept in zip(running, answers, strict=True)
