@@ -31,6 +31,8 @@ class Group(click.Group):
             click.echo(f"Error: {error}", err=True)
             code = error.exit_code
         except click.UsageError as error:
+            if isinstance(error, click.NoSuchOption) and error.possibilities:
+                error.possibilities = list(error.possibilities)[:1]  # the nearest
             see = error.ctx.command_path if error.ctx else ctx.command_path
             click.echo(f"Error: {error.format_message()} See `{see} --help`.", err=True)
             code = error.exit_code

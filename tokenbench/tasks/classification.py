@@ -32,7 +32,8 @@ class Classification(Task):
         from tokenbench import data
 
         if folder is None:
-            return data.sample() if backbone.name == "deit_nano" else None
+            fitting = backbone.name == "deit_nano" and backbone.vit.num_classes == len(data.SAMPLE_CLASSES)
+            return data.sample() if fitting else None
         images = data.open_folder(folder)
         data.check_classes(images, backbone.vit.num_classes, backbone.name)
         return images
