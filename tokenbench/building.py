@@ -35,7 +35,7 @@ def build(method: str, backbone: str | nn.Module, *, weights: str = "auto", seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if isinstance(backbone, nn.Module):
-            return Model(Backbone(backbone), setting).eval()
+            return _said(Model(Backbone(backbone), setting).eval())
         given = sources.find(weights, backbone)
         adapted = given.create(backbone)
         own = given.trained(setting, backbone)
@@ -48,4 +48,11 @@ def build(method: str, backbone: str | nn.Module, *, weights: str = "auto", seed
             note = given.load(adapted, seed).note
             if note:
                 warnings.warn(note, stacklevel=2)
-        return sources.model(setting, adapted, own)[0]
+        return _said(sources.model(setting, adapted, own)[0])
+
+
+def _said(model: Model) -> Model:
+    caveat = model.method.caveat(model.backbone)
+    if caveat:
+        warnings.warn(f"{model.method.label} on {model.backbone.name}: {caveat}", stacklevel=3)
+    return model

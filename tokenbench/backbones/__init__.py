@@ -5,6 +5,8 @@ A family is a file here. What no family serves is refused with the reason.
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,6 +51,9 @@ SHORT_NAMES = {
     "swin_b": "swin_base_patch4_window7_224.ms_in1k",
 }
 
+
+for module in pkgutil.iter_modules(__path__, f"{__name__}."):
+    importlib.import_module(module.name)  # a family is registered when its file is imported
 
 SOURCES = {"hf-hub": "hf-hub", "hf_hub": "hf-hub", "local-dir": "local-dir"}  # as timm has them before a colon
 

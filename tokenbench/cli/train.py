@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--method", required=True, help='One setting, such as "evit[keep_rate=0.7]".')
+@click.option("--method", "--methods", "method", required=True, help='One setting, such as "evit[keep_rate=0.7]".')
 @options.backbone
 @click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="ImageFolder with train and val.")
+@options.class_order
+@options.labels
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run's folder.")
 @click.option("--recipe", help="One of the method's recipes.  [default: its first]")
 @click.option("--epochs", metavar="NUMBER", help="Other than the recipe's.")
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 )
 @click.option("--tracker", help="trackio or wandb.")
 @options.seed
+@options.quiet
+@options.verbose
 @options.config
 @options.plugin
 @click.pass_context
@@ -58,7 +62,7 @@ def train(ctx: click.Context, /, **flags: Any) -> None:
     from tokenbench.cli import screen
 
     job = _job(flags, ctx.meta.get("recipe", {}))
-    with screen.Watching() as watch:
+    with screen.Watching(flags["quiet"]) as watch:
         found = training.train(job, watch)
     if found.leads:
         click.echo(f"{found.path}: top-1 {found.top1:.2f} % on {found.images} {found.split} images.")
@@ -76,7 +80,7 @@ def _job(flags: dict[str, Any], table: dict[str, Any]) -> Job:
         raise UsageError(f"--method {flags['method']} gives {len(settings)} settings; train one at a time.")
     method = settings[0]
     recipes = type(method).recipes
-    name = flags["recipe"] or next(iter(recipes))
+    name = flags["recipe"] or next(iter(recipes), "")
     if name not in recipes:
         raise UnknownName(f"recipe of {method.name}", name, recipes, f"`tokenbench show {method.name}`")
     changes = dict(table)
@@ -94,6 +98,8 @@ def _job(flags: dict[str, Any], table: dict[str, Any]) -> Job:
         backbone=flags["backbone"],
         recipe=recipes[name].change(changes),
         data_dir=flags["data_dir"],
+        class_order=flags["class_order"] or "auto",
+        labels=Path(flags["labels"]) if flags["labels"] else None,
         output=flags["output"],
         weights=str(flags["weights"]),
         teacher=str(flags["teacher"]),

@@ -108,6 +108,8 @@ def trace_all(
     adapted.vit.to(device)
     if found.note:
         say(f"{found.note[0].upper()}{found.note[1:]}.")
+    if adapted.unseen:
+        say(f"{backbone}: {adapted.unseen}.")
     settings = []
     for method in methods:
         reason = method.refusal(adapted)
@@ -175,6 +177,7 @@ def follow(
         passes = [model.run(chunk.to(like), trace=True).trace for chunk in images.split(at_once)]
     backbone.vit.train(was_training)
     blocks = list(zip(*passes, strict=True))  # of each block, the tokens of every chunk
+    each = np.array([torch.cat([t.counts for t in tokens]).tolist() for tokens in blocks])  # (blocks, B)
     return TokenMaps(
         method=method.name,
         label=method.label,
@@ -185,7 +188,8 @@ def follow(
         grid=blocks[0][0].grid,
         weights=_joined([t.source for t in tokens] for tokens in blocks),
         fused=tuple(array > 0 for array in _joined([t.fused for t in tokens] for tokens in blocks)),
-        counts=tuple(tokens[0].count for tokens in blocks),
+        counts=tuple(each.max(1).tolist()),
+        each=each if np.ptp(each, axis=1).any() else None,
     )
 
 
@@ -219,7 +223,13 @@ def _joined(blocks: Iterable[Sequence[Tensor | None]]) -> tuple[np.ndarray, ...]
             arrays.append(arrays[-1])
             continue
         before = parts
-        array = np.concatenate([part.float().cpu().numpy() for part in parts if part is not None])
+        array = np.concatenate(_even([part.float().cpu().numpy() for part in parts if part is not None]))
         hard = bool(((array == 0) | (array == 1)).all())
         arrays.append(array.astype(np.uint8) if hard else array)
     return tuple(arrays)
+
+
+def _even(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Maps (B, T, P) with zeros up to the largest T: each part was padded for its own images."""
+    most = max(part.shape[1] for part in parts)
+    return [p if p.shape[1] == most else np.pad(p, ((0, 0), (0, most - p.shape[1]), (0, 0))) for p in parts]

@@ -23,7 +23,7 @@ from tokenbench.methods.recipe import Recipe
 from tokenbench.model import Model
 from tokenbench.reports import curves
 from tokenbench.runs import runner
-from tokenbench.training import log, optim, state
+from tokenbench.training import log, optim, state, telling
 from tokenbench.training.processes import Processes, joined
 from tokenbench.training.stream import Stream, Targets, check_training, seed_all
 from tokenbench.training.task import MethodTask
@@ -45,6 +45,8 @@ class Job:
     recipe: Recipe
     data_dir: Path
     output: Path
+    class_order: str = "auto"
+    labels: Path | None = None
     weights: str = "auto"  # to start from; "auto" is what the recipe says
     teacher: str = "auto"  # the teacher's weights, where the recipe has one; "auto" is those the run starts from
     image_size: tuple[int, int] | None = None
@@ -97,7 +99,7 @@ def train(job: Job, watch: Watch) -> Trained:
 
 
 def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
-    images, held_out = data.open_training(job.data_dir)
+    images, held_out = data.open_training(job.data_dir, job.class_order, job.labels)
     check_training(images)
     method = _with_knobs(job.method, job.recipe)
     given = sources.single(_from(job), job.take)
@@ -116,6 +118,7 @@ def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
         "setting": method.model_dump(mode="json"),
         "backbone": job.backbone,
         "classes": len(images.classes),
+        "class_names": list(images.names),
         "image_size": list(backbone.input_size[1:]),
         "recipe": job.recipe.model_dump(mode="json"),
         "data": {"name": images.name, "images": len(images), "first": images.digest(range(min(100, len(images))))},
@@ -143,6 +146,9 @@ def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
     if processes.count > 1:
         task.prepare_distributed([torch.cuda.current_device()] if processes.device.startswith("cuda") else None)
     run = _Run(job, watch, processes, method, settings, task, optimizer, schedule, stream, total)
+    if processes.leads:
+        for sentence in telling.what_on(images, held_out, backbone):
+            watch.say(sentence)
     if done and processes.leads:
         watch.say(f"Going on after update {done} of {total}.")
     run.updates(done, held_out)
@@ -170,6 +176,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.targets = Targets(self.job.recipe, self.settings["classes"])
+        self.unreadable = telling.Unreadable(self.job.output, self.processes, self.watch.say)
 
     def updates(self, done: int, held_out: data.Images) -> None:
         """The updates that are left."""
@@ -194,6 +201,7 @@ class _Run:
                 row = self._told(now)
                 row["images_per_s"] = round(self.job.recipe.batch * (now - first) / (time.monotonic() - began), 1)
                 if evaluating:
+                    self.unreadable.training(self.stream)
                     row["top1"] = self._evaluate(held_out).top1
                 if self.log is not None:  # before the checkpoint: lines after it are dropped, none before it is missing
                     self.log.add(row)
@@ -206,6 +214,7 @@ class _Run:
 
     def finish(self, held_out: data.Images) -> Trained:
         """Measure the result and write it."""
+        self.unreadable.training(self.stream)
         found = self._evaluate(held_out)
         path = self.job.output / RESULT
         if self.log is not None:
@@ -289,6 +298,7 @@ class _Run:
         loader = data.loader(held_out, config, EVAL_BATCH, self.job.workers)
         found = accuracy.predict({"model": model.eval()}, loader, self.processes.device, self.job.precision)["model"]
         model.train(training)
+        self.unreadable.held_out(loader)
         return found
 
 

@@ -78,6 +78,24 @@ class Sources:
         """Fill a backbone with the dense weights; as `checkpoints.load_dense`."""
         return checkpoints.load_dense(backbone, self.dense, seed, self.take, transfer)
 
+    def class_names(self, backbone: str) -> tuple[str, ...] | None:
+        """What the files trained on this backbone call their classes, in order; None if none says it.
+
+        Raises:
+            WeightsError: two files call them otherwise, so no image has one label for both.
+        """
+        told = {str(path): header for path, header in self.own.items() if _is_of(header, backbone)}
+        named = {
+            path: h["class_names"] for path, h in {**told, self.dense: self.header}.items() if h.get("class_names")
+        }
+        if len({tuple(names) for names in named.values()}) > 1:
+            one, two = next((a, b) for a in named for b in named if named[a] != named[b])
+            raise WeightsError(
+                f"{one} and {two} were trained on other classes or another order of them; measure them in runs of "
+                "their own."
+            )
+        return next((tuple(map(str, names)) for names in named.values()), None)
+
 
 def find(text: str, backbone: str, take: Take = ALL) -> Sources:
     """What a `--weights` value means for a backbone.
