@@ -172,6 +172,36 @@ def test_unknown_commands_get_the_nearest() -> None:
     assert call("reprot") == (2, "", "Error: Unknown command 'reprot'. Did you mean report? See `tokenbench --help`.\n")
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--mean", "half"), "--mean half is not allowed; write one number, or one a channel as 0.485,0.456,0.406."),
+        (("--mean", "0.5,0.5"), "--mean 0.5,0.5 is not allowed"),
+        (("--std", "0"), "--std 0 is not allowed"),
+        (("--std", "inf"), "--std inf is not allowed"),
+        (
+            ("--ema", "--weights-key", "model"),
+            "--ema and --weights-key both say which weights to take; give one of them.",
+        ),
+        (("--weights", ""), "--weights names no file; give auto, dense, random, or files and folders."),
+    ],
+)
+def test_flags_of_weights_and_pixels_that_mean_nothing(flags: tuple[str, ...], says: str) -> None:
+    for command in (("run", *QUICK), ("trace", "--methods", "evit")):
+        code, _, err = call(*command, *flags)
+        assert code == 2 and says in err, err
+
+
+def test_pixels_and_the_weights_taken_are_in_the_row(weights: str) -> None:
+    stored = files.read(weights)
+    torch.save({"model": stored, "model_ema": stored}, "two.pth")
+    code, out, err = call("run", *QUICK, "--weights", "two.pth", "--ema", "--crop-pct", "0.5", "--json")
+    assert code == 0 and "deit_nano: the averaged weights ('model_ema')." in err
+    for line in out.splitlines():
+        row = json.loads(line)
+        assert row["conditions"] == {"crop_pct": 0.5} and row["weights"]["name"] == "two.pth#model_ema"
+
+
 class Evil:
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("executed",)
@@ -179,9 +209,7 @@ class Evil:
 
 def spoilt(nano: bytes, kind: str) -> str:
     if kind == "another shape":
-        other = backbones.create("deit_nano")
-        other.vit.norm = torch.nn.LayerNorm(32)
-        files.save("other.safetensors", other, {})
+        files.save("other.safetensors", backbones.create("deit_t", classes=10).vit, {})
         return "other.safetensors"
     if kind == "cut short":
         Path("cut.safetensors").write_bytes(nano[: len(nano) // 2])
@@ -198,7 +226,7 @@ def spoilt(nano: bytes, kind: str) -> str:
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
-        ("another shape", "2 of another shape, the first norm.weight (32,) where (64,) is expected"),
+        ("another shape", "it has width 192, blocks 12, and deit_nano has width 64, blocks 12; give --backbone deit_t"),
         ("cut short", "it is cut or damaged."),
         ("pickle", "could run code when loaded (a.class), so it is not read; save its tensors"),
         ("torch pickle", ".mkdir), so it is not read; save its tensors alone"),

@@ -37,8 +37,8 @@ class Classification(Task):
         from tokenbench import data
 
         if folder is None:
-            fits = backbone.name == "deit_nano" and backbone.vit.num_classes == len(data.SAMPLE_CLASSES)
-            return data.sample() if fits else None
+            fitting = backbone.name == "deit_nano" and backbone.vit.num_classes == len(data.SAMPLE_CLASSES)
+            return data.sample() if fitting else None
         labels = None if self.labels is None else Path(self.labels)
         images = data.open_folder(folder, order=self.class_order, labels=labels)
         images = data.match(images, backbone.vit.num_classes, backbone.name, backbone.class_names)

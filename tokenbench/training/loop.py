@@ -338,7 +338,7 @@ def _teacher(job: Job, classes: int) -> tuple[Model | None, dict[str, Any] | Non
     try:
         given = sources.single(source, job.take)
         backbone = given.create(job.backbone, job.image_size, classes, pixels=job.pixels)
-        found = given.load(backbone, job.seed, transfer=True)
+        found = given.load(backbone, job.seed, transfer=job.teacher == "auto")
     except WeightsError as error:
         raise WeightsError(f"The teacher does not fit: {error}") from None
     if found.kind == "random" or found.random_head:
