@@ -85,14 +85,14 @@ class Row(Identity):
     reason: str | None = None  # one sentence, unless ok
 
     top1: float | None = None  # percent, as all accuracies
-    top1_low: float | None = None  # 95 % interval
+    top1_low: float | None = None  # 95 % interval, Wilson's
     top1_high: float | None = None
     top5: float | None = None
     agreement: float | None = None  # percent of images whose class is the dense model's
     diff_dense: float | None = None  # top1 minus the dense model's, in points
-    diff_dense_low: float | None = None
+    diff_dense_low: float | None = None  # paired 95 % interval, Tango's
     diff_dense_high: float | None = None
-    p_value: float | None = None
+    p_value: float | None = None  # of McNemar's exact test against the dense model, as it is for one setting alone
     images: int | None = None  # evaluated
     images_total: int | None = None  # in the split they were taken from
     skipped: int | None = None  # unreadable

@@ -174,7 +174,7 @@ def _accuracy(groups: Sequence[Group], results: Results, watch: Watch) -> None:
         if candidate.model is None:
             continue
         own, dense = found[key], found.get(f"{group.backbone.name}/dense")  # None: its weights are random
-        low, high = accuracy.bootstrap(own, seed=plan.seed)
+        low, high = own.interval
         candidate.metrics |= {
             "top1": own.top1,
             "top5": own.top5,
@@ -185,13 +185,13 @@ def _accuracy(groups: Sequence[Group], results: Results, watch: Watch) -> None:
             "skipped": len(loader.skipped),
         }
         if candidate is not group.candidates[0] and group.candidates[0].model is not None and dense is not None:
-            low, high = accuracy.bootstrap(own, dense, seed=plan.seed)
+            change = accuracy.paired(own, dense).told
             candidate.metrics |= {
                 "agreement": own.agreement(dense),
-                "diff_dense": round(own.top1 - dense.top1, 6),  # or 0.95 is shown as 0.9 here and 1.0 there
-                "diff_dense_low": low,
-                "diff_dense_high": high,
-                "p_value": accuracy.mcnemar(own, dense),
+                "diff_dense": change.value,
+                "diff_dense_low": change.low,
+                "diff_dense_high": change.high,
+                "p_value": change.p,
             }
         for batch in candidate.batches:
             own.save(results.predictions(group.row(candidate, batch).id))
