@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from tokenbench.errors import UnknownName, UsageError
+from tokenbench.measure.verdicts import MARGIN
 
 DEFAULT_RESULTS = Path("results.jsonl")
 
@@ -75,6 +76,13 @@ image_size = click.option(
 limit = click.option("--limit", type=click.IntRange(min=1), help="Use this many images, spread evenly.")
 device = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
 amp = click.option("--amp", is_flag=True, help="Short for --precision bf16.")
+margin = click.option(
+    "--margin",
+    type=click.FloatRange(min=0, max=100),
+    default=MARGIN,
+    show_default=True,
+    help="Points of top-1 whose loss is called small.",
+)
 workers = click.option(
     "-j", "--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that load."
 )

@@ -14,16 +14,20 @@ from rich.text import Text
 
 from tokenbench.backbones import SHORT_NAMES
 from tokenbench.maps.arrays import TokenMaps
+from tokenbench.measure.verdicts import MARGIN
 from tokenbench.methods import all_methods, get
 from tokenbench.methods.base import Method
 from tokenbench.methods.recipe import Recipe
+from tokenbench.reports.cells import MISSING
 from tokenbench.reports.paper import tables
 from tokenbench.runs.results import Row
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SPARE = ("params M", "top-5 %", "peak MB", "selecting", "last tokens", "latency ms", "Δ GMAC")  # first to go
+SPARE = (  # first to go
+    *("params M", "top-5 %", "peak MiB", "selecting", "spread", "last tokens", "ms a batch", "Δ GMAC", "verdict"),
+)
 WIDE = 4000  # columns, for output that is piped: nothing is cut or wrapped
 
 
@@ -84,10 +88,10 @@ class Watching:
         self._progress.console.print(plain(text), soft_wrap=True)
 
 
-def print_results(rows: Sequence[Row]) -> None:
+def print_results(rows: Sequence[Row], margin: float = MARGIN) -> None:
     """A table for each set of conditions, then speed-ups by batch size where several were timed."""
     out = console()
-    for table in tables.tables(rows):
+    for table in tables.tables(rows, margin):
         out.print()
         out.print(plain(table.title, "bold"))
         out.print(plain(table.conditions, "dim"))
@@ -119,7 +123,7 @@ def print_methods() -> None:
     """Every method in a line."""
     grid = Grid("method", "what it does", "needs its own training", "paper", box=None, header_style="bold")
     for name, cls in all_methods().items():
-        paper = f"{cls.paper.venue}, arXiv {cls.paper.arxiv}" if cls.paper else tables.MISSING
+        paper = f"{cls.paper.venue}, arXiv {cls.paper.arxiv}" if cls.paper else MISSING
         _add(grid, name, _first_line(cls), "yes" if cls.trained else "no", paper)
     console().print(grid)
 
@@ -185,8 +189,8 @@ def print_method(name: str) -> None:
     if cls.reported:
         grid = Grid("backbone", "setting", "top-1 %", "GMAC", "", box=None, header_style="bold")
         for r in cls.reported:
-            setting = ", ".join(f"{k}={_value(v)}" for k, v in r.settings.items()) or tables.MISSING
-            top1, gmacs = (tables.MISSING if v is None else f"{v:g}" for v in (r.top1, r.gmacs))
+            setting = ", ".join(f"{k}={_value(v)}" for k, v in r.settings.items()) or MISSING
+            top1, gmacs = (MISSING if v is None else f"{v:g}" for v in (r.top1, r.gmacs))
             how = "trained for it" if r.trained else "off the shelf"
             _add(grid, r.backbone, setting, top1, gmacs, f"{how}; {r.note}" if r.note else how)
         out.print("\nreported by the paper", style="bold")
@@ -204,7 +208,7 @@ def print_environment(values: Mapping[str, Any]) -> None:
     """Hardware and versions."""
     grid = Grid(box=None, show_header=False)
     for key, value in values.items():
-        _add(grid, key, tables.MISSING if value is None else str(value))
+        _add(grid, key, MISSING if value is None else str(value))
     console().print(grid)
 
 

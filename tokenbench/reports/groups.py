@@ -11,12 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from tokenbench.reports import pareto
+from tokenbench.measure.verdicts import MARGIN, Verdict
+from tokenbench.reports import cells, pareto
 from tokenbench.reports.paper import tables
 from tokenbench.reports.published import is_trained
 from tokenbench.runs.results import Row
-
-MISSING = tables.MISSING
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Point:
     fronts: frozenset[str]  # the axes on whose front it is
     saved: float | None  # share of the dense model's GMACs
     time_saved: float | None  # share of the dense model's time
-    inside_noise: bool | None  # the paired interval of the difference from dense holds 0
+    verdict: Verdict | None  # on the difference from dense, among all of the group
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,17 @@ class Group:
     """Points under one set of conditions, dense first."""
 
     points: tuple[Point, ...]
+
+    @property
+    def dense(self) -> Row | None:
+        """The row of the dense model, if it is here."""
+        return self.first if self.first.method == "dense" else None
+
+    @property
+    def notes(self) -> list[str]:
+        """What must be known to read the cells of these rows."""
+        judged = {id(p.row): p.verdict for p in self.points if p.verdict}
+        return cells.notes([p.row for p in self.points], judged, self.dense)
 
     @property
     def first(self) -> Row:
@@ -104,9 +114,9 @@ class Group:
         return [sorted(line, key=lambda p: p.knob or 0.0) for line in lines.values() if len(line) > 1]
 
 
-def grouped(rows: Iterable[Row]) -> list[Group]:
-    """Rows by their conditions, in the order these first appear."""
-    return [_group(members) for members in tables.grouped(rows).values()]
+def grouped(rows: Iterable[Row], margin: float = MARGIN) -> list[Group]:
+    """Rows by their conditions, in the order these first appear; for `margin` see `verdicts.judge`."""
+    return [_group(members, margin) for members in tables.grouped(rows).values()]
 
 
 def names(groups: Sequence[Group]) -> list[str]:
@@ -119,7 +129,7 @@ def names(groups: Sequence[Group]) -> list[str]:
     return [f"{name} · {i}" if twice[name] > 1 else name for i, name in enumerate(found, 1)]
 
 
-def _group(rows: Sequence[Row]) -> Group:
+def _group(rows: Sequence[Row], margin: float) -> Group:
     rows = sorted(rows, key=lambda row: (row.method != "dense", is_trained(row) and row.method == "dense"))
     fronts: dict[int, set[str]] = defaultdict(set)
     for axis in pareto.AXES:
@@ -129,15 +139,13 @@ def _group(rows: Sequence[Row]) -> Group:
         for i, best in zip(able, flags, strict=True):
             if best:
                 fronts[i].add(axis.field)
-    lines = _lines(rows)
+    lines, judged = _lines(rows), cells.judged(rows, margin)
     dense = rows[0].gmacs if rows[0].method == "dense" else None
     points = []
     for i, row in enumerate(rows):
         saved = 1 - row.gmacs / dense if dense and row.gmacs is not None and row.method != "dense" else None
         time = 1 - 1 / row.speedup if row.speedup and row.method != "dense" else None
-        low, high = row.diff_dense_low, row.diff_dense_high
-        noise = None if low is None or high is None else low <= 0 <= high
-        points.append(Point(row, *lines[i], frozenset(fronts[i]), saved, time, noise))
+        points.append(Point(row, *lines[i], frozenset(fronts[i]), saved, time, judged.get(id(row))))
     return Group(tuple(points))
 
 
