@@ -14,6 +14,7 @@ from tokenbench.cli.report import merge, report
 from tokenbench.cli.run import run
 from tokenbench.cli.trace import trace
 from tokenbench.cli.train import train
+from tokenbench.cli.verify import verify
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -25,5 +26,5 @@ def main() -> None:
     """
 
 
-for command in (run, train, list_, show, env, trace, report, compare, merge, convert):
+for command in (run, train, list_, show, env, trace, report, compare, merge, convert, verify):
     main.add_command(command)

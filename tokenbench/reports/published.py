@@ -76,6 +76,8 @@ class Comparison:
             found.append(f"measured in {row.precision}")
         if self.reported.note:
             found.append(f"published for {self.reported.note}")
+        if self.reported.reason:
+            found.append(self.reported.reason)
         return found or ["nothing known differs"]
 
 
