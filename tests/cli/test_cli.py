@@ -20,10 +20,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from tokenbench import backbones
-from tokenbench.cli import main, screen
+from tokenbench.cli import catalogue, main
 from tokenbench.cli.run import _plan
 from tokenbench.methods.evit import Attentive
-from tokenbench.runs import results, runner
+from tokenbench.runs import runner
 from tokenbench.runs.results import load
 from tokenbench.weights import files
 
@@ -99,7 +99,7 @@ def test_json_is_all_that_is_on_stdout() -> None:
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and [row["label"] for row in rows] == ["dense", "evit[keep_rate=0.7]"]
     assert [row["reason"] for row in rows] == ["random weights, so no accuracy"] * 2
-    assert all(row["top1"] is None and row["schema"] == 1 for row in rows)
+    assert all(row["metrics"]["top1"] is None and row["schema"] == 2 for row in rows)
     assert "deit_nano: counting" in err
     assert out == Path("results.jsonl").read_text()
 
@@ -130,11 +130,14 @@ def test_json_is_all_that_is_on_stdout() -> None:
         ("--seed -1", "Invalid value for '--seed': -1 is not in the range x>=0. See `main run --help`."),
         ("--workers -1", "Invalid value for '-j' / '--workers': -1 is not in the range x>=0. See `main run --help`."),
         ("--precision fp8", "Invalid value for '--precision': 'fp8' is not one of 'fp32', 'bf16', 'fp16'. See "),
+        ("--labels l.csv", "--labels says something of the images in --data-dir; give that too."),
+        ("--restrict-classes", "--restrict-classes says something of the images in --data-dir; give that too."),
+        ("--class-order upwards --data-dir .", "Data folder '.' has no class folders; put the images of each class"),
         ("--precision fp16 --amp", "--amp means bf16 and --precision says fp16; give one of them."),
         ("--method evit", "No such option '--method'. Did you mean '--methods'? See `main run --help`."),
         (
             "--plugin none.py",
-            "Plug-in 'none.py' is not a Python file; give the path of a .py file with a Method in it.",
+            "Plug-in 'none.py' is not a Python file; give the path of a .py file with a Method, Task or Backbone",
         ),
         ("--config none.toml", "Config 'none.toml' cannot be read (No such file or directory); give a TOML file."),
     ],
@@ -154,7 +157,7 @@ def test_usage_errors_are_one_sentence(args: str, sentence: str) -> None:
             "does not import (ModuleNotFoundError: No module named 'nowhere_to_be_found')",
         ),
         ("def (\n", "does not import (SyntaxError: "),
-        ("x = 1\n", "holds no Method with a name; see CONTRIBUTING.md for an example."),
+        ("x = 1\n", "holds no Method, Task or Backbone with a name; see CONTRIBUTING.md for examples."),
     ],
 )
 def test_plugins_that_are_none(text: str, sentence: str) -> None:
@@ -214,7 +217,8 @@ def test_data_that_cannot_be_used(weights: str, here: Path) -> None:
         "three": "three has 3 classes but deit_nano has 10; give data of the model's classes, or weights ",
     }.items():
         code, out, err = call("run", *QUICK, "--weights", weights, "--data-dir", given)
-        assert (code, out) == (1, "") and err.startswith(f"Error: {sentence}") and err.count("\n") == 1
+        expected = 1 if given == "three" else 2  # a mistake in the command, and no job that failed
+        assert (code, out) == (expected, "") and err.startswith(f"Error: {sentence}") and err.count("\n") == 1
 
 
 def test_unreadable_images_are_seen_in_the_output_and_in_the_row(weights: str, here: Path) -> None:
@@ -262,17 +266,22 @@ def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(results.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     code, out, err = call("run", *QUICK, "--weights", "random", "-o", "here/results.jsonl", "--force")
     assert code == 1 and out == ""
     assert "Error: here/results.jsonl cannot be written (No space left on device); free some space or give" in err
     assert [row.status for row in load("here/results.jsonl")[0]] == ["ok", "ok"], "the rows from before are there"
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_device_that_is_full() -> None:
-    code, _, err = call("run", *QUICK, "--weights", "random", "-o", "/dev/full")
-    assert code == 1 and err.splitlines()[-1].startswith("Error: /dev/full cannot be written (No space left on device)")
+@pytest.mark.parametrize("output", ["/dev/null", "pipe", "folder", "taken.jsonl", "file/results.jsonl"])
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(output: str) -> None:
+    os.mkfifo("pipe")
+    Path("folder").mkdir()
+    Path("file").write_text("")
+    Path("taken.predictions").write_text("")  # where the predictions would go
+    code, out, err = call("run", *QUICK, "--weights", "random", "-o", output)
+    assert (code, out) == (1, "") and "counting" not in err
+    assert err.splitlines()[-1].startswith("Error: ") and " cannot be written (" in err
 
 
 def planned(*args: str) -> runner.Plan:
@@ -359,7 +368,7 @@ def test_list_and_show_and_env() -> None:
 def test_backbones_say_which_methods_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mark for each method, or the number of a reason below."""
     shown = {name: backbones.SHORT_NAMES[name] for name in ("deit_s", "siglip_b", "swin_t", "swin_s", "swin_b")}
-    monkeypatch.setattr(screen, "SHORT_NAMES", shown)
+    monkeypatch.setattr(catalogue, "SHORT_NAMES", shown)
     code, out, _ = call("list", "--backbones")
     head, *lines = (line.split() for line in out.splitlines()[: len(shown) + 1])
     methods = head[head.index("tokens") + 1 :]

@@ -6,6 +6,8 @@ import base64
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,10 @@ from rows import ENV, row
 from tokenbench.errors import ResultsError, UsageError
 from tokenbench.methods import get
 from tokenbench.methods.base import make
-from tokenbench.reports import groups, pareto, published, style
+from tokenbench.reports import files, groups, pareto, published, style
 from tokenbench.reports.page import html
 from tokenbench.reports.paper import figures, tables
-from tokenbench.runs.results import Row, WeightsId
+from tokenbench.runs.row import Row, WeightsId
 
 SHIPPED = Path(__file__).parents[2] / "benchmarks/imagenet/results.jsonl"
 numbers = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), max_size=12)
@@ -266,9 +268,8 @@ def test_no_rows_and_no_folder_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="There are no rows to report"):
         html.page([])
     (tmp_path / "file").write_text("")
-    for write in (html.write, figures.write):
-        with pytest.raises(ResultsError, match="cannot be written"):
-            write([row()], tmp_path / "file")
+    with pytest.raises(ResultsError, match="cannot be written"):
+        files.write([row()], tmp_path / "file")
 
 
 def test_figures_are_written_for_what_was_measured(tmp_path: Path) -> None:
@@ -301,6 +302,7 @@ def test_the_same_rows_give_the_same_files(tmp_path: Path) -> None:
     made = [row(), row("evit", speedup=2.0, gmacs=1.0)]
     for kind in figures.KINDS:
         for folder in ("a", "b"):
+            (tmp_path / folder).mkdir(exist_ok=True)
             figures.write(made, tmp_path / folder, (kind,))
         name = f"figures/accuracy_gmac.{kind}"
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -314,3 +316,20 @@ def test_every_method_looks_different() -> None:
     assert len(looks) == len(all_methods()) and set(style.METHODS) >= set(all_methods())
     assert {style.colour(name) for name in style.METHODS} | set(style.OTHERS) == set(style.ON_DARK)
     assert style.marker("a_plugin") == style.marker("a_plugin") in style.SHAPES
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of address space are enforced on Linux")
+def test_the_page_comes_where_its_engine_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """V8 reserves 16 GiB of addresses and ends the process that does not get them."""
+    code = "ulimit -v 12582912; exec \"$0\" -c 'from tokenbench.reports.page import html; print(html.runtime())'"
+    done = subprocess.run(["bash", "-c", code, sys.executable], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "None\n")
+    monkeypatch.setattr(html, "BUNDLE", "raise SystemExit(1)")
+    html.runtime.cache_clear()
+    try:
+        written = files.write([row()], tmp_path)
+        text = written.page.read_text()
+        assert len(text) < 200_000 and json.loads(text.split('id="data">')[1].split("</script>")[0])["rows"]
+        assert written.figures and "The page has no charts" in written.left_out[0]
+    finally:
+        html.runtime.cache_clear()

@@ -16,7 +16,8 @@ from tokenbench.methods import get
 from tokenbench.methods.base import make
 from tokenbench.runs.compare import Pair, compare
 from tokenbench.runs.gates import failing, gate
-from tokenbench.runs.results import Results, Row
+from tokenbench.runs.results import Results
+from tokenbench.runs.row import Row
 
 RIGHT = {"dense": range(0, 90), "tome": range(0, 86), "evit": range(4, 93)}  # of 100 images
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -291,9 +292,9 @@ def test_run_measures_trained_weights_beside_dense_ones(folder: Path, job: Job, 
     assert result.exit_code == 0, result.output
     found = {row["method"]: row for row in map(json.loads, result.stdout.splitlines())}
     assert found["evit"]["trained"] == {"kind": "file", "name": "model.safetensors", "hash": files.sha(done.path)}
-    assert found["evit"]["top1"] == pytest.approx(done.top1)
-    assert found["dense"]["trained"] is None and found["dense"]["top1"] is not None
-    assert found["stvit"]["top1"] is None and "needs its own training" in found["stvit"]["reason"]
+    assert found["evit"]["metrics"]["top1"] == pytest.approx(done.top1)
+    assert found["dense"]["trained"] is None and found["dense"]["metrics"]["top1"] is not None
+    assert found["stvit"]["metrics"]["top1"] is None and "needs its own training" in found["stvit"]["reason"]
     other = CliRunner().invoke(main, [*args, "--weights", f"{done.path},{dense}", "--methods", "topk", "-b", "2"])
     assert "is not used: it was trained for evit[keep_rate=0.7] on deit_nano." in other.stderr
 
@@ -305,9 +306,11 @@ def test_trained_weights_are_measured_where_there_are_no_dense_ones(folder: Path
     result = CliRunner().invoke(main, [*map(str, args), "-o", str(tmp_path / "rows"), "--weights", str(done.path)])
     assert result.exit_code == 0, result.output
     found = {row["method"]: row for row in map(json.loads, result.stdout.splitlines())}
-    assert found["evit"]["top1"] == pytest.approx(done.top1) and found["evit"]["diff_dense"] is None
+    assert (
+        found["evit"]["metrics"]["top1"] == pytest.approx(done.top1) and found["evit"]["metrics"]["diff_dense"] is None
+    )
     for name in ("dense", "topk"):
-        assert found[name]["top1"] is None and "random weights, so no accuracy" in found[name]["reason"]
+        assert found[name]["metrics"]["top1"] is None and "random weights, so no accuracy" in found[name]["reason"]
 
 
 # trackers
@@ -364,7 +367,7 @@ def remade(folder: Path, to: Path, without: str) -> Path:
 def test_data_that_cannot_be_trained_on(folder: Path, tmp_path: Path, without: str, told: str) -> None:
     given = remade(folder, tmp_path / "data", without)
     result = invoke("--method", "evit", "--data-dir", given, "-o", tmp_path / "run")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert told in result.stderr
 
 
@@ -484,11 +487,72 @@ def test_a_full_disk(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not list(job.output.glob(".*.part"))
 
 
-def test_an_image_that_cannot_be_read(folder: Path, tmp_path: Path) -> None:
+def test_images_that_cannot_be_read_are_passed_over(folder: Path, tmp_path: Path) -> None:
+    """The next one stands in their place, they are counted and listed, and a resumed run ends with the same weights."""
     given = remade(folder, tmp_path / "data", "nothing")
     (given / "train/class0/3.png").write_bytes(b"no image")
+    (given / "train/class2/9.png").write_bytes(b"")  # the last, after which comes the first
+    (given / "val/class1/0.png").write_bytes(b"no image")
+    weights = []
+    for workers in (0, 1):
+        run = tmp_path / f"run{workers}"
+        args = ["--method", "tome", "--data-dir", given, "-o", run, "-b", 6, "-j", workers, "--weights", "random"]
+        result = invoke(*args, "--epochs", 2, "--set", "warmup_epochs=0", "--set", "repeats=1")
+        assert result.exit_code == 0, result.output
+        assert "train: 2 of 36 images cannot be read and are left out: class" in result.stderr
+        assert "val: 1 of 12 images cannot be read and are left out: class1/0.png: not an image" in result.stderr
+        assert "on 11 val images" in result.stdout
+        listed = [line.split("\t")[:2] for line in (run / "unreadable.txt").read_text().splitlines()]
+        assert sorted(listed) == [
+            ["data train", "class0/3.png"],
+            ["data train", "class2/9.png"],
+            ["data val", "class1/0.png"],
+        ]
+        weights.append(files.read(run / "model.safetensors"))
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_the_next_image_stands_in_the_place_of_one_that_cannot_be_read(folder: Path, tmp_path: Path) -> None:
+    given = remade(folder, tmp_path / "data", "nothing")
+    first_epoch = stream(given).start(0)
+    whole = [next(first_epoch)[0] for _ in range(6)]
+    (given / "train/class0/9.png").write_bytes(b"no image")
+    damaged = stream(given)
+    order, batches = [image for _, _, image in damaged.places(0)], damaged.start(0)
+    for start in range(0, 36, 6):
+        (images, targets), expected = next(batches), whole[start // 6]
+        places = order[start : start + 6]
+        assert targets.tolist() == [1 if place == 11 else place // 12 for place in places]
+        for image, same, place in zip(images, expected, places, strict=True):
+            assert torch.equal(image, same) is (place != 11)
+    assert list(damaged.skipped) == ["class0/9.png"]
+
+
+def test_no_image_to_train_on_can_be_read(folder: Path, tmp_path: Path) -> None:
+    given = remade(folder, tmp_path / "data", "nothing")
+    for file in given.glob("train/*/*.png"):
+        file.write_bytes(b"no image")
     for workers in (0, 1):
         result = invoke("--method", "tome", "--data-dir", given, "-o", tmp_path / "run", "-b", 6, "-j", workers)
         assert result.exit_code == 1
-        assert "Error: Training image class0/3.png cannot be read" in result.stderr
+        assert (
+            "Error: None of the 36 images of data to train on can be read; the first, class0/0.png: " in result.stderr
+        )
         assert "Traceback" not in result.stderr
+
+
+def test_names_of_classes_are_written_and_held_to(folder: Path, tmp_path: Path) -> None:
+    """Folders in another order are brought into that of the weights; other folders are refused."""
+    run = tmp_path / "run"
+    args = ["--method", "tome", "--data-dir", folder, "-o", run, "-b", 6, "--weights", "random", "--epochs", 1]
+    assert invoke(*args, "--set", "warmup_epochs=0").exit_code == 0
+    assert files.header(run / "model.safetensors")["class_names"] == ["class0", "class1", "class2"]
+    given = tmp_path / "other"
+    shutil.copytree(folder / "val", given)
+    measure = ["run", "--methods", "tome", "--data-dir", given, "--weights", run / "model.safetensors", "--rounds", 3]
+    measure = list(map(str, [*measure, "-b", 2, "-o", tmp_path / "r.jsonl", "--json", "--force"]))
+    (given / "class1").rename(given / "other")
+    refused = CliRunner().invoke(main, measure)
+    assert (
+        refused.exit_code == 2 and "has a class 'other' but the weights of deit_nano were trained on" in refused.stderr
+    )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import click
 
+from tokenbench.cli.check import check
 from tokenbench.cli.compare import compare
 from tokenbench.cli.convert import convert
 from tokenbench.cli.group import Group
@@ -26,5 +27,5 @@ def main() -> None:
     """
 
 
-for command in (run, train, list_, show, env, trace, report, compare, merge, convert, verify):
+for command in (run, train, list_, show, env, trace, report, compare, merge, convert, check, verify):
     main.add_command(command)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tokenbench.cli import options
+from tokenbench.cli import options, streams
 from tokenbench.errors import UsageError
 
 
@@ -23,9 +23,8 @@ def report(results: tuple[Path, ...], output: Path, maps: Path | None, margin: f
     """A page, tables and figures of RESULTS (results.jsonl if none is given) in --output; the tables here, too."""
     from tokenbench.cli import screen
     from tokenbench.maps import files as mapfiles
+    from tokenbench.reports import files
     from tokenbench.reports.maps import viewer
-    from tokenbench.reports.page import html
-    from tokenbench.reports.paper import figures, tables
     from tokenbench.runs.results import load
 
     if not results and not options.DEFAULT_RESULTS.exists():
@@ -34,20 +33,17 @@ def report(results: tuple[Path, ...], output: Path, maps: Path | None, margin: f
         )
     rows, problems = load(results or (options.DEFAULT_RESULTS,))
     for problem in problems:
-        click.echo(f"Left out {problem}", err=True)
+        click.echo(streams.printable(f"Left out {problem}"), err=True)
     if maps is None and any((output / "maps").glob("*.npz")):
         maps = output / "maps"
     shown = viewer.fragment(mapfiles.load(maps)) if maps else ""
-    files = tables.write(rows, output, margin)
-    drawn = figures.write(rows, output)
-    page = html.write(rows, output, shown, margin)
+    written = files.write(rows, output, shown, margin)
     screen.print_results(rows, margin)
-    if drawn.left_out:
-        click.echo(f"\nOf {output / 'figures'}, {drawn.left_out}; report fewer results files to have them.", err=True)
-    click.echo(
-        f"\nWritten: {', '.join(map(str, files))}, {len(drawn.files)} files in {output / 'figures'}, and the page"
-    )
-    click.echo(page)
+    for sentence in written.left_out:
+        click.echo(f"\n{sentence}", err=True)
+    drawn = f"{len(written.figures)} files in {output / 'figures'}"
+    click.echo(f"\nWritten: {', '.join(map(str, written.tables))}, {drawn}, and the page")
+    click.echo(written.page)
 
 
 @click.command()
@@ -59,5 +55,5 @@ def merge(results: tuple[Path, ...], output: Path) -> None:
 
     rows, problems = merge_files(results, output)
     for problem in problems:
-        click.echo(f"Left out {problem}", err=True)
+        click.echo(streams.printable(f"Left out {problem}"), err=True)
     click.echo(f"Rows in {output}: {len(rows)}, of {len(results)} files.")

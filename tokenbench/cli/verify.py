@@ -34,7 +34,9 @@ def verify(results: tuple[Path, ...]) -> int:
         click.echo(f"Left out {problem}", err=True)
     counted = list(checks())
     measured = [made for row in rows if row.status == "ok" for made in published.compared(row)]
-    measured = [made for made in measured if made.reported.top1 is not None and made.row.top1 is not None]
+    measured = [
+        made for made in measured if made.reported.top1 is not None and made.row.metrics.get("top1") is not None
+    ]
     out = console()
     out.print(_grid([_counted(check) for check in counted] + [_measured(made) for made in measured]))
     off = sum(check.off for check in counted) + sum(_is_off(made) for made in measured)

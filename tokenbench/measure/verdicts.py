@@ -31,6 +31,11 @@ class Difference:
     high: float | None
     p: float  # McNemar's, exact
 
+    def turned(self) -> Difference:
+        """The other way round: where less is better, or of the second minus the first."""
+        low, high = (None if end is None else -end for end in (self.high, self.low))
+        return Difference(-self.value, low, high, self.p)
+
 
 @dataclass(frozen=True)
 class Paired:

@@ -14,14 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from tokenbench.backbones import Backbone
 from tokenbench.core.block import Output, Reducer
-from tokenbench.errors import BadSetting, Unsupported
+from tokenbench.core.settings import make as make
+from tokenbench.errors import Unsupported
 from tokenbench.methods.recipe import DEIT, FINETUNE, Recipe
 from tokenbench.methods.released import Release, Stored
 
@@ -106,11 +108,22 @@ class Method(BaseModel):
         """Why this setting cannot run on that backbone, as a clause; None if it can."""
         return None
 
+    def caveat(self, vit: Backbone) -> str | None:
+        """What this setting does on that backbone other than its knobs say, as a clause; None if it does as told."""
+        return None
+
     def refusal(self, vit: Backbone) -> str | None:
-        """As `supports`, after asking whether the method is made for the backbone's family at all."""
+        """As `supports`, after asking whether the method is made for the backbone's family at all.
+
+        Raises:
+            TypeError: `supports` gives something other than words or None.
+        """
         if vit.windowed and not self.windowed:
             return "it drops or merges tokens one by one, and this backbone's windows need all tokens of a grid"
-        return self.supports(vit)
+        reason = self.supports(vit)
+        if reason is not None and not isinstance(reason, str):
+            raise TypeError(f"supports must give None or the reason in words, and it gave {reason!r}")
+        return reason or None
 
     def wrap(self, vit: Backbone) -> Backbone:
         """The backbone to run in this one's place, for what is no change of tokens: other blocks, another embedding."""
@@ -158,31 +171,24 @@ class Method(BaseModel):
         return {name: name.removeprefix("vit.") for name in names}
 
 
-def make(cls: type[Method], settings: Mapping[str, Any]) -> Method:
-    """A setting of `cls`; raises `BadSetting` in one sentence where pydantic would print a page."""
-    try:
-        return cls(**settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        knob = str(first["loc"][0]) if first["loc"] else cls.name
-        if first["type"] == "extra_forbidden":
-            raise BadSetting(
-                f"{cls.name} has no knob '{knob}'; it has {', '.join(cls.model_fields) or 'none'}. "
-                f"See `tokenbench show {cls.name}`."
-            ) from None
-        what = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        raise BadSetting(f"{cls.name}: {knob}={first['input']} is not allowed, it {what}.") from None
-
-
 def quarters(blocks: tuple[int, ...] | None, vit: Backbone) -> tuple[int, ...]:
     """The blocks a three-stage method reduces in: as given, or at each quarter of the depth (3, 6, 9 of 12)."""
     return blocks if blocks is not None else tuple(vit.depth * i // 4 for i in (1, 2, 3))
 
 
 def outside(blocks: tuple[int, ...], vit: Backbone) -> str | None:
-    """The reason if a block index does not exist, else None."""
+    """The reason if a block index does not exist, or if they do not rise from stage to stage, else None."""
     wrong = [b for b in blocks if not 0 <= b < vit.depth]
-    return f"block {wrong[0]} does not exist, blocks are 0 to {vit.depth - 1}" if wrong else None
+    if wrong:
+        return f"block {wrong[0]} does not exist, blocks are 0 to {vit.depth - 1}"
+    return unordered(blocks)
+
+
+def unordered(blocks: tuple[int, ...]) -> str | None:
+    """The reason if blocks do not rise from stage to stage, else None."""
+    if all(a < b for a, b in pairwise(blocks)):
+        return None
+    return f"its stages are in blocks {_text(blocks)}, and each must lie in a later block than the one before"
 
 
 def _text(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -66,38 +66,6 @@ def bipartite(metric: Tensor, r: int, protected: Sequence[int] = (0,)) -> Matchi
     return Matching(_interleave(assign_a, place_b.expand(batch, -1)), kept + half_b)
 
 
-def every_kth(metric: Tensor, k: int) -> Matching:
-    """Every k-th token takes in the nearest of the others (an ablation of section 4); the last N mod k are left out."""
-    total = metric.shape[1] // k * k
-    position = torch.arange(total, device=metric.device)
-    return _onto(metric, position[position % k != k - 1], position[position % k == k - 1])
-
-
-def at_random(metric: Tensor, r: int, uniform: Tensor) -> Matching:
-    """r random tokens merge into the nearest of the others, which keep their random order.
-
-    Args:
-        metric: (B, N, d).
-        r: tokens to merge.
-        uniform: (B, N) random numbers; their ascending order is the random order.
-    """
-    order = uniform.argsort(dim=1)
-    return _onto(metric, order[:, :r], order[:, r:])
-
-
-def _onto(metric: Tensor, src: Tensor, dst: Tensor) -> Matching:
-    """Every token at `src` merges into its nearest at `dst`; positions ([B,] n)."""
-    batch, dim = metric.shape[0], metric.shape[-1]
-    src, dst = src.expand(batch, -1), dst.expand(batch, -1)
-    metric = metric / metric.norm(dim=-1, keepdim=True)
-    a, b = (metric.gather(1, i.unsqueeze(-1).expand(-1, -1, dim)) for i in (src, dst))
-    nearest = (a @ b.transpose(-1, -2)).argmax(dim=-1)
-    count = dst.shape[1]
-    assign = torch.zeros(batch, src.shape[1] + count, dtype=torch.long, device=metric.device)
-    assign = assign.scatter(1, src, nearest)
-    return Matching(assign.scatter(1, dst, torch.arange(count, device=metric.device).expand(batch, -1)), count)
-
-
 def _interleave(even: Tensor, odd: Tensor) -> Tensor:
     """(B, N) with `even` at 0, 2, 4, … and `odd` at 1, 3, 5, …"""
     out = even.new_zeros(even.shape[0], even.shape[1] + odd.shape[1])
@@ -158,6 +126,18 @@ class ToMe(Method):
     inflect: float = Field(0.0, ge=-1, le=1, description="slope of r over the blocks: -1 falling, 0 constant, 1 rising")
     prop_attn: bool = Field(True, description="add the log of token sizes to the attention logits")
 
+    @field_validator("r", mode="before")
+    @classmethod
+    def _whole(cls, r: Any) -> Any:
+        """Other codes take r as (number, slope) or as a share of the tokens; here these are told apart."""
+        values = r if isinstance(r, list | tuple) else [r]
+        if any(isinstance(value, float) and (value % 1 or value < 0 or len(values) > 1) for value in values):
+            raise ValueError(
+                "should be a whole number of tokens, or one a block; a schedule that falls or rises is inflect=-1.0 or "
+                "1.0 beside it, and a share of the tokens has no setting"
+            )
+        return r
+
     @field_validator("r")
     @classmethod
     def _not_negative(cls, r: int | tuple[int, ...]) -> int | tuple[int, ...]:
@@ -171,10 +151,28 @@ class ToMe(Method):
         return self.prop_attn
 
     def supports(self, vit: Backbone) -> str | None:
-        """Any backbone; a list of r may not be longer than the model."""
+        """Any backbone; a list of r may not be longer than the model, nor the first block merge more than it can."""
         if isinstance(self.r, tuple) and len(self.r) > vit.depth:
             return f"r lists {len(self.r)} blocks, and this backbone has {vit.depth}"
+        block, r, count = next(self._short(vit), (vit.depth, 0, 0))
+        if count == vit.grid[0] * vit.grid[1]:
+            return f"block {block} merges at most half of its {count} patches, and r={r} is more"
         return None
+
+    def caveat(self, vit: Backbone) -> str | None:
+        """From which block on fewer than r tokens can be merged, since at most half of them can."""
+        block, r, count = next(self._short(vit), (vit.depth, 0, 0))
+        if block == vit.depth:
+            return None
+        return f"from block {block} on fewer than r merge, for at most half of {count} tokens can, and r is {r} there"
+
+    def _short(self, vit: Backbone) -> Iterator[tuple[int, int, int]]:
+        """Blocks that merge fewer than they should: which, r there, and tokens after the prefix before it."""
+        count = vit.grid[0] * vit.grid[1]
+        for block, r in enumerate(schedule(self.r, self.inflect, vit.depth)):
+            if r > count // 2:
+                yield block, r, count
+            count -= min(r, count // 2)
 
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
         """A merge in every block whose r is not 0."""

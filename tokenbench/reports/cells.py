@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from tokenbench.measure.verdicts import ALPHA, MARGIN, Difference, Verdict, judge
-from tokenbench.runs.results import Row
+from tokenbench.runs.row import FIRST_TASK, Row
+from tokenbench.tasks import metrics_of
+from tokenbench.tasks.base import PAIRED, Metric
 
 MISSING = "–"
 ELSEWHERE = "†"  # of another session than the dense row beside it
@@ -24,11 +26,7 @@ class Column:
     spare: bool = False  # can be done without
 
 
-COLUMNS = (
-    Column("top-1 %", "top1", "top1", "95 % interval (Wilson)"),
-    Column("Δ dense", "diff", "diff_dense", "95 % interval, paired (Tango)"),
-    Column("verdict", "verdict", "p_value"),
-    Column("top-5 %", "top5", "top5", spare=True),
+_COSTS = (
     Column("GMAC", "gmacs", "gmacs"),
     Column("Δ GMAC", "change", "gmacs"),
     Column("params M", "params", "params_m", spare=True),
@@ -42,54 +40,85 @@ COLUMNS = (
 )
 
 
+def columns(metrics: Sequence[Metric]) -> tuple[Column, ...]:
+    """The columns of rows whose task measures this, the main metric first; its column is always called `score`."""
+    main, *others = metrics
+    return (
+        Column(main.heading, "score", "score", "95 % interval"),
+        Column("Δ dense", "diff", "diff_dense", "paired 95 % interval"),
+        Column("verdict", "verdict", "p_value"),
+        *(Column(m.heading, m.name, m.name, "95 % interval", spare=True) for m in others if m.shown),
+        *_COSTS,
+    )
+
+
 def judged(rows: Sequence[Row], margin: float = MARGIN) -> dict[int, Verdict]:
     """By `id(row)`, the verdicts on those of some rows, shown together, that were compared with dense."""
-    told = [row for row in rows if row.status == "ok" and row.diff_dense is not None and row.p_value is not None]
-    changes = [Difference(r.diff_dense or 0.0, r.diff_dense_low, r.diff_dense_high, r.p_value or 0.0) for r in told]
+    told, changes = [], []
+    for row in rows:
+        value, low, high, p = (row.metrics.get(name) for name in PAIRED)
+        if row.status == "ok" and value is not None and p is not None:
+            told.append(row)
+            less_is_better = metrics_of(row.task, list(row.metrics))[0].sign < 0
+            changes.append(
+                Difference(value, low, high, p).turned() if less_is_better else Difference(value, low, high, p)
+            )
     return {id(row): verdict for row, verdict in zip(told, judge(changes, margin), strict=True)}
 
 
 def cells(row: Row, dense: Row | None, verdict: Verdict | None) -> dict[str, str]:
-    """The text of each column.
+    """The text of each column, by the column's name.
 
     Args:
         row: what is shown.
         dense: the dense model's row beside it, if there is one.
         verdict: what may be said of the difference between them.
     """
+    main, *others = metrics_of(row.task, list(row.metrics))
+
+    def score(name: str, form: str) -> str:
+        value, low, high = (row.metrics.get(f"{name}{end}") for end in ("", "_low", "_high"))
+        return interval(value, low, high, form)
+
     saved = 100 * (row.gmacs / dense.gmacs - 1) if dense and row.gmacs and dense.gmacs and row is not dense else None
     share = None if row.reduction_share is None else 100 * row.reduction_share
-    texts = (
-        interval(row.top1, row.top1_low, row.top1_high, "{:.1f}"),
-        interval(row.diff_dense, row.diff_dense_low, row.diff_dense_high, "{:+.1f}"),
-        verdict.words if verdict else MISSING,
-        number(row.top5, "{:.1f}"),
-        number(row.gmacs, "{:.3f}"),
-        number(saved, "{:+.0f} %"),
-        number(row.params_m, "{:.2f}"),
-        rate(row.images_per_s) + ELSEWHERE * is_elsewhere(row, dense),
-        interval(row.speedup, row.speedup_low, row.speedup_high, "{:.2f}"),
-        MISSING if row.spread is None else f"{100 * row.spread:.0f} %{', noisy' if is_noisy(row) else ''}",
-        interval(row.latency_p50, row.latency_p10, row.latency_p90, "{:.1f}"),
-        number(share, "{:.0f} %"),
-        number(row.peak_memory_mb, "{:.0f}"),
-        number(row.tokens_mean[-1] if row.tokens_mean else None, "{:.0f}"),
-    )
-    return {column.title: text for column, text in zip(COLUMNS, texts, strict=True)}
+    return {
+        "score": score(main.name, f"{{:.{main.digits}f}}"),
+        "diff": score("diff_dense", f"{{:+.{main.digits}f}}"),
+        "verdict": verdict.words if verdict else MISSING,
+        **{metric.name: score(metric.name, f"{{:.{metric.digits}f}}") for metric in others},
+        "gmacs": number(row.gmacs, "{:.3f}"),
+        "change": number(saved, "{:+.0f} %"),
+        "params": number(row.params_m, "{:.2f}"),
+        "speed": rate(row.images_per_s) + ELSEWHERE * is_elsewhere(row, dense),
+        "speedup": interval(row.speedup, row.speedup_low, row.speedup_high, "{:.2f}"),
+        "spread": MISSING if row.spread is None else f"{100 * row.spread:.0f} %{', noisy' if row.noisy else ''}",
+        "latency": interval(row.latency_p50, row.latency_p10, row.latency_p90, "{:.1f}"),
+        "share": number(share, "{:.0f} %"),
+        "peak": number(row.peak_memory_mb, "{:.0f}"),
+        "last": number(row.tokens_mean[-1] if row.tokens_mean else None, "{:.0f}"),
+    }
+
+
+def line(row: Row, dense: Row | None, verdict: Verdict | None) -> dict[str, str]:
+    """The cells by the titles of their columns, in order."""
+    texts = cells(row, dense, verdict)
+    return {column.title: texts[column.name] for column in columns(metrics_of(row.task, list(row.metrics)))}
 
 
 def notes(rows: Sequence[Row], verdicts: Mapping[int, Verdict], dense: Row | None) -> list[str]:
     """What must be known to read the cells of some rows that are shown together."""
+    first = rows[0].task == FIRST_TASK
     shown = [cells(row, dense, verdicts.get(id(row))) for row in rows]
     kinds: dict[str, list[str]] = {}
-    for column in COLUMNS:
-        if any("[" in texts[column.title] for texts in shown) and column.brackets:
+    for column in columns(metrics_of(rows[0].task, list(rows[0].metrics))):
+        if column.brackets and any("[" in texts[column.name] for texts in shown):
             kind = of_speed(rows) if column.name == "speedup" else column.brackets
+            kind += {"score": " (Wilson)", "diff": " (Tango)"}.get(column.name, "") if first else ""
             kinds.setdefault(kind, []).append(column.title)
     told = [f"{', '.join(names)}: {kind}" for kind, names in kinds.items()]
     found = [f"in brackets, {'; '.join(told)}"] if told else []
-    for verdict in list(verdicts.values())[:1]:
-        found.append(rule(verdict))
+    found += [rule(verdict, first) for verdict in list(verdicts.values())[:1]]
     away = [row.label for row in rows if is_elsewhere(row, dense)]
     if away:
         found.append(
@@ -98,30 +127,26 @@ def notes(rows: Sequence[Row], verdicts: Mapping[int, Verdict], dense: Row | Non
         )
     if any(row.spread is not None for row in rows):
         found.append("spread: interquartile range of the timed passes over their median")
+    if any(row.noisy for row in rows):
+        found.append("noisy: the machine was too busy for the speed to be known to 2 %")
     return found
 
 
-def rule(verdict: Verdict) -> str:
+def rule(verdict: Verdict, mcnemar: bool = True) -> str:
     """Which tests the verdicts of a table are by."""
+    test = "McNemar's exact test" if mcnemar else "the test of the task"
     many = f", after Holm's correction for {verdict.judged} settings" if verdict.judged > 1 else ""
     return (
-        f"verdict: more or less accurate by McNemar's exact test at {100 * ALPHA:.0f} %{many}; at most "
-        f"{verdict.margin} points lost where the 95 % interval ends above -{verdict.margin}; else there are too few "
-        "images to say"
+        f"verdict: more or less accurate by {test} at "
+        f"{100 * ALPHA:.0f} %{many}; at most {verdict.margin} points lost where the 95 % interval ends above "
+        f"-{verdict.margin}; else there are too few images to say"
     )
 
 
 def of_speed(rows: Sequence[Row]) -> str:
-    """What the interval of a speed-up is: rows of earlier versions, which do not say whether they are noisy, have
-    percentiles.
-    """
-    old = all(getattr(row, "noisy", None) is None for row in rows)
+    """What the interval of a speed-up is: rows of earlier versions have percentiles."""
+    old = all(row.noisy is None for row in rows)
     return "10th and 90th percentile over rounds" if old else "95 % interval of the median over rounds"
-
-
-def is_noisy(row: Row) -> bool:
-    """Whether its speed was found to be unsure when it was measured."""
-    return bool(getattr(row, "noisy", None))
 
 
 def is_elsewhere(row: Row, dense: Row | None) -> bool:

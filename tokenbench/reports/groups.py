@@ -15,7 +15,9 @@ from tokenbench.measure.verdicts import MARGIN, Verdict
 from tokenbench.reports import cells, pareto
 from tokenbench.reports.paper import tables
 from tokenbench.reports.published import is_trained
-from tokenbench.runs.results import Row
+from tokenbench.runs.row import Row
+from tokenbench.tasks import metrics_of
+from tokenbench.tasks.base import Metric
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Point:
     fronts: frozenset[str]  # the axes on whose front it is
     saved: float | None  # share of the dense model's GMACs
     time_saved: float | None  # share of the dense model's time
+    score: float | None  # the task's main metric
     verdict: Verdict | None  # on the difference from dense, among all of the group
 
 
@@ -36,6 +39,11 @@ class Group:
     """Points under one set of conditions, dense first."""
 
     points: tuple[Point, ...]
+
+    @property
+    def first(self) -> Row:
+        """A row that has the conditions of all."""
+        return self.points[0].row
 
     @property
     def dense(self) -> Row | None:
@@ -49,9 +57,9 @@ class Group:
         return cells.notes([p.row for p in self.points], judged, self.dense)
 
     @property
-    def first(self) -> Row:
-        """A row that has the conditions of all."""
-        return self.points[0].row
+    def metrics(self) -> tuple[Metric, ...]:
+        """What their task measures, the main metric first."""
+        return metrics_of(self.first.task, list(self.first.metrics))
 
     @property
     def images(self) -> int:
@@ -72,6 +80,7 @@ class Group:
         height, width = row.image_size
         data = f"{self.images:,} images of {row.dataset} ({row.split})"
         return {
+            "task": row.task,
             "backbone": row.backbone,
             "weights": "random" if row.weights.kind == "random" else f"{row.weights.name} ({row.weights.kind})",
             "weights hash": row.weights.hash or "none",
@@ -83,6 +92,7 @@ class Group:
             "precision": row.precision,
             "batch": str(row.batch),
             "mode": "compiled" if row.compile else "eager",
+            **{key.replace("_", " "): str(value) for key, value in row.conditions.items()},
             "seed": str(row.seed),
             "versions": f"tokenbench {row.version}, torch {env.get('torch')}, timm {env.get('timm')}",
         }
@@ -122,9 +132,12 @@ def grouped(rows: Iterable[Row], margin: float = MARGIN) -> list[Group]:
 def names(groups: Sequence[Group]) -> list[str]:
     """A short name a group: its backbone, and of the other conditions those in which groups differ."""
     conditions = [group.conditions for group in groups]
-    differ = [key for key in (conditions[0] if conditions else ()) if len({c[key] for c in conditions}) > 1]
+    keys = list(dict.fromkeys(key for c in conditions for key in c))
+    differ = [key for key in keys if len({c.get(key) for c in conditions}) > 1]
     shown = ["backbone", *(key for key in differ if key != "backbone")]
-    found = [" · ".join(f"batch {c[key]}" if key == "batch" else c[key] for key in shown) for c in conditions]
+    found = [
+        " · ".join(f"batch {c[key]}" if key == "batch" else c[key] for key in shown if key in c) for c in conditions
+    ]
     twice = Counter(found)  # sample hashes and the like are in "data" only where accuracy was measured
     return [f"{name} · {i}" if twice[name] > 1 else name for i, name in enumerate(found, 1)]
 
@@ -132,10 +145,12 @@ def names(groups: Sequence[Group]) -> list[str]:
 def _group(rows: Sequence[Row], margin: float) -> Group:
     rows = sorted(rows, key=lambda row: (row.method != "dense", is_trained(row) and row.method == "dense"))
     fronts: dict[int, set[str]] = defaultdict(set)
+    main = metrics_of(rows[0].task, list(rows[0].metrics))[0]
+    worth = [None if (value := row.metrics.get(main.name)) is None else main.sign * value for row in rows]
     for axis in pareto.AXES:
-        able = [i for i, r in enumerate(rows) if r.status == "ok" and r.top1 is not None and getattr(r, axis.field)]
+        able = [i for i, r in enumerate(rows) if r.status == "ok" and worth[i] is not None and getattr(r, axis.field)]
         costs = [axis.cost(getattr(rows[i], axis.field)) for i in able]
-        flags = pareto.front(costs, [rows[i].top1 or 0.0 for i in able], pareto.SLACK)
+        flags = pareto.front(costs, [worth[i] or 0.0 for i in able], pareto.SLACK)
         for i, best in zip(able, flags, strict=True):
             if best:
                 fronts[i].add(axis.field)
@@ -145,7 +160,8 @@ def _group(rows: Sequence[Row], margin: float) -> Group:
     for i, row in enumerate(rows):
         saved = 1 - row.gmacs / dense if dense and row.gmacs is not None and row.method != "dense" else None
         time = 1 - 1 / row.speedup if row.speedup and row.method != "dense" else None
-        points.append(Point(row, *lines[i], frozenset(fronts[i]), saved, time, judged.get(id(row))))
+        score, verdict = row.metrics.get(main.name), judged.get(id(row))
+        points.append(Point(row, *lines[i], frozenset(fronts[i]), saved, time, score, verdict))
     return Group(tuple(points))
 
 

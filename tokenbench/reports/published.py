@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from tokenbench.runs.results import Row
+from tokenbench.runs.row import FIRST_TASK, Row
 
 if TYPE_CHECKING:
     from tokenbench.methods.base import Reported
@@ -26,9 +26,8 @@ class Comparison:
     @property
     def top1(self) -> float | None:
         """Measured minus published, in points; None unless both are of the same images and weights."""
-        if self.hinders or self.row.top1 is None or self.reported.top1 is None:
-            return None
-        return self.row.top1 - self.reported.top1
+        mine, theirs = _top1(self.row), self.reported.top1
+        return None if self.hinders or mine is None or theirs is None else mine - theirs
 
     @property
     def gmacs(self) -> float | None:
@@ -39,7 +38,7 @@ class Comparison:
     @property
     def inside(self) -> bool | None:
         """Whether the published accuracy lies in the 95 % interval of the measured one."""
-        low, high = self.row.top1_low, self.row.top1_high
+        low, high = self.row.metrics.get("top1_low"), self.row.metrics.get("top1_high")
         if self.hinders or self.reported.top1 is None or low is None or high is None:
             return None
         return low <= self.reported.top1 <= high
@@ -48,7 +47,7 @@ class Comparison:
     def hinders(self) -> list[str]:
         """Why the two accuracies cannot be compared, as clauses; none where they can or there are none."""
         row = self.row
-        if row.top1 is None or self.reported.top1 is None:
+        if _top1(row) is None or self.reported.top1 is None:
             return []
         found = []
         if not is_imagenet(row):
@@ -62,7 +61,7 @@ class Comparison:
     def reasons(self) -> list[str]:
         """What differs between the two, as clauses; that nothing is known to differ is said, too."""
         row, found = self.row, self.hinders
-        if row.top1 is None:
+        if _top1(row) is None:
             found.append(f"accuracy was not measured{f' ({row.reason})' if row.reason else ''}")
         elif row.images != VALIDATION and is_imagenet(row):
             found.append(f"measured on {row.images or 0:,} of {VALIDATION:,} images")
@@ -70,7 +69,7 @@ class Comparison:
             found.append("published after training with the method, measured with weights that were not")
         if is_trained(row) and not self.reported.trained:
             found.append("measured after training with the method, published without")
-        if row.top1 is not None and row.weights.kind == "file" and not is_trained(row):
+        if _top1(row) is not None and row.weights.kind == "file" and not is_trained(row):
             found.append(f"measured with the weights in {row.weights.name}")
         if row.precision != "fp32":
             found.append(f"measured in {row.precision}")
@@ -91,6 +90,8 @@ def of(row: Row) -> list[Reported]:
     from tokenbench.methods import all_methods
     from tokenbench.methods.base import make
 
+    if row.task != FIRST_TASK:
+        return []
     cls = all_methods().get(row.method)
     config = _config(row.backbone)
     if cls is None or (config is not None and tuple(config.input_size[1:]) != row.image_size):
@@ -122,6 +123,10 @@ def is_imagenet(row: Row) -> bool:
     """
     whole = (row.images_total or (row.images or 0) + (row.skipped or 0)) == VALIDATION
     return whole and row.split != "train" and bool(_IMAGENET.fullmatch((row.dataset or "").lower()))
+
+
+def _top1(row: Row) -> float | None:
+    return row.metrics.get("top1")
 
 
 def _hub_name(backbone: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -10,19 +11,24 @@ from typing import Any
 
 import torch
 
-from tokenbench import __version__, backbones, data
+from tokenbench import __version__
 from tokenbench.backbones import Backbone, random_images
-from tokenbench.errors import TokenbenchError, UsageError, first_line
+from tokenbench.errors import TokenbenchError, UsageError, first_line, place
 from tokenbench.measure import memory
 from tokenbench.measure.running import OutOfMemory, is_out_of_memory
 from tokenbench.methods import get
 from tokenbench.methods.base import Method, make
 from tokenbench.methods.dense import Dense
 from tokenbench.model import Model
-from tokenbench.runs.results import Row
+from tokenbench.runs.row import Row
+from tokenbench.tasks.base import Loader, Task
+from tokenbench.tasks.classification import Classification
 from tokenbench.weights import checkpoints, files, sources
+from tokenbench.weights.choice import ALL, Take
 
+_log = logging.getLogger(__name__)
 AUTO_BATCH = 256  # where `--batch-size auto` starts halving
+COUNTED = 32  # items that multiply-adds and tokens are counted on, where they depend on the item
 ACCURACY_BATCH = 128  # at most: larger ones are timed, but bring no speed to the pass over the data
 
 
@@ -32,6 +38,7 @@ class Plan:
 
     methods: Sequence[Method]
     backbones: Sequence[str]
+    task: Task = field(default_factory=Classification)
     data_dir: Path | None = None
     weights: str = "auto"
     device: str = "cpu"
@@ -44,6 +51,10 @@ class Plan:
     compile: bool = False
     rounds: int = 10
     force: bool = False
+    pixels: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # mean, std, crop_pct, interpolation, if not the model's own
+    take: Take = ALL  # which weights, of files that hold several
 
 
 @dataclass
@@ -53,7 +64,8 @@ class Candidate:
     method: Method
     model: Model | None  # None once it is stopped
     batches: list[int]
-    metrics: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)  # fields of its row
+    scores: dict[str, float | None] = field(default_factory=dict)  # its metrics, as the task declares them
     notes: list[str] = field(default_factory=list)
     status: str = "ok"
     own: checkpoints.Weights | None = None  # those trained with the method, if it does not run on the dense ones
@@ -64,7 +76,9 @@ class Candidate:
 
     def at(self, batch: int) -> Candidate:
         """A copy to be measured at one batch size: what is found or fails there stays there."""
-        return replace(self, batches=[batch], metrics=dict(self.metrics), notes=list(self.notes))
+        return replace(
+            self, batches=[batch], measured=dict(self.measured), scores=dict(self.scores), notes=list(self.notes)
+        )
 
 
 @contextmanager
@@ -72,11 +86,11 @@ def failing(*candidates: Candidate) -> Iterator[None]:
     """An error inside stops these candidates and nothing else: a plug-in may raise anything."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         status = "oom" if _does_not_fit(error) else "failed"
-        reason = (
-            first_line(error) if isinstance(error, TokenbenchError) else f"{type(error).__name__}: {first_line(error)}"
-        )
+        kind = "" if isinstance(error, TokenbenchError) else f"{type(error).__name__}: "
+        reason = f"{kind}{first_line(error)}{place(error)}"
+        _log.debug("%s", reason, exc_info=True)
         for candidate in candidates:
             if candidate.status == "ok":
                 candidate.stop(status, reason)
@@ -90,9 +104,10 @@ class Group:
     env: Mapping[str, Any]
     backbone: Backbone
     weights: checkpoints.Weights
-    loader: data.Loader | None
+    loader: Loader | None
     batches: Sequence[int]
     candidates: list[Candidate]
+    few: Loader | None = None  # of the same data, to count with
 
     def live(self) -> Iterator[tuple[Candidate, Model]]:
         """Those that can still be measured."""
@@ -102,18 +117,22 @@ class Group:
 
     def no_accuracy(self, candidate: Candidate) -> str | None:
         """Why there will be no accuracy of a setting, as a clause; None if there will."""
+        task, why = self.plan.task, None
         if candidate.own is None and self.weights.kind == "random":
-            return "random weights, so no accuracy"
-        if candidate.own is None and self.weights.random_head:
-            return "its head is random, so no accuracy"
-        if candidate.own is None and candidate.method.trained:
-            return "needs its own training, so no accuracy"
-        return "no --data-dir, so no accuracy" if self.loader is None else None
+            why = "random weights"
+        elif candidate.own is None and self.weights.random_head and task.reads_head:
+            why = "its head is random"
+        elif candidate.own is None and candidate.method.trained:
+            why = "needs its own training"
+        elif self.loader is None:
+            why = "no --data-dir"
+        return f"{why}, so no {task.scored}" if why else None
 
     def row(self, candidate: Candidate, batch: int) -> Row:
         """A candidate's row at a batch size, as it stands."""
         loader, weights, method, plan = self.loader, self.weights, candidate.method, self.plan
         return Row(
+            task=plan.task.name,
             method=method.name,
             setting=method.model_dump(mode="json"),
             label=method.label,
@@ -131,10 +150,16 @@ class Group:
             compile=plan.compile,
             seed=plan.seed,
             version=__version__,
+            conditions={
+                **plan.task.model_dump(mode="json", exclude_defaults=True),
+                **getattr(loader, "conditions", {}),
+                **self.backbone.pixels,
+            },
             env=self.env,
             status=candidate.status,
             reason="; ".join(candidate.notes) or None,
-            **candidate.metrics,
+            metrics={key: candidate.scores.get(key) for key in plan.task.metric_names()},
+            **candidate.measured,
         )
 
 
@@ -146,14 +171,15 @@ def prepare(plan: Plan, env: Mapping[str, Any], say: Callable[[str], None]) -> l
     """
     if not plan.backbones:
         raise UsageError("No backbone was given; write one or more as deit_s,vit_b. See `tokenbench list --backbones`.")
-    images = data.open_folder(plan.data_dir) if plan.data_dir is not None else None
-    given = {name: sources.find(plan.weights, name) for name in plan.backbones}
-    made = [(name, backbones.create(name, plan.image_size, given[name].classes(name))) for name in plan.backbones]
+    given = {name: sources.find(plan.weights, name, plan.take) for name in plan.backbones}
+    made = [(name, given[name].create(name, plan.image_size, pixels=plan.pixels)) for name in plan.backbones]
+    for name, backbone in made:
+        backbone.class_names = given[name].class_names(name)
+    opened = [plan.task.open(plan.data_dir, backbone) for _, backbone in made]
+    for note in dict.fromkeys(note for data in opened for note in getattr(data, "notes", ())):
+        say(note)
     groups = [
-        _group(
-            plan, given[name], env, backbone, data.sample() if images is None and name == "deit_nano" else images, say
-        )
-        for name, backbone in made
+        _group(plan, given[name], env, backbone, data, say) for (name, backbone), data in zip(made, opened, strict=True)
     ]
     if plan.weights not in sources.WORDS:
         _say_unused(given, groups, say)
@@ -176,12 +202,12 @@ def _group(
     given: sources.Sources,
     env: Mapping[str, Any],
     backbone: Backbone,
-    images: data.Images | None,
+    data: Any,
     say: Callable[[str], None],
 ) -> Group:
-    if images is not None:
-        data.check_classes(images, backbone.vit.num_classes, backbone.name)
-    weights = checkpoints.load_dense(backbone, given.dense, plan.seed)
+    if backbone.unseen:
+        say(f"{backbone.name}: {backbone.unseen}.")
+    weights = given.load(backbone, plan.seed)
     if weights.note:
         say(f"{backbone.name}: {weights.note}.")
     backbone.vit.to(plan.device).eval()
@@ -198,14 +224,17 @@ def _group(
                 torch.manual_seed(plan.seed)
                 own = given.trained(method, backbone.name)
                 candidate.model, candidate.own = sources.model(method, backbone, own)
+                caveat = method.caveat(backbone)
+                candidate.notes += [caveat] if caveat else []
         candidates.append(candidate)
-    loader = None
-    if images is not None and (weights.kind != "random" or any(candidate.own for candidate in candidates)):
-        loader = data.loader(images, backbone.config, min(max(batches), ACCURACY_BATCH), plan.workers, plan.limit)
-    return Group(plan, env, backbone, weights, loader, batches, candidates)
+    loader = few = None
+    if data is not None and (weights.kind != "random" or any(candidate.own for candidate in candidates)):
+        loader = plan.task.loader(data, backbone, min(max(batches), ACCURACY_BATCH), plan.workers, plan.limit)
+        few = plan.task.loader(data, backbone, COUNTED, 0, min(COUNTED, plan.limit or COUNTED))
+    return Group(plan, env, backbone, weights, loader, batches, candidates, few)
 
 
-def _does_not_fit(error: Exception) -> bool:
+def _does_not_fit(error: BaseException) -> bool:
     return isinstance(error, OutOfMemory) or is_out_of_memory(error)
 
 

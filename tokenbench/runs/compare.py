@@ -12,7 +12,8 @@ from tokenbench.measure import verdicts
 from tokenbench.measure.accuracy import Predictions, paired
 from tokenbench.measure.verdicts import MARGIN, Difference
 from tokenbench.runs.matching import Found, differ, matched, named
-from tokenbench.runs.results import Row, load, predictions_path
+from tokenbench.runs.results import load, predictions_path
+from tokenbench.runs.row import FIRST_TASK, Row
 
 RATIOS = ("gmacs", "params_m", "images_per_s", "speedup", "latency_p50", "peak_memory_mb")
 TIMED = ("images_per_s", "speedup")
@@ -71,7 +72,7 @@ def _rows(file: Path) -> list[Found]:
 
 def _pair(first: Found, second: Found) -> Pair:
     changes: dict[str, Change] = {}
-    if first.row.top1 is not None and second.row.top1 is not None:
+    if first.row.task == FIRST_TASK and None not in (first.row.metrics.get("top1"), second.row.metrics.get("top1")):
         changes |= _accuracy(first, second)
     for name in RATIOS:
         a, b = getattr(first.row, name), getattr(second.row, name)
@@ -122,7 +123,7 @@ def _ends(first: Row, second: Row, name: str) -> tuple[float, float] | tuple[Non
 def _own_ends(row: Row, name: str) -> tuple[float, float] | None:
     if name == "images_per_s" and row.images_per_s and row.spread is not None and row.runs:
         return verdicts.median_ends(row.images_per_s, row.spread, row.runs)
-    sure = getattr(row, "noisy", None) is not None  # rows of earlier versions have percentiles in their place
+    sure = row.noisy is not None  # rows of earlier versions have percentiles in their place
     if name == "speedup" and sure and row.speedup_low and row.speedup_high:
         return row.speedup_low, row.speedup_high
     return None

@@ -60,7 +60,9 @@ def failing(pairs: Sequence[Pair], gates: Iterable[Gate]) -> list[tuple[Pair, Ga
     for one in gates:
         needs = GATES[one.field]
         lacking = [p for p in pairs if value(p, one.field) is None]
-        odd = [p for p in lacking if (getattr(p.first.row, needs), getattr(p.second.row, needs)) != (None, None)]
+        odd = [
+            p for p in lacking if (getattr(p.first.row, needs, None), getattr(p.second.row, needs, None)) != (None,) * 2
+        ]
         for pair in odd or (lacking if len(lacking) == len(pairs) else ()):
             raise UsageError(
                 f"--fail-if '{one.text}' cannot be decided, for {pair.first} and {pair.second} do not both have "

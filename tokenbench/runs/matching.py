@@ -10,11 +10,11 @@ from typing import Any
 
 from tokenbench.errors import UnknownName, UsageError
 from tokenbench.methods.sweep import parse
-from tokenbench.runs.results import Row
+from tokenbench.runs.row import Row
 
 CONDITIONS = (
     *("weights", "trained", "dataset", "split", "sample_hash", "device", "hardware", "precision", "compile", "seed"),
-    "version",
+    *("version", "conditions"),
 )
 
 
@@ -62,7 +62,7 @@ def matched(firsts: Sequence[Found], seconds: Sequence[Found], by_setting: bool)
 
     def key(row: Row) -> tuple[Any, ...]:
         setting = (row.method, str(sorted(row.setting.items())), row.trained is not None) if by_setting else ()
-        return (row.backbone, row.batch, row.image_size, *setting)
+        return (row.task, row.backbone, row.batch, row.image_size, *setting)
 
     sides: list[dict[Any, list[Found]]] = [defaultdict(list), defaultdict(list)]
     for side, found in zip(sides, (firsts, seconds), strict=True):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tokenbench.core import atomic
 from tokenbench.errors import ResultsError
 from tokenbench.maps.arrays import TokenMaps, agreement
 from tokenbench.maps.files import arrays
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 PAGE = 8  # images on one page of `images.png`
 
 
-def write(maps: Sequence[TokenMaps], output: str | Path, kind: str = "png") -> Iterator[Path]:
-    """Write everything about some settings on the same images; gives each path as soon as it is written.
+def write(maps: Sequence[TokenMaps], output: str | Path, kind: str = "png") -> list[Path]:
+    """Write everything about some settings on the same images, all of it or nothing; gives the paths.
 
     For all images: `maps.html`, to play with; `images.png`, methods side by side, eight images a page; `maps.csv` and
     `agreement.csv`. For each image NAME: `NAME-blocks.png`, methods by blocks; `NAME-METHOD-clusters.png` for soft
-    methods; `NAME.npz` (see `mapfiles.arrays`).
+    methods; `NAME.npz` (see `maps.files.arrays`).
 
     Args:
         maps: of the same images, at least one.
@@ -34,13 +35,14 @@ def write(maps: Sequence[TokenMaps], output: str | Path, kind: str = "png") -> I
         kind: png, svg or pdf, for the figures.
 
     Raises:
-        ResultsError: the folder cannot be made.
+        ResultsError: the folder cannot be written.
     """
-    folder = Path(output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResultsError(f"Folder '{output}' cannot be made ({error.strerror}); give another --output.") from None
+    with atomic.filling(Path(output), ResultsError) as folder:
+        files = list(_write(maps, folder, kind))
+    return [Path(output) / file.name for file in files]
+
+
+def _write(maps: Sequence[TokenMaps], folder: Path, kind: str) -> Iterator[Path]:
     count = len(maps[0].names)
     for page, first in enumerate(range(0, count, PAGE), 1):
         name = f"images-{page}" if count > PAGE else "images"
@@ -72,7 +74,7 @@ def numbers(maps: Sequence[TokenMaps]) -> pd.DataFrame:
             kept, entropies, sizes = m.kept_share(block), m.entropy(block), m.sizes(block)
             for i, name in enumerate(m.names):
                 largest, median = (int(sizes[i][0]), float(np.median(sizes[i]))) if len(sizes[i]) else (0, 0.0)
-                line = {"image": name, "method": m.label, "note": m.note, "block": block, "tokens": m.counts[block]}
+                line = {"image": name, "method": m.label, "note": m.note, "block": block, "tokens": m.tokens(i, block)}
                 line |= {"kept_share": kept[i], "clusters": len(sizes[i]), "largest_cluster": largest}
                 lines.append(line | {"median_cluster": median, "entropy_bits": entropies[i]})
     return pd.DataFrame(lines)
@@ -98,7 +100,8 @@ def summary(maps: Sequence[TokenMaps]) -> pd.DataFrame:
     lines = []
     for m in maps:
         mean = table[table["method"] == m.label].mean(numeric_only=True)
-        line = {"method": f"{m.label} ({m.note})" if m.note else m.label, "tokens": str(m.counts[-1])}
+        tokens = str(m.counts[-1]) if m.each is None else f"{mean['tokens']:.1f}"
+        line = {"method": f"{m.label} ({m.note})" if m.note else m.label, "tokens": tokens}
         line |= {"kept %": f"{100 * mean['kept_share']:.1f}", "clusters": f"{mean['clusters']:.1f}"}
         line |= {"largest": f"{mean['largest_cluster']:.1f}", "median": f"{mean['median_cluster']:.1f}"}
         lines.append(line | {"entropy bits": f"{mean['entropy_bits']:.2f}"})

@@ -10,8 +10,10 @@ import base64
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from tokenbench.errors import ResultsError, UsageError
+from tokenbench.errors import UsageError
 from tokenbench.measure.speed import break_even
 from tokenbench.measure.verdicts import MARGIN
 from tokenbench.reports import cells, pareto, published, style
@@ -27,28 +29,23 @@ from tokenbench.reports.groups import Group, Point, grouped, names
 from tokenbench.reports.page import texts
 from tokenbench.reports.page.charts import CONFIG, PARTS, charts
 from tokenbench.reports.paper import tables
-from tokenbench.runs.results import Row
+from tokenbench.runs.row import Row
+from tokenbench.tasks.base import PAIRED, Metric
 
+NAME = "index.html"
+BUNDLE = "import sys, vl_convert; sys.stdout.buffer.write(vl_convert.javascript_bundle().encode())"
 DIGITS = 6  # of a number in the page; all of them are in tables/results.csv
 FIELDS = (
-    *("method", "label", "status", "reason", "batch", "top1", "top1_low", "top1_high", "top5", "agreement"),
-    *("diff_dense", "diff_dense_low", "diff_dense_high", "p_value", "images", "gmacs", "params_m"),
+    *("method", "label", "status", "reason", "batch", "images", "gmacs", "params_m"),
     *("images_per_s", "speedup", "speedup_low", "speedup_high", "latency_p10", "latency_p50", "latency_p90"),
     *("reduction_share", "runs", "spread", "peak_memory_mb", "tokens_mean", "tokens_std"),
 )
 
 
 def write(rows: Sequence[Row], folder: Path, maps: str = "", margin: float = MARGIN) -> Path:
-    """Write `index.html` to `folder` and return its path; see `page`."""
-    path = folder / "index.html"
-    text = page(rows, maps, margin)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ResultsError(
-            f"The report cannot be written to {path} ({error.strerror}); give another --output."
-        ) from None
+    """Write `index.html` to `folder`, which is there, and return its path; see `page`."""
+    path = folder / NAME
+    path.write_text(page(rows, maps, margin), encoding="utf-8")
     return path
 
 
@@ -70,7 +67,7 @@ def page(rows: Sequence[Row], maps: str = "", margin: float = MARGIN) -> str:
     loader = PackageLoader("tokenbench.reports.page")
     environment = Environment(loader=loader, autoescape=True)
     css, js = (loader.get_source(environment, f"report.{kind}")[0] for kind in ("css", "js"))
-    scripts = [Markup(runtime()), Markup(js)]
+    scripts = [Markup(script) for script in (runtime(), js) if script is not None]
     trusted = [*scripts, *re.findall(r"<script[^>]*>(.*?)</script>", maps, re.DOTALL)]
     return environment.get_template("report.html.j2").render(
         title=f"tokenbench: {', '.join(dict.fromkeys(row.backbone for row in rows))}",
@@ -87,12 +84,14 @@ def page(rows: Sequence[Row], maps: str = "", margin: float = MARGIN) -> str:
 
 
 @cache
-def runtime() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script; from the vl-convert-python package."""
-    import vl_convert
+def runtime() -> str | None:
+    """Vega, Vega-Lite and Vega-Embed as one script, from the vl-convert-python package; None where that cannot start.
 
-    bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
-    return bundle.replace("</script", r"<\/script")
+    Its JavaScript engine reserves more address space than some machines allow (`ulimit -v`) and ends the process that
+    it is in, so it has one of its own.
+    """
+    done = subprocess.run([sys.executable, "-P", "-c", BUNDLE], capture_output=True)
+    return done.stdout.decode().replace("</script", r"<\/script") if done.returncode == 0 else None
 
 
 def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) -> dict[str, Any]:
@@ -100,9 +99,11 @@ def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) 
     sweeps = _sweeps(rows)
     named = {name: text for group in groups for name, text in _names(group).items()}
     series: dict[str, int] = {}
+    others = {metric.name: metric for group in groups for metric in group.metrics[1:]}
     records = [
         {
             **{name: getattr(p.row, name) for name in FIELDS},
+            **_scores(p.row, groups[g].metrics, others),
             **{"id": p.row.id, "group": g, "backbone": p.row.backbone, "name": named[id(p.row)]},
             **{"trained": f"{p.row.trained.name} ({p.row.trained.hash})" if p.row.trained else None},
             **{"series": series.setdefault(f"{g} {p.series}", len(series)), "knob": p.knob},
@@ -111,6 +112,7 @@ def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) 
             **{f"part_{name}": (p.row.gmacs_by_part or {}).get(name) for name in PARTS},
             **{"fronts": [axis.field for axis in pareto.AXES if axis.field in p.fronts]},
             **sweeps[id(p.row)],
+            **dict.fromkeys((f"t_{name}" for name in others), cells.MISSING),
             **texts.of(p, groups[g].dense, PARTS),
         }
         for g, p in points
@@ -126,18 +128,39 @@ def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) 
                 "environment": group.environment,
                 "subset": group.subset,
                 "images": group.images,
+                "metric": _metric(group.metrics[0]),
                 "notes": group.notes,
                 "answers": texts.answers(group),
             }
             for name, group in zip(names(groups), groups, strict=True)
         ],
+        "cells": [vars(column) for column in cells.columns([groups[0].metrics[0], *others.values()])],
         "published": [_compared(i, c) for i, (_, p) in enumerate(points) for c in _comparisons(p.row)],
-        "cells": [vars(column) for column in cells.COLUMNS],
         "charts": {name: vars(chart) for name, chart in charts(methods).items()},
         "axes": [vars(axis) for axis in pareto.AXES],
         "config": CONFIG,
         "parts": PARTS,
         "methods": [_method(name) for name in methods],
+    }
+
+
+def _scores(row: Row, metrics: Sequence[Metric], others: Iterable[str]) -> dict[str, float | None]:
+    """The task's main metric as `score`, what was paired with dense, and the other metrics under their names."""
+    main, ends = metrics[0].name, ("", "_low", "_high")
+    found = {f"score{end}": row.metrics.get(f"{main}{end}") for end in ends}
+    return found | {name: row.metrics.get(name) for name in (*PAIRED, *others)}
+
+
+def _metric(metric: Metric) -> dict[str, Any]:
+    return {
+        **{"name": metric.name, "heading": metric.heading, "axis": metric.axis, "digits": metric.digits},
+        **{
+            "noun": metric.noun,
+            "short": metric.short,
+            "points": metric.points,
+            "sign": metric.sign,
+            "shown": metric.shown,
+        },
     }
 
 

@@ -14,9 +14,9 @@ from tokenbench.reports.published import Comparison
 
 def of(point: Point, dense: Any, parts: Sequence[str]) -> dict[str, str]:
     """The cells of a row, and what its marks in charts say on hover; by `t_` and the name of the column or field."""
-    row, p = point.row, point.row.p_value
+    row, p = point.row, point.row.metrics.get("p_value")
     shown = cells.cells(row, dense, point.verdict)
-    found = {f"t_{column.name}": shown[column.title] for column in cells.COLUMNS}
+    found = {f"t_{name}": text for name, text in shown.items()}
     low, high = (None if not s else 100 - 100 / s for s in (row.speedup_low, row.speedup_high))
     came_true = point.time_saved / point.saved if point.saved and point.saved > 0.01 and point.time_saved else None
     inner = row.label[row.label.index("[") + 1 : -1] if "[" in row.label else row.label
@@ -50,7 +50,7 @@ def compared(made: Comparison) -> dict[str, Any]:
 
 def answers(group: Group) -> dict[str, dict[str, Any]]:
     """By axis, the headline of a group and what follows it: texts, and those to stress in lists of one."""
-    scored = [p for p in group.points if p.row.status == "ok" and p.row.top1 is not None]
+    scored = [p for p in group.points if p.row.status == "ok" and p.score is not None]
     return {axis.field: _answer(group, scored, axis) for axis in pareto.AXES}
 
 
@@ -59,13 +59,13 @@ def _answer(group: Group, scored: Sequence[Point], axis: pareto.Axis) -> dict[st
     if not scored:
         why = dict.fromkeys(p.row.reason for p in group.points if p.row.status == "ok" and p.row.reason)
         lead = [f"Why: {'; '.join(map(str, why))}. " if why else "", "GMACs, speed, memory and tokens were."]
-        return {"headline": f"{backbone}: no accuracy was measured here", "lead": lead}
+        return {"headline": f"{backbone}: no {group.metrics[0].noun} was measured here", "lead": lead}
     others = [p for p in scored if p.row.method != "dense"]
     front = [p for p in others if axis.field in p.fronts]
     held = [name for name, _ in Counter(p.row.method for p in front).most_common()]
     who = f"{_list(held) or 'nothing but dense'} {'are' if len(held) > 1 else 'is'}"
     beaten = f"{len(front)} of {len(others)} settings {'is' if len(front) == 1 else 'are'} beaten by no other. "
-    headline = f"{backbone}: {who} on the front of accuracy against {axis.short}"
+    headline = f"{backbone}: {who} on the front of {group.metrics[0].noun} against {axis.short}"
     return {"headline": headline, "lead": [beaten, *_verdicts(group, others)]}
 
 
@@ -93,8 +93,8 @@ def _verdicts(group: Group, points: Sequence[Point]) -> list[Any]:
     if fine:
         best = max(fine, key=lambda p: p.saved or 0.0)
         shown = cells.cells(best.row, group.dense, best.verdict)
-        speed = f"; speed-up {shown['speed-up']}" if best.row.speedup is not None else ""
-        rest = f", {shown['Δ GMAC']} GMAC for {shown['Δ dense']} points{speed}."
+        speed = f"; speed-up {shown['speedup']}" if best.row.speedup is not None else ""
+        rest = f", {shown['change']} GMAC for {shown['diff']} points{speed}."
         found += [" Saving most without losing more: " if len(fine) > 1 else " It is ", [best.row.label], rest]
     return found
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from tokenbench.runs.results import Row
+from tokenbench.runs.row import Row
 
 _FORMULA = re.compile(r"\s*[=+\-@]")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?( %)?( \[[+-]?\d+(\.\d+)?, [+-]?\d+(\.\d+)?\])?")
@@ -18,6 +18,7 @@ _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?( %)?( \[[+-]?\d+(\.\d+)?, [+
 def text(rows: Iterable[Row]) -> str:
     """A line a row under a line of names: `top1`, `setting.r`, `env.torch`; lists are written as JSON has them."""
     lines = [dict(_flat({"id": row.id, **row.model_dump(mode="json")})) for row in rows]
+    lines = [{name.removeprefix("metrics."): value for name, value in line.items()} for line in lines]
     names = dict.fromkeys(name for line in lines for name in line)
     outer = {name[:i] for name in names for i, sign in enumerate(name) if sign == "."}  # null in some rows only
     order = sorted(names.keys() - outer, key=lambda name: (_place(name.split(".")[0]), list(names).index(name)))
@@ -34,7 +35,8 @@ def is_formula(cell: str) -> bool:
 
 
 def _place(field: str) -> int:
-    return ["id", *Row.model_fields].index(field)
+    known = ["id", *Row.model_fields]
+    return known.index(field if field in known else "metrics")
 
 
 def _flat(values: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, Any]]:

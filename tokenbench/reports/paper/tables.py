@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenbench.errors import ResultsError, UsageError
+from tokenbench.errors import UsageError
 from tokenbench.measure.verdicts import MARGIN, Verdict
 from tokenbench.reports import cells, published
 from tokenbench.reports.cells import MISSING, number
 from tokenbench.reports.paper import spreadsheet
-from tokenbench.runs.results import Identity, Row
+from tokenbench.runs.row import FIRST_TASK, Identity, Row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,14 +66,9 @@ def write(rows: Sequence[Row], folder: Path, margin: float = MARGIN) -> list[Pat
         "results.tex": "% needs \\usepackage{booktabs}\n" + "\n".join(map(latex, made)),
     }
     out = folder / "tables"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            (out / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ResultsError(
-            f"The report cannot be written to {out} ({error.strerror}); give another --output."
-        ) from None
+    out.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8")
     return [out / name for name in texts]
 
 
@@ -134,8 +129,10 @@ def _table(rows: list[Row], margin: float) -> Table:
 def _conditions(row: Row, data: str, batch: str) -> str:
     height, width = row.image_size
     name = f" {row.weights.name} ({row.weights.hash})" if row.weights.hash else ""
-    parts = [f"{height}×{width}", f"{row.weights.kind} weights{name}", data]
+    parts = [] if row.task == FIRST_TASK else [row.task]
+    parts += [f"{height}×{width}", f"{row.weights.kind} weights{name}", data]
     parts += [f"{row.hardware}, {row.precision}, {batch}, {'compiled' if row.compile else 'eager'}"]
+    parts += [f"{key.replace('_', ' ')} {value}" for key, value in row.conditions.items()]
     versions = f"tokenbench {row.version}, torch {row.env.get('torch')}, timm {row.env.get('timm')}"
     return "; ".join([*parts, f"seed {row.seed}, {versions}"])
 
@@ -162,7 +159,7 @@ def _line(row: Row, dense: Row | None, verdict: Verdict | None) -> dict[str, str
     return {
         "method": row.label,
         "weights": "own" if row.trained else "dense",
-        **cells.cells(row, dense, verdict),
+        **cells.line(row, dense, verdict),
         "published": "; ".join(_both(r) for r in printed if not r.trained) or MISSING,
         "published, trained": "; ".join(_both(r) for r in printed if r.trained) or MISSING,
     }

@@ -101,14 +101,16 @@
   // ---- columns
 
   const SETTING = { title: "setting", value: (row) => row.name, show: (row) => [setting(row), small(row.trained ? `weights ${row.trained}` : "")] };
+  const headings = new Set(page.groups.map((group) => group.metric.heading));
   const COLUMNS = page.cells.map(({ title, name, field, spare }) => ({
-    title,
+    title: name === "score" && headings.size > 1 ? "score" : title,
     spare,
     text: name === "verdict",
     value: (row) => row[field],
     show: (row) => cell(row[`t_${name}`]),
     filled: (row) => row[`t_${name}`] !== MISSING,
   }));
+  const metric = (group = state.group) => page.groups[group].metric;
   const measured = (columns, list) => columns.filter((column) => list.some(column.filled || ((row) => known(column.value(row)))));
 
   // ---- the answer
@@ -123,9 +125,9 @@
     const parts = [c.weights === "random" ? "random weights" : `weights ${c.weights}`, `${c["image size"]}`, c.data, c.hardware, c.precision, `batch ${c.batch}`, c.mode];
     const badges = [group.subset, c.weights === "random" ? "random weights" : null].filter(known);
     find("conditions").replaceChildren(...badges.map((text) => make("span", { class: "badge" }, text)), parts.join("; ") + ".");
-    const shown = ok(here()).filter((row) => row.fronts.includes(state.axis)).sort((a, b) => b.top1 - a.top1);
+    const shown = ok(here()).filter((row) => row.fronts.includes(state.axis)).sort((a, b) => metric().sign * (b.score - a.score));
     const columns = measured([SETTING, ...COLUMNS.filter((column) => !column.spare)], shown);
-    find("front").replaceChildren(shown.length ? table(columns, shown, { caption: `On the front of accuracy against ${axis.short}` }) : "");
+    find("front").replaceChildren(shown.length ? table(columns, shown, { caption: `On the front of ${metric().noun} against ${axis.short}` }) : "");
     find("notes").replaceChildren(...group.notes.map((note) => make("li", {}, minus(note))));
   }
 
@@ -175,7 +177,12 @@
       target.replaceChildren(make("p", { class: "absent" }, "Not measured under these conditions."));
       return;
     }
-    const spec = structuredClone(chart.specs[state.axis] || chart.specs[""]);
+    if (typeof vegaEmbed === "undefined") {
+      target.replaceChildren(make("p", { class: "absent" }, "Not drawn: the chart engine cannot start on the machine that made this page."));
+      return;
+    }
+    const wording = JSON.stringify(chart.specs[state.axis] || chart.specs[""]);
+    const spec = JSON.parse(wording.replace(/\{(axis|heading|short|points)\}/g, (_, name) => JSON.stringify(metric()[name]).slice(1, -1)));
     spec.description = `${figure.querySelector("h2").textContent}. ${caption}`;
     if (name === "batches") list.forEach((row) => (row.crossed = list.some((r) => r.name === row.name && r.batch < row.break_even)));
     if (chart.banded) spec.height *= new Set(list.map((row) => row.name)).size;
@@ -234,7 +241,7 @@
       { title: "setting", show: (made) => setting(made.of) },
       page.groups.length > 1 ? { title: "conditions", text: true, show: group } : null,
       { title: "published top-1 %", show: (made) => [made.t_published, small(made.t_how)] },
-      { title: "measured", show: (made) => cell(made.of.t_top1) },
+      { title: "measured", show: (made) => cell(made.of.t_score) },
       { title: "difference", show: (made) => [make("span", { class: made.inside ? "noise" : null }, minus(made.t_difference)), small(made.t_inside)] },
       { title: "published GMAC", show: (made) => made.t_published_gmacs },
       { title: "measured", show: (made) => [made.of.t_gmacs, small(minus(made.t_ratio))] },
@@ -343,7 +350,7 @@
   function choose() {
     const select = find("group");
     page.groups.forEach((group, i) => select.append(make("option", { value: i }, group.name)));
-    const scored = page.groups.map((_, i) => rows.filter((row) => row.group === i && known(row.top1)).length);
+    const scored = page.groups.map((_, i) => rows.filter((row) => row.group === i && known(row.score)).length);
     const sizes = page.groups.map((_, i) => rows.filter((row) => row.group === i).length);
     const rank = (i) => scored[i] * 1e6 + sizes[i] + Number(page.groups[i].conditions.batch) * 1e-9;
     state.group = page.groups.map((_, i) => i).reduce((best, i) => (rank(i) > rank(best) ? i : best), 0);

@@ -1,0 +1,81 @@
+"""Registries of methods and tasks: classes with a name, found by walking a folder or brought by a plug-in file."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import pkgutil
+import re
+import sys
+from collections.abc import Iterable, MutableMapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tokenbench.errors import PLUGIN, UsageError, first_line, place
+
+NAME = re.compile(r"[\w-]+")
+
+
+def walk(registry: MutableMapping[str, Any], package: str, paths: Iterable[str], base: type) -> None:
+    """Register what every module of a package, and of the packages in it, holds."""
+    for module in pkgutil.walk_packages(paths, f"{package}."):
+        register(registry, importlib.import_module(module.name), base)
+
+
+def register(registry: MutableMapping[str, Any], module: ModuleType, base: type) -> list[str]:
+    """Register the subclasses of `base` that a module defines and names; returns their names.
+
+    Raises:
+        UsageError: a name that cannot be written in a command, or that another file has taken.
+    """
+    found: list[Any] = [
+        cls
+        for cls in vars(module).values()
+        if isinstance(cls, type)
+        and issubclass(cls, base)
+        and hasattr(cls, "name")
+        and cls.__module__ == module.__name__
+    ]
+    for cls in found:
+        name, where = cls.name, f"{base.__name__} {cls.name!r} of {module.__file__}"
+        if not isinstance(name, str) or not NAME.fullmatch(name) or name == "all":
+            raise UsageError(f"{where} cannot be called that; use letters, digits, - and _.")
+        if name in registry and registry[name].__module__ != cls.__module__:
+            raise UsageError(f"{where} exists already; give it another name.")
+    registry.update({cls.name: cls for cls in found})
+    return [cls.name for cls in found]
+
+
+def in_order(registry: MutableMapping[str, Any], first: str) -> dict[str, Any]:
+    """By name, but for the one that comes first."""
+    return dict(sorted(registry.items(), key=lambda item: (item[0] != first, item[0])))
+
+
+def run_file(path: str | Path, what: str) -> ModuleType:
+    """The module that a plug-in file makes when it is run; load only what you trust.
+
+    What it prints goes to stderr, for stdout is for results.
+
+    Raises:
+        UsageError: it is no Python file, or it does not import.
+    """
+    path = Path(path)
+    place_of = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:8]
+    name = f"{PLUGIN}{path.stem}_{place_of}"  # so that two files of one name are two
+    spec = importlib.util.spec_from_file_location(name, path) if path.is_file() else None
+    if spec is None or spec.loader is None:
+        raise UsageError(f"Plug-in '{path}' is not a Python file; give the path of a .py file with a {what} in it.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses and pydantic look up the names in annotations
+    try:
+        with redirect_stdout(sys.stderr):
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        told = f"{type(error).__name__}: {first_line(error)}{place(error)}"
+        raise UsageError(f"Plug-in '{path}' does not import ({told}); mend it.") from error
+    return module
