@@ -241,6 +241,7 @@ def _time(plan: Plan, trials: Sequence[Candidate], images: Tensor, watch: Watch)
                 "latency_p50": timed.latency_p50_ms,
                 "latency_p90": timed.latency_p90_ms,
                 "spread": timed.spread,
+                "noisy": timed.noisy,
                 "runs": timed.runs,
                 "speedup": timed.speedup,
                 "speedup_low": timed.speedup_low,
