@@ -18,7 +18,9 @@ def of(point: Point, dense: Any, parts: Sequence[str]) -> dict[str, str]:
     shown = cells.cells(row, dense, point.verdict)
     found = {f"t_{name}": text for name, text in shown.items()}
     low, high = (None if not s else 100 - 100 / s for s in (row.speedup_low, row.speedup_high))
-    came_true = point.time_saved / point.saved if point.saved and point.saved > 0.01 and point.time_saved else None
+    came_true = None
+    if point.saved is not None and point.saved > 0.01 and point.time_saved is not None:
+        came_true = point.time_saved / point.saved
     inner = row.label[row.label.index("[") + 1 : -1] if "[" in row.label else row.label
     spent = [(part, (row.gmacs_by_part or {}).get(part)) for part in parts]
     return found | {
