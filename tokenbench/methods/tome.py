@@ -153,7 +153,7 @@ class ToMe(Method):
     def supports(self, vit: Backbone) -> str | None:
         """Any backbone; a list of r may not be longer than the model, nor one r for all be more than a block can merge.
 
-        A list, as trained models were published with, may ask for more: at most half is merged there, and `caveat` says so.
+        A list, as published models have, may ask for more: at most half is merged there, and `caveat` says so.
         """
         if isinstance(self.r, tuple) and len(self.r) > vit.depth:
             return f"r lists {len(self.r)} blocks, and this backbone has {vit.depth}"
