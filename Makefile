@@ -27,6 +27,7 @@ test: $(VENV)/developer
 lint: $(VENV)/developer
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
 $(VENV)/bin/python:

@@ -15,8 +15,8 @@ import torch
 from common import spread, table, text, write
 
 from tokenbench import backbones, data
-from tokenbench.jobs import parse
 from tokenbench.measure.accuracy import predict
+from tokenbench.methods.sweep import parse
 from tokenbench.model import Model
 
 METHODS = "dense,random,topk,tome,evit"

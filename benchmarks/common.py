@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from tokenbench import environment
+from tokenbench.runs import environment
 
 
 def spread(values: list[float]) -> dict[str, float]:

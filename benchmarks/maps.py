@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tokenbench.jobs import parse
-from tokenbench.pictures import PHOTOS
-from tokenbench.reports import overlays
-from tokenbench.tracing import trace_all
+from tokenbench.data.pictures import PHOTOS
+from tokenbench.maps.following import trace_all
+from tokenbench.methods.sweep import parse
+from tokenbench.reports.maps import overlays
 
 HERE = Path(__file__).parent
 METHODS = "tome[r=13],evit[keep_rate=0.7],topk[keep_rate=0.7],random[keep_rate=0.7]"

@@ -16,8 +16,8 @@ import torch
 from common import table, write
 
 from tokenbench import backbones
-from tokenbench.jobs import parse
 from tokenbench.measure import flops, speed
+from tokenbench.methods.sweep import parse
 from tokenbench.model import Model
 
 METHODS = "dense,random,topk,evit,dynamicvit,stvit,tome"

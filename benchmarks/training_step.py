@@ -21,8 +21,8 @@ from timm.optim import create_optimizer_v2
 from torch.nn.functional import cross_entropy
 
 from tokenbench import backbones
-from tokenbench.jobs import parse
 from tokenbench.methods.dense import Dense
+from tokenbench.methods.sweep import parse
 from tokenbench.model import Model
 from tokenbench.training import optim
 from tokenbench.training.task import MethodTask

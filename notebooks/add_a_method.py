@@ -25,10 +25,10 @@ from pydantic import Field
 
 import tokenbench
 from tokenbench import Method, Model, Reducer, backbones, data
-from tokenbench.checkpoints import load_dense
+from tokenbench.maps.following import follow
 from tokenbench.measure import accuracy, flops
-from tokenbench.reports import overlays
-from tokenbench.tracing import follow
+from tokenbench.reports.maps import overlays
+from tokenbench.weights.checkpoints import load_dense
 
 # %matplotlib inline
 torch.set_num_threads(1)

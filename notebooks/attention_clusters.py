@@ -26,9 +26,9 @@ import pandas as pd
 from IPython.display import display
 
 import tokenbench
-from tokenbench import pictures
-from tokenbench.maps import agreement
-from tokenbench.reports import overlays, traces
+from tokenbench.data import pictures
+from tokenbench.maps.arrays import agreement
+from tokenbench.reports.maps import overlays, traces
 
 # %matplotlib inline
 warnings.filterwarnings("ignore", message=".*random")

@@ -25,10 +25,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from tokenbench import runner
-from tokenbench.jobs import parse
+from tokenbench.methods.sweep import parse
 from tokenbench.reports import style
-from tokenbench.results import Results, frame
+from tokenbench.runs import runner
+from tokenbench.runs.results import Results, frame
 
 # %matplotlib inline
 torch.set_num_threads(1)

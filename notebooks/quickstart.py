@@ -24,9 +24,10 @@ import torch
 from IPython.display import display
 
 import tokenbench
-from tokenbench import data, environment
+from tokenbench import data
 from tokenbench.measure import accuracy, flops, speed
-from tokenbench.reports import overlays
+from tokenbench.reports.maps import overlays
+from tokenbench.runs import environment
 
 # %matplotlib inline
 torch.set_num_threads(1)

@@ -21,8 +21,8 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torchvision.datasets import FashionMNIST
 
-from tokenbench import checkpoints
-from tokenbench.jobs import parse
+from tokenbench.methods.sweep import parse
+from tokenbench.weights import checkpoints, files
 
 ROOT = Path(__file__).parents[1]
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -97,8 +97,8 @@ def ship(stage: Stage, run: Path) -> None:
     method = parse(stage.method)[0]
     name = "deit_nano" if method.name == "dense" else f"deit_nano-{method.name}-{getattr(method, str(method.main))}"
     tensors = {key: value.half() for key, value in load_file(run / "model.safetensors").items()}
-    header = checkpoints.header(run / "model.safetensors")
-    checkpoints.write(checkpoints.SHIPPED / f"{name}.safetensors", tensors, header)
+    header = files.header(run / "model.safetensors")
+    files.write(checkpoints.SHIPPED / f"{name}.safetensors", tensors, header)
     shutil.copy(run / "log.jsonl", ROOT / "benchmarks" / "training" / f"{name}.jsonl")
 
 

@@ -8,8 +8,8 @@ import sys
 
 from rich.console import Console
 
-from tokenbench import screen
-from tokenbench.results import load
+from tokenbench.cli import screen
+from tokenbench.runs.results import load
 
 
 def main() -> None:

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from tokenbench.backbones import Backbone
-from tokenbench.methods.base import Method, Reducer
-from tokenbench.model import Attn, Model
-from tokenbench.tokens import Tokens
+from tokenbench.core.attention import Attn
+from tokenbench.core.block import Reducer
+from tokenbench.core.tokens import Tokens
+from tokenbench.methods.base import Method
+from tokenbench.model import Model
 
 
 class Half(Reducer):

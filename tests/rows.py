@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenbench.results import Row
+from tokenbench.runs.results import Row
 
 ENV = {"torch": "2.9", "timm": "1.0"}
 

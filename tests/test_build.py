@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import tokenbench
-from tokenbench import backbones, checkpoints, sources
+from tokenbench import backbones
 from tokenbench.backbones import Backbone
-from tokenbench.checkpoints import SHIPPED
 from tokenbench.errors import BadSetting, UnknownName, Unsupported, WeightsError
+from tokenbench.weights import files, hub, sources
+from tokenbench.weights.checkpoints import SHIPPED
 
 Tiny = Callable[..., Backbone]
 
@@ -47,7 +48,7 @@ def test_the_seed_decides_every_weight_and_leaves_the_global_state_alone() -> No
 
 def test_weights_of_a_file(tmp_path: Path) -> None:
     stored = backbones.create("deit_nano")
-    checkpoints.save(tmp_path / "nano.safetensors", stored, {})
+    files.save(tmp_path / "nano.safetensors", stored, {})
     model = tokenbench.build("topk", "deit_nano", weights=str(tmp_path / "nano.safetensors"))
     assert torch.equal(model.vit.head.weight, stored.vit.head.weight)
     with pytest.raises(WeightsError, match=r"does not exist; give a \.safetensors or \.pth file"):
@@ -58,7 +59,7 @@ def test_random_weights_in_place_of_the_hubs_are_warned_of(monkeypatch: pytest.M
     def offline(config: object) -> Path:
         raise ConnectionError("the hub does not answer")
 
-    monkeypatch.setattr(checkpoints, "_hub_file", offline)
+    monkeypatch.setattr(hub, "pretrained", offline)
     with pytest.warns(UserWarning, match="the hub does not answer"):
         tokenbench.build("evit", "deit_t")
 
@@ -88,6 +89,6 @@ def test_weights_of_another_setting_are_not_passed_over(tmp_path: Path) -> None:
 def test_dense_weights_of_other_classes_make_a_model_of_them(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     header = {"method": "dense", "setting": {}, "backbone": "deit_nano", "classes": 3}
-    checkpoints.save(path, backbones.create("deit_nano", classes=3), header)
+    files.save(path, backbones.create("deit_nano", classes=3), header)
     assert tokenbench.build("topk", "deit_nano", weights=str(path)).vit.num_classes == 3
     assert sources.find(str(path), "deit_t").others == (path,)

@@ -16,7 +16,7 @@ from tokenbench.errors import Unsupported
 from tokenbench.measure import flops
 from tokenbench.methods import get
 from tokenbench.methods.base import Method
-from tokenbench.methods.stvit_r import STViTR
+from tokenbench.methods.stvit_r.stvit_r import STViTR
 from tokenbench.model import Model
 
 METHODS = {"dense": get("dense")(), "stvit_r": STViTR()}

@@ -21,19 +21,19 @@ except PackageNotFoundError:
     __version__ = "0+unknown"
 
 _PUBLIC = {
-    "Attn": "model",
+    "Attn": "core.attention",
     "Backbone": "backbones",
     "Method": "methods.base",
     "Model": "model",
     "Output": "model",
     "Paper": "methods.base",
     "Pyramid": "pyramid",
-    "Reducer": "methods.base",
+    "Reducer": "core.block",
     "Reported": "methods.base",
-    "TokenMaps": "maps",
-    "Tokens": "tokens",
+    "TokenMaps": "maps.arrays",
+    "Tokens": "core.tokens",
     "build": "building",
-    "trace": "tracing",
+    "trace": "maps.following",
 }
 __all__ = ["__version__", *_PUBLIC]
 

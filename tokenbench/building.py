@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from tokenbench import backbones, checkpoints, sources
+from tokenbench import backbones
 from tokenbench.backbones import Backbone
 from tokenbench.errors import WeightsError
 from tokenbench.methods import get
 from tokenbench.methods.base import make
 from tokenbench.model import Model
+from tokenbench.weights import checkpoints, sources
 
 
 def build(method: str, backbone: str | nn.Module, *, weights: str = "auto", seed: int = 0, **knobs: Any) -> Model:

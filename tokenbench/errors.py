@@ -60,3 +60,14 @@ class TrainingError(TokenbenchError):
 
 class ResultsError(TokenbenchError):
     """A results file that cannot be read or written."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, as a clause; the name of its type where it says nothing, or only a key."""
+    lines = "" if isinstance(error, KeyError) else str(error).strip()
+    return " ".join(lines.splitlines()[0].split()).rstrip(".") if lines else type(error).__name__
+
+
+def first_sentence(error: BaseException) -> str:
+    """As `first_line`, up to the first full stop: what libraries say after it is advice for other users than ours."""
+    return first_line(error).split(". ")[0]

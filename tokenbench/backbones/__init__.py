@@ -5,7 +5,6 @@ A family is a file here. What no family serves is refused with the reason.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import timm
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from tokenbench.backbones.base import Backbone
 from tokenbench.backbones.swin import Swin
 from tokenbench.backbones.vit import ViT
-from tokenbench.errors import BadSetting, UnknownName, Unsupported
+from tokenbench.errors import BadSetting, UnknownName, Unsupported, first_line
 
 __all__ = ["SHORT_NAMES", "Backbone", "Swin", "ViT", "create", "full_name", "random_images"]
 
@@ -80,7 +79,7 @@ def create(
     except TypeError as error:
         raise Unsupported(f"{name} cannot be served: it takes no {', '.join(kwargs)} ({error}).") from None
     except (AssertionError, RuntimeError, ValueError) as error:
-        raise BadSetting(f"{name} cannot be built at that size: {_first_line(error)}.") from None
+        raise BadSetting(f"{name} cannot be built at that size: {first_line(error)}.") from None
 
 
 def _fused(model: nn.Module) -> nn.Module:
@@ -90,10 +89,6 @@ def _fused(model: nn.Module) -> nn.Module:
             if hasattr(module, "fused_attn"):
                 setattr(module, "fused_attn", True)  # noqa: B010  mypy takes it for a submodule
     return model
-
-
-def _first_line(error: BaseException) -> str:
-    return re.sub(r"\s+", " ", str(error).splitlines()[0] if str(error) else type(error).__name__).rstrip(".")
 
 
 def random_images(backbone: Backbone, batch: int, seed: int = 0) -> Tensor:

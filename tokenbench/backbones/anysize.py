@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenbench.backbones.swin import Swin, SwinTurn, laid, patches, shifted
-from tokenbench.model import Block
-from tokenbench.tokens import Tokens
-from tokenbench.windows import Pair
-
-if TYPE_CHECKING:
-    from tokenbench.methods.base import Reducer
+from tokenbench.core.block import Block, Reducer
+from tokenbench.core.tokens import Tokens
+from tokenbench.core.windows import Pair
 
 
 class PaddedTurn(SwinTurn):

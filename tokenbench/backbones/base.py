@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from tokenbench.core.block import Block, Reducer
+from tokenbench.core.tokens import Tokens
 from tokenbench.errors import Unsupported
-from tokenbench.model import Block
-from tokenbench.tokens import Tokens
-
-if TYPE_CHECKING:
-    from tokenbench.methods.base import Reducer
 
 
 class Backbone:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +13,10 @@ from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTran
 from torch import Tensor, nn
 
 from tokenbench.backbones.base import Backbone
-from tokenbench.model import Attn, Block, mixed
-from tokenbench.tokens import Tokens
-from tokenbench.windows import Pair, cut, lay, spread
-
-if TYPE_CHECKING:
-    from tokenbench.methods.base import Reducer
-
+from tokenbench.core.attention import Attn, mixed
+from tokenbench.core.block import Block, Reducer
+from tokenbench.core.tokens import Tokens
+from tokenbench.core.windows import Pair, cut, lay, spread
 
 STAGE = 2  # the third, which holds most blocks and where semantic tokens are made
 

@@ -7,7 +7,7 @@ image size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from timm.layers import Attention, PatchDropout
 from timm.models import register_model
@@ -17,18 +17,15 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from tokenbench.backbones.base import Backbone
-from tokenbench.model import Block
-from tokenbench.tokens import Tokens
-
-if TYPE_CHECKING:
-    from tokenbench.methods.base import Reducer
+from tokenbench.core.block import Block, Reducer
+from tokenbench.core.tokens import Tokens
 
 
 @register_model  # type: ignore[untyped-decorator]
 def deit_nano(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """DeiT in miniature: 28x28 grey images, patch 2, so 14x14 = 196 tokens and 12 blocks as DeiT has; width 64.
 
-    `pretrained` is ignored: the weights ship with tokenbench, not with a hub (`tokenbench.checkpoints.load`).
+    `pretrained` is ignored: the weights ship with tokenbench, not with a hub (`tokenbench.weights.checkpoints.load`).
     """
     for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         kwargs.pop(key, None)

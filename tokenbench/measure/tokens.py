@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tokenbench.core.tokens import Tokens
 from tokenbench.errors import DataError
 from tokenbench.measure.running import device_of, evaluating
-from tokenbench.tokens import Tokens
 
 
 @dataclass(frozen=True)

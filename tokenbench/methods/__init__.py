@@ -1,4 +1,4 @@
-"""The registry: every module of this folder that holds a Method with a name, and every plug-in file loaded."""
+"""The registry: every module here and in the folders here that holds a Method with a name, and every plug-in file."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _registry: dict[str, type[Method]] = {}
 def all_methods() -> dict[str, type[Method]]:
     """Every method by name: dense first, then in order of name."""
     if "dense" not in _registry:
-        for module in pkgutil.iter_modules(__path__):
-            _register(importlib.import_module(f"{__name__}.{module.name}"))
+        for module in pkgutil.walk_packages(__path__, f"{__name__}."):
+            _register(importlib.import_module(module.name))
     return dict(sorted(_registry.items(), key=lambda item: (item[0] != "dense", item[0])))
 
 

@@ -14,19 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 from torch import Tensor, nn
 
+from tokenbench.backbones import Backbone
+from tokenbench.core.block import Output, Reducer
 from tokenbench.errors import BadSetting, Unsupported
 from tokenbench.methods.recipe import DEIT, FINETUNE, Recipe
 from tokenbench.methods.released import Release, Stored
-from tokenbench.model import Attn, Output
-from tokenbench.tokens import Tokens
-
-if TYPE_CHECKING:
-    from tokenbench.backbones import Backbone
 
 
 def _split(value: Any) -> Any:
@@ -60,21 +57,6 @@ class Reported:
     gmacs: float | None = None  # 1e9 multiply-adds; papers say FLOPs
     trained: bool = False
     note: str = ""
-
-
-class Reducer(nn.Module):
-    """One place in a block where tokens change.
-
-    `where` is "before" the block, "between" its attention and its MLP, or "after" it. `attn` is given only between.
-    `self.method` holds the knobs as they are now; read those that a schedule may change from there, in `forward`.
-    """
-
-    where: ClassVar[Literal["before", "between", "after"]] = "between"
-    method: Any = None
-
-    def forward(self, tokens: Tokens, attn: Attn | None) -> Tokens:
-        """Return the tokens after this place, changed only by the verbs of `Tokens`."""
-        raise NotImplementedError
 
 
 class Method(BaseModel):

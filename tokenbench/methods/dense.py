@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from tokenbench.backbones import Backbone
 from tokenbench.backbones.anysize import AnySizeSwin
 from tokenbench.backbones.swin import Swin
-from tokenbench.methods.base import Method, Reducer, Reported
+from tokenbench.core.block import Reducer
+from tokenbench.methods.base import Method, Reported
 from tokenbench.methods.released import SUITE, Release, Stored, suite_model
-
-if TYPE_CHECKING:
-    from tokenbench.backbones import Backbone
 
 
 class Dense(Method):

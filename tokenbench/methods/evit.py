@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from tokenbench.methods.base import Counts, Method, Paper, Places, Reducer, Reported, outside, quarters
+from tokenbench.backbones import Backbone
+from tokenbench.core.attention import Attn
+from tokenbench.core.block import Reducer
+from tokenbench.core.tokens import Tokens
+from tokenbench.methods.base import Counts, Method, Paper, Places, Reported, outside, quarters
 from tokenbench.methods.recipe import DEIT, FINETUNE, Recipe
 from tokenbench.methods.released import SUITE, Release, Stored, places, slashed, suite
-from tokenbench.model import Attn
-from tokenbench.tokens import Tokens
-
-if TYPE_CHECKING:
-    from tokenbench.backbones import Backbone
 
 
 class Attentive(Reducer):

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from tokenbench.methods.base import Method, Places, Reducer, outside, quarters
+from tokenbench.backbones import Backbone
+from tokenbench.core.attention import Attn
+from tokenbench.core.block import Reducer
+from tokenbench.core.tokens import Tokens
+from tokenbench.methods.base import Method, Places, outside, quarters
 from tokenbench.methods.topk import kept
-from tokenbench.model import Attn
-from tokenbench.tokens import Tokens
-
-if TYPE_CHECKING:
-    from tokenbench.backbones import Backbone
-
 
 MOST = 1 << 14  # patches an image may have
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from tokenbench.methods.base import Method, Paper, Places, Reducer, Reported
+from tokenbench.backbones import Backbone
+from tokenbench.core.attention import Attn
+from tokenbench.core.block import Reducer
+from tokenbench.core.tokens import Tokens
+from tokenbench.methods.base import Method, Paper, Places, Reported
 from tokenbench.methods.released import SUITE, SUITE_PATCHES, Release, Stored, suite
-from tokenbench.model import Attn
-from tokenbench.tokens import Tokens
-
-if TYPE_CHECKING:
-    from tokenbench.backbones import Backbone
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from tokenbench.methods.base import Method, Places, Reducer, outside, quarters
+from tokenbench.backbones import Backbone
+from tokenbench.core.attention import Attn
+from tokenbench.core.block import Reducer
+from tokenbench.core.tokens import Tokens
+from tokenbench.methods.base import Method, Places, outside, quarters
 from tokenbench.methods.released import Release, Stored, suite
-from tokenbench.model import Attn
-from tokenbench.tokens import Tokens
-
-if TYPE_CHECKING:
-    from tokenbench.backbones import Backbone
 
 
 def kept(initial: int, keep_rate: float, stage: int) -> int:

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from tokenbench.reports import pareto, tables
+from tokenbench.reports import pareto
+from tokenbench.reports.paper import tables
 from tokenbench.reports.published import is_trained
-from tokenbench.results import Row
+from tokenbench.runs.results import Row
 
 MISSING = tables.MISSING
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tokenbench.results import Row
+from tokenbench.runs.results import Row
 
 if TYPE_CHECKING:
     from tokenbench.methods.base import Reported

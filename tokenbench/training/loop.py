@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from tokenbench import __version__, backbones, checkpoints, data, runner
+from tokenbench import __version__, backbones, data
 from tokenbench.backbones import Backbone
 from tokenbench.errors import BadSetting, TrainingError, UsageError, WeightsError
 from tokenbench.measure import accuracy
@@ -21,10 +21,12 @@ from tokenbench.methods.dense import Dense
 from tokenbench.methods.recipe import Recipe
 from tokenbench.model import Model
 from tokenbench.reports import curves
+from tokenbench.runs import runner
 from tokenbench.training import log, optim, state
 from tokenbench.training.processes import Processes, joined
 from tokenbench.training.stream import Stream, Targets, check_training, seed_all
 from tokenbench.training.task import MethodTask
+from tokenbench.weights import checkpoints, files
 
 LOG_EVERY = 50  # updates
 SAVE_SECONDS = 600.0  # at the longest, between two checkpoints
@@ -196,7 +198,7 @@ class _Run:
         if self.log is not None:
             result = {"top1": found.top1, "images": len(found.target), "split": held_out.split}
             header = {**self.settings, "updates": self.total, "version": __version__, "result": result}
-            checkpoints.save(path, state.averaged(self.task), header)
+            files.save(path, state.averaged(self.task), header)
             rows = log.read(self.log.path)
             if not rows or "top1" not in rows[-1]:
                 self.log.add({"update": self.total, "epoch": round(self.total / self.stream.updates, 4), **result})

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenbench import checkpoints
 from tokenbench.errors import UsageError, WeightsError
 from tokenbench.training.task import MethodTask
+from tokenbench.weights import files
 
 NAME = "last.safetensors"
 COUNTERS = ("step", "lookahead_step")  # what some optimizers (lamb, adan, lookahead) count in their groups
@@ -36,7 +36,7 @@ def save(
                 numbers[f"{index}.{key}"] = value
     groups = [{k: _plain(group[k]) for k in COUNTERS if k in group} for group in optimizer.param_groups]
     path = folder / NAME
-    checkpoints.write(path, tensors, {"update": update, "settings": settings, "optimizer": numbers, "groups": groups})
+    files.write(path, tensors, {"update": update, "settings": settings, "optimizer": numbers, "groups": groups})
     return path
 
 
@@ -50,13 +50,13 @@ def restore(folder: Path, task: MethodTask, optimizer: torch.optim.Optimizer, se
     path = folder / NAME
     if not path.is_file():
         return 0
-    header = checkpoints.header(path)
+    header = files.header(path)
     difference = _differences(header.get("settings", {}), settings)
     if difference:
         raise UsageError(
             f"{folder} holds a run of other settings ({difference}); give the same command, or another --output."
         )
-    stored = checkpoints.read(path)
+    stored = files.read(path)
 
     def part(name: str) -> dict[str, Tensor]:
         return {key.removeprefix(name): value for key, value in stored.items() if key.startswith(name)}

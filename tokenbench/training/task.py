@@ -8,8 +8,9 @@ import torch
 from timm.task import TrainingTask
 from torch import Tensor, nn
 
+from tokenbench.core.block import Output
 from tokenbench.methods.base import Method
-from tokenbench.model import Model, Output
+from tokenbench.model import Model
 
 
 class Student(nn.Module):

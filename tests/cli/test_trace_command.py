@@ -1,0 +1,74 @@
+"""`tokenbench trace` from the command line: good input, odd input, and none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from click.testing import CliRunner, Result
+from PIL import Image
+from rows import row
+
+from tokenbench.cli import main
+from tokenbench.runs.results import dumps
+
+
+def trace(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["trace", "--weights", "random", *map(str, arguments)])
+
+
+def test_odd_images_are_drawn_and_damaged_ones_named(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    colour = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8))
+    colour.convert("CMYK").save(folder / "cmyk.jpg")
+    colour.crop((0, 0, 1, 1)).save(folder / "pixel.png")
+    (folder / "damaged.png").write_bytes(b"\x89PNG\r\n")
+    result = trace("--methods", "tome[r=13],evit", "--images", folder, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "damaged.png" in result.stderr
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"images.png", "cmyk-blocks.png", "pixel-blocks.png", "cmyk.npz", "maps.csv", "agreement.csv"} <= written
+    assert all(str(tmp_path / "out" / name) in result.stdout for name in written)
+    assert "tome[r=13]" in result.stdout and "evit[keep_rate=0.7]" in result.stdout
+    assert "entropy bits" in result.stdout and "IoU" in result.stdout
+
+
+def test_without_images_the_sample_is_drawn(tmp_path: Path) -> None:
+    result = trace("--methods", "topk", "--limit", 1, "-o", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "t-shirt-top-0-blocks.png").is_file()
+    assert "agreement" not in result.stdout  # there is one setting only
+
+
+def test_what_cannot_work_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.png").write_text("no image")
+    for arguments, code, words in (
+        (("--images", tmp_path / "empty"), 1, "has no images"),
+        (("--images", tmp_path / "nowhere.jpg"), 1, "does not exist"),
+        (("--images", tmp_path / "text.png"), 1, "None of the 1 images can be read"),
+        (("--methods", "evti", "-o", tmp_path), 2, "Did you mean evit?"),
+        (("--methods", "stvit[tokens=400]"), 2, "None of the methods given can run on deit_nano"),
+        (("--image-size", "big"), 2, "--image-size big is not allowed"),
+        (("--limit", 1, "--methods", "topk", "-o", tmp_path / "text.png"), 1, "cannot be made"),
+    ):
+        result = trace(*arguments)
+        assert result.exit_code == code, result.output
+        assert words in result.stderr
+        assert "Traceback" not in result.output
+
+
+def test_the_report_shows_what_was_traced(tmp_path: Path) -> None:
+    """The maps below its own folder, or those that are named."""
+    traced = trace("--methods", "topk,tome", "--limit", 1, "-o", tmp_path / "report" / "maps")
+    assert traced.exit_code == 0, traced.output
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(dumps(row()) + "\n")
+    found = []
+    for output, more in (("report", []), ("named", ["--maps", tmp_path / "report" / "maps"]), ("none", [])):
+        args = ["report", rows, "-o", tmp_path / output, *more]
+        result = CliRunner().invoke(main, list(map(str, args)))
+        assert result.exit_code == 0, result.output
+        found.append("t-shirt top 0" in (tmp_path / output / "index.html").read_text())
+    assert found == [True, True, False]

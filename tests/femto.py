@@ -1,0 +1,38 @@
+"""A backbone of four blocks and 16 patches, and a run of it: as fast as its overhead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.models import register_model
+from torch import nn
+
+from tokenbench import backbones
+from tokenbench.methods.sweep import parse
+from tokenbench.runs import runner
+
+
+@register_model
+def deit_femto(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    return backbones.vit.deit_nano(pretrained, **{**kwargs, "patch_size": 7, "depth": 4, "embed_dim": 32})
+
+
+class Watch:
+    """Looks on and remembers what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def stretch(self, what: str, total: int) -> None:
+        pass
+
+    def step(self, done: int) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def plan(methods: str, **changes: Any) -> runner.Plan:
+    settings = {"backbones": ["deit_femto"], "weights": "random", "batches": [2], "rounds": 3, **changes}
+    return runner.Plan(parse(methods), **settings)

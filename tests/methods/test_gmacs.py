@@ -1,0 +1,72 @@
+"""The GMAC of every method on DeiT-T/S/B, to ±0.002 of the published tables; on the meta device, without arithmetic."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from conftest import counting
+
+from tokenbench import backbones
+from tokenbench.backbones import Backbone
+from tokenbench.methods.sweep import parse
+from tokenbench.model import Model
+
+NAMES = ("deit_t", "deit_s", "deit_b")
+TABLE = {  # setting: GMAC of T, S, B; None where no figure is published
+    "dense": (1.254, 4.599, 17.564),
+    "tome[r=8]": (0.929, 3.421, 13.109),
+    "tome[r=13]": (0.735, 2.706, 10.370),
+    "tome[r=16]": (0.625, 2.294, 8.775),
+    "evit[keep_rate=0.9]": (1.092, 4.022, 15.395),
+    "evit[keep_rate=0.8]": (0.942, 3.477, 13.327),
+    "evit[keep_rate=0.7]": (0.821, 3.029, 11.610),
+    "evit[keep_rate=0.6]": (0.715, 2.635, 10.088),
+    "evit[keep_rate=0.5]": (0.629, 2.309, 8.820),
+    "evit[keep_rate=0.9,fuse=false]": (None, 3.988, None),
+    "evit[keep_rate=0.8,fuse=false]": (None, 3.444, None),
+    "evit[keep_rate=0.7,fuse=false]": (0.812, 2.997, 11.485),
+    "evit[keep_rate=0.6,fuse=false]": (None, 2.608, None),
+    "evit[keep_rate=0.5,fuse=false]": (0.622, 2.282, 8.716),
+    "dynamicvit[keep_rate=0.9]": (1.091, 4.041, 15.51),
+    "dynamicvit[keep_rate=0.8]": (0.932, 3.463, 13.32),
+    "dynamicvit[keep_rate=0.7]": (0.801, 2.981, 11.476),
+    "dynamicvit[keep_rate=0.6]": (0.690, 2.565, 9.87),
+    "dynamicvit[keep_rate=0.5]": (0.602, 2.229, 8.561),
+    "stvit": (0.522, 1.907, 7.263),
+    "stvit[generating=3]": (None, 1.967, None),
+    "stvit[generating=4]": (None, 2.027, None),
+    "stvit[base=3]": (None, 1.559, None),
+    "stvit[base=8]": (None, 3.298, None),
+}
+LAST = {"tome[r=8]": 101, "tome[r=13]": 41, "tome[r=16]": 11, "evit[keep_rate=0.7]": 72, "evit[keep_rate=0.5]": 28}
+LAST |= {"dynamicvit[keep_rate=0.7]": 68, "stvit": 16}
+ROUNDED = {15.51, 13.32, 9.87}  # printed to two decimals
+
+
+@functools.cache
+def meta(name: str) -> Backbone:
+    with torch.device("meta"):
+        return backbones.create(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("setting", TABLE)
+def test_gmacs(setting: str, name: str) -> None:
+    want = TABLE[setting][NAMES.index(name)]
+    with counting() as counter:
+        out = Model(meta(name), parse(setting)[0]).eval().run(torch.empty(1, 3, 224, 224))
+    if want is not None:
+        got = counter.get_total_flops() / 2e9
+        assert got == pytest.approx(want, abs=0.005 if want in ROUNDED else 0.002)
+    if setting in LAST:
+        assert out.tokens.count == LAST[setting]
+
+
+def test_parameters() -> None:
+    """DynamicViT's predictors add what its implementation reports."""
+    for name, params in zip(NAMES, (5.900, 22.774, 89.453), strict=True):
+        with torch.device("meta"):
+            model = Model(meta(name), parse("dynamicvit")[0])
+        assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(params, abs=5e-4)

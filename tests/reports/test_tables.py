@@ -1,0 +1,226 @@
+"""Tables never mix conditions, and what they print stays what it was in every format."""
+
+from __future__ import annotations
+
+import csv
+import io
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rows import ENV, row
+
+from tokenbench.cli import screen
+from tokenbench.errors import ResultsError, UsageError
+from tokenbench.methods.base import Method, Reported
+from tokenbench.reports.paper import tables
+
+
+def cells(table: tables.Table) -> list[dict[str, str]]:
+    return table.frame.to_dict("records")  # type: ignore[return-value]
+
+
+def test_rows_of_the_same_conditions_share_a_table_dense_first() -> None:
+    (table,) = tables.tables([row("evit", top1=69.0, diff_dense=-1.0), row()])
+    assert [line["method"] for line in cells(table)] == ["dense", "evit"]
+    assert cells(table)[1] == {
+        "method": "evit",
+        "top-1 %": "69.0",
+        "Δ dense": "-1.0",
+        "GMAC": "1.000",
+        "Δ GMAC": "-50 %",
+        "img/s": "50",
+        "speed-up": "1.00",
+    }
+    for part in ("224×224", "w.safetensors (aa)", "100 images of photos", "Some CPU, 2 cores", "fp32", "batch 8"):
+        assert part in table.conditions
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hardware": "Another CPU"},
+        {"device": "cuda"},
+        {"precision": "bf16"},
+        {"batch": 16},
+        {"image_size": (384, 384)},
+        {"dataset": "other"},
+        {"split": "test"},
+        {"sample_hash": "cc"},
+        {"weights": {"kind": "file", "name": "w.safetensors", "hash": "dd"}},
+        {"weights": {"kind": "random", "name": "random"}},
+        {"backbone": "vit_y"},
+        {"compile": True},
+        {"seed": 1},
+        {"version": "0.2.0"},
+        {"env": {**ENV, "torch": "2.10"}},
+        {"env": {**ENV, "timm": "1.1"}},
+    ],
+    ids=str,
+)
+def test_conditions_never_share_a_table(change: dict[str, Any]) -> None:
+    made = [
+        t
+        for t in tables.tables([row(), row("evit"), row(**change), row("evit", **change)])
+        if "batch size" not in t.title
+    ]
+    assert len(made) == 2 and [len(table.frame) for table in made] == [2, 2]
+    assert made[0].conditions != made[1].conditions or made[0].title != made[1].title or "device" in change
+    alone = tables.tables([row(), row("evit", **change)])[1]
+    assert "Δ GMAC" not in alone.frame, "saved only against the dense model of the same conditions"
+
+
+def test_a_value_that_was_not_measured_is_no_zero() -> None:
+    (table,) = tables.tables([row(top1=0.0), row("evit", top1=None, status="failed", reason="it broke", gmacs=None)])
+    assert [line["top-1 %"] for line in cells(table)] == ["0.0", tables.MISSING]
+    assert cells(table)[1]["GMAC"] == tables.MISSING
+    assert "top-5 %" not in table.frame, "a column that nobody filled is left out"
+
+
+def test_notes_say_why_and_for_which() -> None:
+    made = [
+        row(skipped=3),
+        row("stvit", reason="needs its own training, so no accuracy"),
+        row("dynamicvit", reason="needs its own training, so no accuracy"),
+        row("evit", status="oom", reason="ran out of memory"),
+        row("topk", status="skipped", reason="this backbone has no class token"),
+        row("tome", status="failed", reason="RuntimeError: broken"),
+    ]
+    (table,) = tables.tables(made)
+    assert table.notes == (
+        "dense: unreadable images left out: 3.",
+        "stvit, dynamicvit: needs its own training, so no accuracy.",
+        "evit: oom: ran out of memory.",
+        "topk: skipped: this backbone has no class token.",
+        "tome: failed: RuntimeError: broken.",
+    )
+
+
+def evit(**knobs: Any) -> dict[str, Any]:
+    from tokenbench.methods import get
+    from tokenbench.methods.base import make
+
+    setting = make(get("evit"), knobs)
+    return {"method": "evit", "label": setting.label, "setting": setting.model_dump(mode="json"), "backbone": "deit_s"}
+
+
+@pytest.mark.parametrize(
+    ("change", "published"),
+    [
+        ({}, "79.5 %, 3 G"),
+        (evit(keep_rate=0.5), "78.5 %, 2.3 G"),
+        (evit(keep_rate=0.75), None),
+        (evit(keep_rate=0.7, fuse=False), None),
+        (evit(keep_rate=0.7, blocks=(3, 6, 9)), None),
+        ({"backbone": "deit_b"}, None),
+        ({"image_size": (384, 384)}, None),
+        ({"method": "unloaded_plugin"}, None),
+    ],
+    ids=str,
+)
+def test_published_stands_only_beside_exactly_the_same_setting(change: dict[str, Any], published: str | None) -> None:
+    (table,) = tables.tables([row(**{**evit(keep_rate=0.7), **change})])
+    (line,) = cells(table)
+    assert line.get("published, trained") == published
+    assert "published" not in line, "numbers after training never stand with those off the shelf"
+    assert any("published for 300 epochs" in note for note in table.notes) == (published is not None)
+
+
+def test_several_published_numbers_stand_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Twice(Method):
+        """Reported twice."""
+
+        name = "twice"
+        reported = (Reported("deit_s", {}, 70.0), Reported("deit_s", {}, gmacs=1.5), Reported("deit_t", {}, 1.0))
+
+    monkeypatch.setattr("tokenbench.methods.all_methods", lambda: {"twice": Twice})
+    (table,) = tables.tables([row("twice", backbone="deit_s")])
+    assert cells(table)[0]["published"] == "70 %; –, 1.5 G"
+
+
+def test_speed_up_by_batch_with_the_break_even() -> None:
+    speedups = {1: 0.8, 8: 1.1, 32: 1.5}
+    made = [row("evit", batch=b, speedup=s) for b, s in speedups.items()]
+    made += [row("tome", batch=1, speedup=0.7), row("tome", batch=8, speedup=0.9)]
+    made += [row("topk", batch=32, speedup=2.0, status="oom", reason="no memory")]
+    made += [row(batch=b) for b in speedups]
+    *_, sweep = tables.tables(made)
+    assert sweep.title == "vit_x: speed-up over dense by batch size"
+    assert cells(sweep) == [
+        {"method": "evit", "batch 1": "0.80×", "batch 8": "1.10×", "batch 32": "1.50×", "no slower from batch": "8"},
+        {"method": "tome", "batch 1": "0.70×", "batch 8": "0.90×", "batch 32": "–", "no slower from batch": "–"},
+    ]
+
+
+def test_a_sweep_never_joins_batch_sizes_of_two_machines() -> None:
+    made = tables.tables([row("evit", batch=1), row("evit", batch=32, hardware="Another CPU")])
+    assert not [table for table in made if "batch size" in table.title]
+
+
+UGLY = r"a|b_c 50% & #1 $x$ {y} ~^\z [0,1] <b>Δ×"
+
+
+def test_files_are_well_formed_whatever_the_labels_hold(tmp_path: Path) -> None:
+    made = [row(), row("evit", UGLY, status="failed", reason="line\nbreak | and <script>")]
+    paths = tables.write(made, tmp_path)
+    assert [path.relative_to(tmp_path).as_posix() for path in paths] == [
+        f"tables/results.{kind}" for kind in ("md", "csv", "tex")
+    ]
+    markdown, text, latex = (path.read_text(encoding="utf-8") for path in paths)
+
+    table = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert len(table) == 4
+    assert len({line.replace("\\|", "").count("|") for line in table}) == 1, "as many cells in every line"
+    assert "<script>" not in markdown and "<b>" not in markdown and "- evit" not in markdown
+    assert any(line.startswith("- ") and "line break" in line for line in markdown.splitlines())
+
+    first, second = csv.DictReader(io.StringIO(text))
+    assert (first["label"], second["label"]) == ("dense", UGLY)
+    assert first["weights.hash"] == "aa" and second["reason"] == "line\nbreak | and <script>" and second["top5"] == ""
+
+    assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 1
+    body = latex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    assert len(body) == 2
+    columns = latex.split(r"\begin{tabular}{")[1].split("}")[0]
+    for line in body:
+        assert line.endswith(r"\\") and line.replace(r"\&", "").count("&") == len(columns) - 1
+    assert r"a\textbar{}b\_c 50\% \& \#1 \$x\$ \{y\} \textasciitilde{}\textasciicircum{}\textbackslash{}z" in body[1]
+    assert body[1].count("{[}") == 1 and r"\textless{}b\textgreater{}$\Delta$$\times$" in body[1]
+    assert latex.startswith("% needs \\usepackage{booktabs}")
+
+
+def test_no_rows_and_no_folder_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="There are no rows to report"):
+        tables.write([], tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultsError, match="cannot be written"):
+        tables.write([row()], tmp_path / "file")
+
+
+def test_labels_are_no_markup_and_steer_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    screen.print_results([row("evit", "[red]bad[/] [link=x]\x1b[31m\x07", reason="see [bold]this[/bold]\x1b]0;t\x07")])
+    out = capsys.readouterr().out
+    assert "[red]bad[/] [link=x] [31m" in out and "see [bold]this[/bold]" in out
+    assert "\x1b" not in out and "\x07" not in out
+
+
+def test_a_narrow_terminal_loses_columns_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Console
+
+    full = row(
+        "evit", "evit[keep_rate=0.7]", top1_low=60.0, top1_high=80.0, top5=90.0, params_m=5.0, peak_memory_mb=9.0
+    )
+    monkeypatch.setattr(screen, "console", lambda: Console(width=58, highlight=False))
+    screen.print_results([full])
+    narrow = capsys.readouterr().out
+    head, line = next(pair for pair in pairwise(narrow.splitlines()) if pair[0].startswith("method"))
+    assert line.split()[:2] == ["evit[keep_rate=0.7]", "70.0"] and "[60.0" not in line
+    assert "params M" not in head and "…" not in head + line
+    assert "too wide here: intervals, params M" in narrow
+    monkeypatch.setattr(screen, "console", lambda: Console(width=200, highlight=False))
+    screen.print_results([full])
+    wide = capsys.readouterr().out
+    assert "70.0 [60.0, 80.0]" in wide and "params M" in wide and "too wide" not in wide

@@ -1,0 +1,462 @@
+"""The run: what is measured, what is skipped, and that one failure costs one row."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.models import register_model
+from torch import nn
+
+from tokenbench import backbones, data
+from tokenbench.errors import DataError, ResultsError
+from tokenbench.measure import accuracy, memory, speed
+from tokenbench.measure.running import OutOfMemory
+from tokenbench.methods.evit import Attentive
+from tokenbench.methods.sweep import parse
+from tokenbench.runs import candidates, runner
+from tokenbench.runs.results import Results, Row
+from tokenbench.weights import files
+
+
+@register_model
+def deit_pico(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Four blocks and 16 tokens: a run is as fast as its overhead."""
+    return backbones.vit.deit_nano(pretrained, **{**kwargs, "patch_size": 7, "depth": 4, "embed_dim": 32})
+
+
+@register_model
+def deit_pico_twin(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    return deit_pico(pretrained, **kwargs)
+
+
+@register_model
+def deit_pico_dark(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    model = deit_pico(pretrained, **kwargs)
+    model.pretrained_cfg = {**model.pretrained_cfg, "mean": (0.1,)}
+    return model
+
+
+class Seen:
+    """A watch that remembers; `stop_at` presses Ctrl-C when that stretch begins."""
+
+    def __init__(self, stop_at: str = "") -> None:
+        self.stretches: list[str] = []
+        self.said: list[str] = []
+        self.stop_at = stop_at
+
+    def stretch(self, what: str, total: int) -> None:
+        self.stretches.append(what)
+        if self.stop_at and self.stop_at in what:
+            raise KeyboardInterrupt
+
+    def step(self, done: int) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("weights") / "pico.safetensors"
+    torch.manual_seed(0)
+    files.save(path, backbones.create("deit_pico"), {})
+    return str(path)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    return Results(tmp_path / "results.jsonl")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Ten classes of one image each."""
+    random = np.random.default_rng(0)
+    for label in range(10):
+        (tmp_path / "photos" / str(label)).mkdir(parents=True)
+        Image.fromarray(random.integers(0, 256, (28, 28), np.uint8)).save(tmp_path / "photos" / str(label) / "a.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def real(weights: str, photos: Path) -> dict[str, Any]:
+    """Settings with which accuracy is measured."""
+    return {"weights": weights, "data_dir": photos}
+
+
+def plan(methods: str = "evit", **changes: Any) -> runner.Plan:
+    settings = {"backbones": ["deit_pico"], "weights": "random", "batches": [2], "rounds": 3, **changes}
+    return runner.Plan(parse(methods), **settings)
+
+
+def run(plan: runner.Plan, results: Results, watch: Seen | None = None) -> list[Row]:
+    return runner.run(plan, results, watch or Seen())
+
+
+def by(rows: list[Row]) -> dict[tuple[str, int], Row]:
+    return {(row.method, row.batch): row for row in rows}
+
+
+def written(results: Results) -> list[tuple[str, int, str]]:
+    """Every line of the file, in order."""
+    rows = map(json.loads, results.path.read_text().splitlines())
+    return [(row["method"], row["batch"], row["status"]) for row in rows]
+
+
+def test_every_metric_of_a_row(weights: str, real: dict[str, Any], results: Results) -> None:
+    dense, evit = run(plan(**real), results)
+    for row in (dense, evit):
+        assert row.status == "ok" and row.reason is None
+        assert (row.dataset, row.images, row.skipped, row.runs) == ("photos", 10, 0, 3)
+        assert row.weights.kind == "file" and row.weights.hash
+        for value in (row.top1, row.top5, row.images_per_s, row.latency_p50, row.spread, row.peak_memory_mb):
+            assert value is not None
+        assert row.latency_p10 <= row.latency_p50 <= row.latency_p90
+        assert len(row.tokens_mean) == 4
+    assert dense.speedup == 1 and dense.agreement is None and dense.reduction_share is None
+    assert evit.gmacs < dense.gmacs and evit.tokens_mean[-1] < dense.tokens_mean[-1] == 17
+    assert evit.agreement is not None and 0 < evit.reduction_share < 1
+    assert evit.diff_dense == pytest.approx(evit.top1 - dense.top1, abs=1e-5)
+    own = accuracy.Predictions.load(results.predictions(evit.id))
+    assert own.top1 == evit.top1 and len(own.target) == 10
+
+
+def test_dense_is_measured_beside_whatever_is_asked_for(results: Results) -> None:
+    assert [row.method for row in run(plan("evit"), results)] == ["dense", "evit"]
+    assert [row.method for row in run(plan("dense", seed=1), results)] == ["dense"]
+
+
+def test_no_accuracy_without_weights_or_training(weights: str, real: dict[str, Any], results: Results) -> None:
+    for row in run(plan("evit"), results):
+        assert row.top1 is None and row.dataset is None and row.status == "ok"
+        assert row.reason == "random weights, so no accuracy"
+        assert row.gmacs and row.images_per_s
+    dense, stvit, dynamicvit = run(plan("stvit,dynamicvit", **real), results)
+    assert dense.top1 is not None
+    for row in (stvit, dynamicvit):
+        assert row.top1 is None and row.agreement is None and row.status == "ok" and row.gmacs
+        assert row.reason == "needs its own training, so no accuracy"
+
+
+def test_what_is_done_is_skipped_and_still_returned(results: Results) -> None:
+    first = run(plan("evit,random", batches=[1, 2]), results)
+    lines = results.path.read_bytes()
+    watch = Seen()
+    again = run(plan("evit,random", batches=[1, 2]), results, watch)
+    assert again == first and len(first) == 6, "ids of a method that draws at random are stable"
+    assert results.path.read_bytes() == lines and not watch.stretches
+    assert watch.said == ["deit_pico: 6 of 6 jobs are done already; --force runs them again."]
+
+
+def test_force_runs_it_again(results: Results) -> None:
+    first = run(plan(), results)
+    second = run(plan(force=True), results)
+    assert [row.id for row in second] == [row.id for row in first]
+    assert all(new.time > old.time for new, old in zip(second, first, strict=True))
+    assert len(written(results)) == 4
+
+
+def test_only_what_is_new_is_measured_with_dense_beside_it(results: Results) -> None:
+    (_, evit) = run(plan("evit", batches=[1]), results)
+    rows = by(run(plan("evit,topk", batches=[1]), results))
+    assert written(results) == [(m, 1, "ok") for m in ("dense", "evit", "dense", "topk")]
+    assert rows["evit", 1] == evit and rows["topk", 1].speedup is not None
+    run(plan("evit", batches=[1, 2]), results)
+    assert written(results)[4:] == [("dense", 2, "ok"), ("evit", 2, "ok")]
+
+
+def test_other_conditions_are_other_jobs(results: Results) -> None:
+    ids = {row.id for row in run(plan("evit"), results)}
+    ids |= {row.id for row in run(plan("evit", seed=7), results)}
+    ids |= {row.id for row in run(plan("evit", image_size=(35, 21)), results)}
+    ids |= {row.id for row in run(plan("evit", precision="bf16"), results)}
+    assert len(ids) == 8 and len(results.rows()) == 8
+
+
+def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    opened: list[int] = []
+    original = data.Images.open
+
+    def open(self: data.Images, index: int, mode: str) -> Any:
+        opened.append(index)
+        return original(self, index, mode)
+
+    monkeypatch.setattr(data.Images, "open", open)
+    return opened
+
+
+@pytest.mark.parametrize(("second", "passes"), [("deit_pico_twin", 1), ("deit_pico_dark", 2)])
+def test_backbones_that_see_the_same_pixels_share_one_pass(
+    second: str, passes: int, weights: str, real: dict[str, Any], results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = counting(monkeypatch)
+    rows = run(plan("evit,topk", **real, backbones=["deit_pico", second]), results)
+    assert len(opened) == 10 * passes, "each image is decoded once a pass, whatever the number of models"
+    assert len(rows) == 6 and all(row.images == 10 and row.top1 is not None for row in rows)
+    alone = {row.method: row.top1 for row in rows[:3]}
+    if passes == 1:  # the same weights and pixels
+        assert {row.method: row.top1 for row in rows[3:]} == alone
+
+
+def test_unreadable_images_are_counted_and_named(real: dict[str, Any], results: Results, photos: Path) -> None:
+    whole = (photos / "4" / "a.png").read_bytes()
+    (photos / "4" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (photos / "7" / "junk.jpg").write_bytes(b"no image")
+    watch = Seen()
+    rows = run(plan("evit", **real), results, watch)
+    assert all((row.status, row.images, row.skipped) == ("ok", 10, 2) for row in rows)
+    (said,) = watch.said
+    assert said.startswith("2 of 12 images cannot be read and are left out: 4/cut.png: ")
+    assert "7/junk.jpg: not an image" in said
+
+
+def test_data_that_cannot_be_used_stops_the_run(real: dict[str, Any], results: Results, photos: Path) -> None:
+    for image in photos.glob("*/a.png"):
+        image.write_bytes(b"")
+    with pytest.raises(DataError, match=r"None of the 10 images of photos can be read; the first, 0/a.png"):
+        run(plan("evit", **real), results)
+    assert {row.status for row in results.rows()} == {"failed"}
+    assert all("None of the 10 images" in row.reason and row.gmacs for row in results.rows())
+    with pytest.raises(DataError, match="does not exist"):
+        run(plan("evit", data_dir=photos / "nowhere"), results)
+
+
+def test_a_worker_that_dies_is_an_error_of_the_data(
+    real: dict[str, Any], results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(self: data.Loader) -> Iterator[Any]:
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Bus error.\nmore")
+        yield
+
+    monkeypatch.setattr(data.Loader, "__iter__", die)
+    with pytest.raises(DataError, match=r"cannot be loaded \(DataLoader worker .* Bus error\); try --workers 0"):
+        run(plan("evit", **real), results)
+
+
+def raising(monkeypatch: pytest.MonkeyPatch, error: Exception, from_batch: int = 1) -> None:
+    """EViT fails on batches of that size and larger."""
+    original = Attentive.forward
+
+    def forward(self: Attentive, tokens: Any, attn: Any) -> Any:
+        if tokens.x.shape[0] >= from_batch:
+            raise error
+        return original(self, tokens, attn)
+
+    monkeypatch.setattr(Attentive, "forward", forward)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "from_batch"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), "oom", 1),
+        (torch.OutOfMemoryError("CUDA out of memory."), "oom", 2),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "oom", 2),
+        (IndexError("index 9 is out of range"), "failed", 1),
+        (ValueError("two\nlines"), "failed", 2),
+    ],
+)
+def test_a_method_that_fails_costs_its_own_row_only(
+    error: Exception,
+    status: str,
+    from_batch: int,
+    real: dict[str, Any],
+    results: Results,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    raising(monkeypatch, error, from_batch)  # from 1 it fails in counting, from 2 in the pass over the data
+    rows = by(run(plan("evit,topk", **real), results))
+    evit = rows["evit", 2]
+    assert evit.status == status and evit.reason and "\n" not in evit.reason
+    assert evit.top1 is None and evit.images_per_s is None
+    assert (evit.gmacs is not None) == (from_batch == 2), "what was measured before it failed is kept"
+    for method in ("dense", "topk"):
+        row = rows[method, 2]
+        assert row.status == "ok" and row.top1 is not None and row.images_per_s and row.speedup
+
+
+def test_a_batch_that_does_not_fit_costs_that_batch_only(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    raising(monkeypatch, torch.OutOfMemoryError("out of memory"), from_batch=4)
+    rows = by(run(plan("evit", batches=[2, 4]), results))
+    assert rows["evit", 2].status == "ok" and rows["evit", 2].images_per_s
+    oom = rows["evit", 4]
+    assert oom.status == "oom" and "out of memory on cpu at batch 4" in oom.reason
+    assert oom.images_per_s is None and oom.peak_memory_mb is None, "nothing of batch 2 is passed off as batch 4"
+    assert oom.gmacs and rows["dense", 4].status == "ok"
+
+
+def test_dense_that_fails_leaves_the_others_without_a_reference(
+    real: dict[str, Any], results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = candidates.Model.forward
+
+    def forward(self: Any, images: torch.Tensor) -> torch.Tensor:
+        if self.method.name == "dense" and len(images) > 1:
+            raise RuntimeError("broken")
+        return original(self, images)
+
+    monkeypatch.setattr(candidates.Model, "forward", forward)
+    dense, evit = run(plan("evit", **real), results)
+    assert (dense.status, dense.reason) == ("failed", "RuntimeError: broken")
+    assert evit.status == "ok" and evit.top1 is not None
+    assert evit.agreement is None and evit.diff_dense is None and evit.speedup is None
+
+
+def test_logits_that_are_not_finite_fail(
+    real: dict[str, Any], results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Attentive.forward
+
+    def forward(self: Attentive, tokens: Any, attn: Any) -> Any:
+        return original(self, tokens.with_x(tokens.x * float("nan")), attn)
+
+    monkeypatch.setattr(Attentive, "forward", forward)
+    dense, evit = run(plan("evit", **real), results)
+    assert dense.status == "ok" and evit.status == "failed"
+    assert evit.reason == "its logits are NaN or infinite; check its weights and precision"
+
+
+def test_a_method_that_cannot_be_timed_does_not_spoil_the_round(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = speed.measure
+
+    def measure(models: dict[str, nn.Module], *args: Any, **options: Any) -> Any:
+        if any(name.startswith("evit") for name in models):
+            raise RuntimeError("cannot compile")
+        return original(models, *args, **options)
+
+    monkeypatch.setattr(speed, "measure", measure)
+    rows = by(run(plan("evit,topk"), results))
+    assert (rows["evit", 2].status, rows["evit", 2].reason) == ("failed", "RuntimeError: cannot compile")
+    assert rows["dense", 2].speedup == 1 and rows["topk", 2].speedup is not None
+
+
+def test_an_unsupported_setting_is_a_row_with_the_reason(results: Results) -> None:
+    watch = Seen()
+    dense, evit = run(plan("evit[blocks=2/99]"), results, watch)
+    assert dense.status == "ok" and evit.status == "skipped"
+    assert evit.reason == "block 99 does not exist, blocks are 0 to 3" and evit.gmacs is None
+    assert watch.said == [
+        "evit[keep_rate=0.7,blocks=2/99] skips deit_pico: block 99 does not exist, blocks are 0 to 3."
+    ]
+    again = run(plan("evit[blocks=2/99]"), results)
+    assert [row.status for row in again] == ["ok", "skipped"] and len(written(results)) == 2
+
+
+def test_interrupted_it_keeps_what_it_has_and_goes_on_later(
+    real: dict[str, Any], results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = plan("evit", **real, batches=[1, 2])
+    with pytest.raises(KeyboardInterrupt):
+        run(job, results, Seen(stop_at="speed at batch 2"))
+    first = by(results.rows())
+    assert [first[m, 1].status for m in ("dense", "evit")] == ["ok", "ok"]
+    for method in ("dense", "evit"):
+        row = first[method, 2]
+        assert (row.status, row.reason) == ("failed", "stopped before it was finished: interrupted")
+        assert row.top1 is not None and row.gmacs and row.images_per_s is None
+    watch = Seen()
+    rows = by(run(job, results, watch))
+    assert all(row.status == "ok" for row in rows.values())
+    assert rows["evit", 1] == first["evit", 1], "not measured again"
+    assert "deit_pico: speed at batch 2" in watch.stretches and "deit_pico: speed at batch 1" not in watch.stretches
+    assert by(results.rows()) == rows, "the ok row takes the place of the one that was cut short"
+
+
+def test_a_failure_before_an_interruption_keeps_its_reason(
+    real: dict[str, Any], results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raising(monkeypatch, ValueError("broken"), from_batch=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(plan("evit", **real), results, Seen(stop_at="speed at batch 2"))
+    assert [(row.method, row.reason) for row in results.rows()] == [
+        ("dense", "stopped before it was finished: interrupted"),
+        ("evit", "ValueError: broken"),
+    ]
+
+
+def test_a_method_that_cannot_be_built_is_a_failed_row(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Any, vit: Any) -> Any:
+        raise TypeError("no such thing")
+
+    for method in parse("dense,evit"):
+        monkeypatch.setattr(type(method), "reducers", broken)
+    rows = run(plan("evit"), results)
+    assert [(row.status, row.reason) for row in rows] == [("failed", "TypeError: no such thing")] * 2
+
+
+def test_a_full_disk_is_one_error_and_the_rows_before_it_stay(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = os.fsync, []
+
+    def fsync(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(ResultsError, match=r"cannot be written \(No space left on device\); free some space"):
+        run(plan("evit", batches=[1, 2]), results)
+    monkeypatch.undo()
+    kept = [row for row in results.rows() if row.status == "ok"]
+    assert {("dense", 1), ("evit", 1)} <= {(row.method, row.batch) for row in kept}
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    watch = Seen()
+    with pytest.raises(ResultsError, match="cannot be written"):
+        run(plan(), Results(tmp_path), watch)
+    assert not watch.stretches
+
+
+def test_damaged_lines_are_named_and_do_not_count_as_done(results: Results) -> None:
+    run(plan(), results)
+    lines = results.path.read_bytes().splitlines(keepends=True)
+    results.path.write_bytes(lines[0] + lines[1][: len(lines[1]) // 2])
+    watch = Seen()
+    rows = run(plan(), results, watch)
+    assert watch.said[0] == f"Left out {results.path}:2: the line is cut or damaged."
+    assert [row.status for row in rows] == ["ok", "ok"] and len(results.rows()) == 2
+
+
+@pytest.mark.parametrize(("fits", "batch", "tried"), [(256, 256, 0), (64, 64, 2), (0, 1, 8)])
+def test_auto_halves_the_batch_until_it_fits(
+    fits: int, batch: int, tried: int, results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def peak(model: nn.Module, images: torch.Tensor, precision: str = "fp32") -> int:
+        if len(images) > fits:
+            raise OutOfMemory("too large")
+        return 1
+
+    monkeypatch.setattr(memory, "peak", peak)
+    said: list[str] = []
+    (group,) = candidates.prepare(plan(batches=[]), {"hardware": "any"}, said.append)
+    assert group.batches == [batch] and len(said) == tried
+    if tried:
+        assert said[0] == "deit_pico: batch 256 does not fit, trying 128."
+
+
+def test_a_fixed_batch_is_never_changed(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    def peak(model: nn.Module, images: torch.Tensor, precision: str = "fp32") -> int:
+        raise OutOfMemory("ran out of memory")
+
+    monkeypatch.setattr(memory, "peak", peak)
+    assert [(row.status, row.batch) for row in run(plan(), results)] == [("oom", 2), ("oom", 2)]
+
+
+def test_nothing_global_is_left_behind(results: Results) -> None:
+    before = torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype()
+    run(plan(), results)
+    assert (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype()) == before

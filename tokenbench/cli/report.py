@@ -1,0 +1,62 @@
+"""`tokenbench report` and `merge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tokenbench.cli import options
+from tokenbench.errors import UsageError
+
+
+@click.command()
+@click.argument("results", nargs=-1, type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("reports"), show_default=True)
+@click.option(
+    "--maps",
+    type=click.Path(path_type=Path),
+    help="Token maps to show, as `tokenbench trace` writes them.  [default: OUTPUT/maps, where there are any]",
+)
+def report(results: tuple[Path, ...], output: Path, maps: Path | None) -> None:
+    """A page, tables and figures of RESULTS (results.jsonl if none is given) in --output; the tables here, too."""
+    from tokenbench.cli import screen
+    from tokenbench.maps import files as mapfiles
+    from tokenbench.reports.maps import viewer
+    from tokenbench.reports.page import html
+    from tokenbench.reports.paper import figures, tables
+    from tokenbench.runs.results import load
+
+    if not results and not options.DEFAULT_RESULTS.exists():
+        raise UsageError(
+            f"There is no {options.DEFAULT_RESULTS} here; run `tokenbench run` first, or name a results file."
+        )
+    rows, problems = load(results or (options.DEFAULT_RESULTS,))
+    for problem in problems:
+        click.echo(f"Left out {problem}", err=True)
+    if maps is None and any((output / "maps").glob("*.npz")):
+        maps = output / "maps"
+    shown = viewer.fragment(mapfiles.load(maps)) if maps else ""
+    files = tables.write(rows, output)
+    drawn = figures.write(rows, output)
+    page = html.write(rows, output, shown)
+    screen.print_results(rows)
+    if drawn.left_out:
+        click.echo(f"\nOf {output / 'figures'}, {drawn.left_out}; report fewer results files to have them.", err=True)
+    click.echo(
+        f"\nWritten: {', '.join(map(str, files))}, {len(drawn.files)} files in {output / 'figures'}, and the page"
+    )
+    click.echo(page)
+
+
+@click.command()
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The new file.")
+def merge(results: tuple[Path, ...], output: Path) -> None:
+    """One results file of several, from several machines: the newest good row of each job."""
+    from tokenbench.runs.results import merge as merge_files
+
+    rows, problems = merge_files(results, output)
+    for problem in problems:
+        click.echo(f"Left out {problem}", err=True)
+    click.echo(f"Rows in {output}: {len(rows)}, of {len(results)} files.")

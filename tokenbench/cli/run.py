@@ -1,0 +1,89 @@
+"""`tokenbench run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tokenbench.cli import options
+from tokenbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from tokenbench.runs.candidates import Plan
+
+
+@click.command()
+@options.methods
+@click.option("--backbone", default="deit_nano", show_default=True, help="Short or timm names, separated by commas.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="ImageFolder to measure accuracy on.")
+@options.weights
+@click.option("-b", "--batch-size", default=None, help="Sizes to time, as 1,32,128; or auto.  [default: 32; GPU 128]")
+@options.workers
+@options.device
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
+@options.amp
+@click.option("--compile", "compiled", is_flag=True, help="Time under torch.compile.")
+@options.image_size
+@options.limit
+@click.option("--rounds", type=click.IntRange(min=3), default=10, show_default=True, help="Timed runs of each model.")
+@options.threads
+@options.seed
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=options.DEFAULT_RESULTS, show_default=True)
+@click.option("--force", is_flag=True, help="Run what is done already, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print rows as JSON lines instead of a table.")
+@options.config
+@options.plugin
+def run(**flags: Any) -> int:
+    """Measure accuracy, GMACs, speed, memory and tokens.
+
+    Finished work is skipped. Without --data-dir, accuracy is measured for deit_nano only, on the images that ship.
+    """
+    from tokenbench.cli import screen
+    from tokenbench.runs import runner
+    from tokenbench.runs.results import Results, dumps
+
+    plan = _plan(flags)
+    with screen.Watching() as watch:
+        rows = runner.run(plan, Results(flags["output"]), watch)
+    if flags["as_json"]:
+        for row in rows:
+            click.echo(dumps(row))
+    else:
+        screen.print_results(rows)
+        click.echo(
+            f"\nRows in {flags['output']}: {len(rows)}; `tokenbench report {flags['output']}` makes files of them."
+        )
+    return int(any(row.status in ("failed", "oom") for row in rows))
+
+
+def _plan(flags: dict[str, Any]) -> Plan:
+    """The plan that the flags of `run` describe; raises `UsageError` for a value that means nothing."""
+    import torch
+
+    from tokenbench.methods.sweep import parse
+    from tokenbench.runs.candidates import Plan
+
+    if flags["amp"] and flags["precision"] == "fp16":
+        raise UsageError("--amp means bf16 and --precision says fp16; give one of them.")
+    device = options.device_of(flags["device"])
+    if flags["threads"]:
+        torch.set_num_threads(flags["threads"])
+    batch = flags["batch_size"] or ("128" if device.startswith("cuda") else "32")
+    return Plan(
+        methods=parse(flags["methods"]),
+        backbones=list(dict.fromkeys(name.strip() for name in flags["backbone"].split(",") if name.strip())),
+        data_dir=flags["data_dir"],
+        weights=str(flags["weights"]),
+        device=device,
+        precision="bf16" if flags["amp"] else flags["precision"],
+        batches=[] if batch == "auto" else options.numbers("batch-size", str(batch), ","),
+        workers=flags["workers"],
+        seed=flags["seed"],
+        limit=flags["limit"],
+        image_size=options.size_of(flags["image_size"]),
+        compile=flags["compiled"],
+        rounds=flags["rounds"],
+        force=flags["force"],
+    )

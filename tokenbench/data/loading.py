@@ -1,0 +1,126 @@
+"""Loaders that bring labelled images to a model, as its timm data config wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import UnidentifiedImageError
+from timm.data.config import resolve_data_config
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tokenbench.data.images import Images
+from tokenbench.errors import BadSetting, DataError
+
+
+def transform_key(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What of a timm data config decides the pixels a model sees; loaders can be shared where it is equal."""
+    return tuple(sorted(resolve(config).items()))
+
+
+def loader(images: Images, config: Mapping[str, Any], batch: int, workers: int = 0, limit: int | None = None) -> Loader:
+    """Batches of images as a model wants them.
+
+    Args:
+        images: `sample()` or `open_folder(...)`.
+        config: a timm data config such as `Backbone.config`; evaluation transforms are made from it.
+        batch: images a batch, 1 or more; a batch with unreadable images, and the last one, has fewer.
+        workers: processes that decode; 0 decodes in this one.
+        limit: if given, use this many images, spread evenly, the same each time.
+
+    Raises:
+        BadSetting: batch, workers or limit is out of range.
+        DataError: the config asks for a number of channels that images do not have.
+    """
+    for name, value, least in (("batch", batch, 1), ("workers", workers, 0), ("limit", limit, 1)):
+        if value is not None and value < least:
+            raise BadSetting(f"{name}={value} is not allowed, it must be {least} or more.")
+    total = len(images) if limit is None else min(limit, len(images))
+    return Loader(images, [i * len(images) // total for i in range(total)], config, batch, workers)
+
+
+class Loader:
+    """Batches (B, C, H, W) of normalised float images with (B,) int64 targets; each image is decoded once a pass.
+
+    Attributes: `name` and `split` of the images; `total`, the images chosen, of `available`; `sample_hash`, which says
+    which; `skipped`, the name and reason of each that could not be read in the latest pass.
+    """
+
+    def __init__(
+        self, images: Images, indices: Sequence[int], config: Mapping[str, Any], batch: int, workers: int
+    ) -> None:
+        self.name, self.split, self.total, self.available = images.name, images.split, len(indices), len(images)
+        self.sample_hash = images.digest(indices)
+        self.skipped: list[tuple[str, str]] = []
+        self._batches: DataLoader[Any] = DataLoader(
+            _Decoded(images, indices, config),
+            batch_size=batch,
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def __len__(self) -> int:
+        """Batches a pass, if no whole batch is unreadable."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass; raises `DataError` at its end if no image at all could be read."""
+        self.skipped = []
+        for pixels, targets, skipped in self._batches:
+            self.skipped.extend(skipped)
+            if len(targets):
+                yield pixels, targets
+        if len(self.skipped) == self.total:
+            name, reason = self.skipped[0]
+            raise DataError(f"None of the {self.total} images of {self.name} can be read; the first, {name}: {reason}.")
+
+
+class _Decoded(Dataset[Any]):
+    """An item is (pixels, target), or (name, reason) for an image that cannot be read: workers can only return."""
+
+    def __init__(self, images: Images, indices: Sequence[int], config: Mapping[str, Any]) -> None:
+        resolved = resolve(config)
+        self.images, self.indices = images, indices
+        self.mode = "L" if resolved["input_size"][0] == 1 else "RGB"
+        self.transform = create_transform(**resolved, is_training=False)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int] | tuple[str, str]:
+        index = self.indices[position]
+        try:
+            image = self.images.open(index, self.mode)
+        except Exception as error:  # a damaged file makes PIL raise nearly anything: OSError, SyntaxError, struct.error
+            return self.images.label(index), _reason(error)
+        return self.transform(image), int(self.images.targets[index])
+
+
+def _collate(items: list[Any]) -> tuple[Tensor, Tensor, list[tuple[str, str]]]:
+    read = [item for item in items if isinstance(item[0], Tensor)]
+    skipped = [item for item in items if not isinstance(item[0], Tensor)]
+    pixels = torch.stack([pixels for pixels, _ in read]) if read else torch.empty(0)
+    return pixels, torch.tensor([target for _, target in read], dtype=torch.int64), skipped
+
+
+def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
+    """timm's data config, with mean and std of as many channels as the input."""
+    resolved: dict[str, Any] = resolve_data_config(pretrained_cfg=dict(config))  # type: ignore[no-untyped-call]
+    channels = resolved["input_size"][0]
+    if channels not in (1, 3):
+        raise DataError(f"The model takes images of {channels} channels but images have 1 or 3; build it with either.")
+    for key in ("mean", "std"):
+        values = tuple(resolved[key])
+        resolved[key] = values if len(values) == channels else (sum(values) / len(values),) * channels
+    return {**resolved, "input_size": tuple(resolved["input_size"])}
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).splitlines()[0] if str(error) else ""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image in a format that can be read"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,1 @@
+"""Token maps as plain arrays: following patches through models, numbers about them, files."""

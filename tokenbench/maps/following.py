@@ -1,0 +1,216 @@
+"""Follow patches through a model: from names and images to `TokenMaps`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from tokenbench import backbones
+from tokenbench.backbones import Backbone
+from tokenbench.data import pictures
+from tokenbench.errors import BadSetting, DataError, Unsupported
+from tokenbench.maps.arrays import TokenMaps
+from tokenbench.methods import get
+from tokenbench.methods.base import Method, make
+from tokenbench.weights import checkpoints, sources
+from tokenbench.weights.checkpoints import Weights
+
+CELLS = 2**20  # entries of a map in one pass: 27 images of 196 patches, or one of 1024
+
+
+def trace(
+    method: str,
+    backbone: str | nn.Module,
+    images: Tensor | Sequence[str | Path | Image.Image],
+    *,
+    weights: str = "auto",
+    seed: int = 0,
+    image_size: tuple[int, int] | None = None,
+    **knobs: object,
+) -> TokenMaps:
+    """Which patch went into which token, after every block.
+
+    Args:
+        method: a name that `tokenbench list` shows.
+        backbone: a short name (`deit_s`), any timm name, or a timm model of your own, which keeps its weights.
+        images: files or PIL images of any mode and size, which are resized and cropped as the model wants; or a
+            normalised batch (B, channels, H, W).
+        weights: for names: "auto" (shipped with the method or without, hub, else random), "dense", "random", or a file.
+        seed: for random weights, and for the parameters that a method adds.
+        image_size: for names: height and width, if other than the model's own.
+        knobs: the method's, as `tokenbench show METHOD` lists them.
+
+    Raises:
+        UsageError: an unknown name, a knob out of range, or a method that cannot run on this backbone.
+        DataError: no images, or one that cannot be read.
+        WeightsError: a weights file that does not fit.
+    """
+    setting = make(get(method), knobs)
+    own: Path | None = None
+    if isinstance(backbone, nn.Module):
+        adapted, note = Backbone(backbone), ""
+    else:
+        given = sources.find(weights, backbone)
+        adapted, found = prepare(backbone, given, seed, image_size)
+        own, note = given.trained(setting, backbone), _note(found)
+        if found.note and own is None:
+            warnings.warn(found.note, stacklevel=2)
+    if isinstance(images, Tensor):
+        batch, names = images, tuple(f"image {i}" for i in range(len(images)))
+    else:
+        opened = [image if isinstance(image, Image.Image) else pictures.open_image(image) for image in images]
+        names = tuple(f"image {i}" if isinstance(x, Image.Image) else Path(x).name for i, x in enumerate(images))
+        batch = pictures.inputs(opened, adapted.config) if opened else torch.empty(0)
+    return follow(setting, adapted, batch, names, note, seed, own)
+
+
+def trace_all(
+    methods: Sequence[Method],
+    backbone: str,
+    images: Sequence[str | Path] = (),
+    *,
+    weights: str = "auto",
+    seed: int = 0,
+    image_size: tuple[int, int] | None = None,
+    device: str = "cpu",
+    limit: int | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[TokenMaps]:
+    """The maps of several settings on the same images and backbone.
+
+    Args:
+        methods: the settings; one that cannot run on this backbone is left out, and `say` is told why.
+        backbone: a short name or any timm name.
+        images: files and folders, a folder with all below it; those that cannot be read are left out and told. If
+            none are given: the photographs that ship, or for deit_nano some of the images it was trained for.
+        weights, seed, image_size: as for `trace`.
+        device: where to run.
+        limit: if given, use this many images, spread evenly.
+        say: told of each thing left out, in a sentence.
+
+    Raises:
+        TokenbenchError: as `trace`, and where nothing is left to trace.
+    """
+    files = pictures.find(images, limit) if images else []
+    given = sources.find(weights, backbone)
+    adapted, found = prepare(backbone, given, seed, image_size)
+    adapted.vit.to(device)
+    if found.note:
+        say(f"{found.note[0].upper()}{found.note[1:]}.")
+    settings = []
+    for method in methods:
+        reason = method.refusal(adapted)
+        if reason:
+            say(f"{method.label} is left out on {backbone}: {reason}.")
+        else:
+            settings.append(method)
+    if not settings:
+        raise Unsupported(f"None of the methods given can run on {backbone}; see `tokenbench list --backbones`.")
+    names, opened = _opened(files, say) if images else pictures.sample(adapted.input_size[0] == 1, limit)
+    batch = pictures.inputs(opened, adapted.config)
+    return [
+        follow(method, adapted, batch, names, _note(found), seed, given.trained(method, backbone))
+        for method in settings
+    ]
+
+
+def prepare(
+    name: str, given: sources.Sources, seed: int, image_size: tuple[int, int] | None
+) -> tuple[Backbone, Weights]:
+    """A backbone in eval mode with its dense weights, and where they are from."""
+    with torch.random.fork_rng(devices=[]):  # timm draws weights that are replaced at once
+        adapted = backbones.create(name, image_size, given.classes(name))
+    found = checkpoints.load_dense(adapted, given.dense, seed)
+    adapted.vit.eval()
+    return adapted, found
+
+
+def follow(
+    method: Method,
+    backbone: Backbone,
+    images: Tensor,
+    names: Sequence[str],
+    note: str = "",
+    seed: int = 0,
+    own: Path | None = None,
+) -> TokenMaps:
+    """The maps of a setting on images (B, channels, H, W), normalised; they go through a few at a time, in eval mode.
+
+    `own` is a file of weights trained with the method; without it a method that needs its own training is noted
+    "untrained", and the seed decides the parameters that it adds.
+
+    Raises:
+        Unsupported: the method cannot run on this backbone.
+        DataError: there are no images.
+        BadSetting: images of another size than the model takes.
+    """
+    if len(images) == 0:
+        raise DataError("No images were given to trace; give one at least.")
+    if not backbone.vit.dynamic_img_size and tuple(images.shape[1:]) != backbone.input_size:
+        raise BadSetting(
+            f"Images of {tuple(images.shape[1:])} are not what {backbone.name} takes, {backbone.input_size} "
+            "(channels, height, width); give files, or a batch of that shape."
+        )
+    was_training, like = backbone.vit.training, next(backbone.vit.parameters())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = sources.model(method, backbone, own)[0]
+    at_once = max(1, CELLS // (backbone.grid[0] * backbone.grid[1]) ** 2)
+    with torch.inference_mode():
+        passes = [model.run(chunk.to(like), trace=True).trace for chunk in images.split(at_once)]
+    backbone.vit.train(was_training)
+    blocks = list(zip(*passes, strict=True))  # of each block, the tokens of every chunk
+    return TokenMaps(
+        method=method.name,
+        label=method.label,
+        backbone=backbone.name,
+        note=", ".join(filter(None, ["untrained" if method.trained and own is None else "", "" if own else note])),
+        names=tuple(names),
+        pictures=pictures.pixels(images, backbone.config),
+        grid=blocks[0][0].grid,
+        weights=_joined([t.source for t in tokens] for tokens in blocks),
+        fused=tuple(array > 0 for array in _joined([t.fused for t in tokens] for tokens in blocks)),
+        counts=tuple(tokens[0].count for tokens in blocks),
+    )
+
+
+def _note(found: Weights) -> str:
+    return "random weights" if found.kind == "random" else ""
+
+
+def _opened(files: Sequence[Path], say: Callable[[str], None]) -> tuple[list[str], list[Image.Image]]:
+    """The names and images of the files that can be read; `say` is told of the others."""
+    names, opened = [], []
+    for file in files:
+        try:
+            opened.append(pictures.open_image(file))
+            names.append(file.name)
+        except DataError as error:
+            say(f"Left out: {error}")
+    if not opened:
+        raise DataError(f"None of the {len(files)} images can be read; give JPEG or PNG files.")
+    return names, opened
+
+
+def _joined(blocks: Iterable[Sequence[Tensor | None]]) -> tuple[np.ndarray, ...]:
+    """Maps of all images, an array a block, from the parts of each block; one that did not change is not copied.
+
+    Maps of only 0 and 1 become bytes, for they are large.
+    """
+    arrays: list[np.ndarray] = []
+    before: Sequence[Tensor | None] = ()
+    for parts in blocks:
+        if len(before) == len(parts) and all(a is b for a, b in zip(before, parts, strict=True)):
+            arrays.append(arrays[-1])
+            continue
+        before = parts
+        array = np.concatenate([part.float().cpu().numpy() for part in parts if part is not None])
+        hard = bool(((array == 0) | (array == 1)).all())
+        arrays.append(array.astype(np.uint8) if hard else array)
+    return tuple(arrays)

@@ -1,0 +1,1 @@
+"""DynamicViT and DynamicSwin: predictors choose the patches that go on."""

@@ -1,0 +1,1 @@
+"""STViT: a few semantic tokens take the place of all patches."""

@@ -1,0 +1,126 @@
+"""STViT: a few semantic tokens take the place of the patches (arXiv 2303.08685).
+
+No code was published for the global form, so this is a reconstruction from the paper, and labelled so. Not the super
+token ViT, which carries the same short name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+from pydantic import Field, field_validator
+from torch import nn
+
+from tokenbench.backbones import Backbone
+from tokenbench.backbones.swin import STAGE, Swin, halved, semantic_window, whole_windows
+from tokenbench.core.block import Reducer
+from tokenbench.methods.base import Method, Paper, Reported, outside
+from tokenbench.methods.recipe import DEIT, FINETUNE, Recipe
+from tokenbench.methods.stvit.semantic import Generate, Local, Patches, Refine, Settle, no_mean
+
+
+class STViT(Method):
+    """Semantic tokens: pooled centres attend to the patches and replace them, 16 in place of 196."""
+
+    name = "stvit"
+    paper: ClassVar[Paper | None] = Paper(
+        "Making Vision Transformers Efficient from A Token Sparsification View", "2303.08685", "CVPR 2023"
+    )
+    trained: ClassVar[bool] = True
+    windowed: ClassVar[bool] = True
+    main: ClassVar[str | None] = "tokens"
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "scratch": DEIT.change({"source": "arXiv 2303.08685, section 4: DeiT's, without distillation"}),
+        "finetune": FINETUNE.change({"lr": 5e-5, "weight_decay": 0.05, "source": "tokenbench's own; untuned"}),
+    }
+    notes = "Semantic-token ViT; a reconstruction, for only STViT-R's code was published."
+    reported = (
+        Reported("deit_t", {"tokens": 16}, 72.2, None, True, "300 epochs; -58 % GMAC"),
+        Reported("deit_s", {"tokens": 16}, 79.8, None, True, "300 epochs; -58 % GMAC"),
+        Reported("deit_b", {"tokens": 16}, 81.8, None, True, "300 epochs; -58 % GMAC"),
+        Reported("deit_s", {"centres": "spatial"}, 79.4, None, True, "300 epochs"),
+        Reported("deit_s", {"centres": "global"}, 78.7, None, True, "300 epochs"),
+        Reported("deit_s", {"generating": 3}, 79.5, None, True, "300 epochs"),
+        Reported("deit_s", {"generating": 4}, 79.6, None, True, "300 epochs"),
+        Reported("swin_t", {"tokens": 9}, None, None, True, "top-1 +0.2 points against Swin, -24 % GMAC"),
+        Reported("swin_s", {"tokens": 9}, None, None, True, "top-1 0.0 points against Swin, -25 % GMAC"),
+        Reported("swin_b", {"tokens": 9}, None, None, True, "top-1 -0.1 points against Swin, -25 % GMAC"),
+    )
+
+    tokens: int = Field(16, ge=1, description="number of semantic tokens, on Swin in each window, a square number")
+    base: int | None = Field(
+        None,
+        ge=0,
+        description="plain blocks (Swin: of stage 3) before the first generating one; a third (Swin: two) if unset",
+    )
+    generating: int = Field(2, ge=1, description="number of generating blocks")
+    pool: Literal["max", "avg", "learned"] = Field("max", description="how spatial centres are pooled from the patches")
+    centres: Literal["both", "spatial", "global"] = Field("both", description="which centres the tokens start from")
+    keys: Literal["global", "enlarged", "own"] = Field(
+        "global", description="Swin: what windows look at; global is enlarged windows first and all of the map after"
+    )
+    reach: int = Field(3, ge=0, description="Swin: by how many tokens an enlarged window is longer than its window")
+
+    @field_validator("tokens")
+    @classmethod
+    def _square(cls, tokens: int) -> int:
+        if math.isqrt(tokens) ** 2 != tokens:
+            raise ValueError("should be a square number such as 4, 9, 16, 25 or 36")
+        return tokens
+
+    def supports(self, vit: Backbone) -> str | None:
+        """Needs a model read by its class token or by mean pooling, and more patches than semantic tokens."""
+        if isinstance(vit, Swin):
+            return self._supports_windows(vit)
+        return no_mean(vit, self.tokens) or outside((self._base(vit) + self.generating - 1,), vit)
+
+    def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
+        """Drop the class token, generate, refine, settle; on Swin the same within the third stage's windows."""
+        if isinstance(vit, Swin):
+            block = vit.vit.layers[STAGE].blocks[0]
+            layout = halved(vit.grid, STAGE)
+            return self._places(
+                sum(vit.stages[:STAGE]) + self._base(vit),
+                block.dim,
+                Local(layout, block.window_size, math.isqrt(self.tokens), self.keys, self.reach),
+            )
+        places = self._places(self._base(vit), vit.dim, None)
+        return places | {0: [Patches(), *places.get(0, ())]}
+
+    def idle(self, vit: Backbone) -> Sequence[nn.Parameter]:
+        """On Swin the relative positions of the generating blocks: centres lie in no window with their keys."""
+        if not isinstance(vit, Swin):
+            return ()
+        base = self._base(vit)
+        blocks = vit.vit.layers[STAGE].blocks[base : base + self.generating]
+        return [block.attn.relative_position_bias_table for block in blocks]
+
+    def _places(self, base: int, dim: int, local: Local | None) -> dict[int, Sequence[Reducer]]:
+        places: dict[int, Sequence[Reducer]] = {base: [Generate(dim, self.tokens, self.pool, self.centres, local)]}
+        for i in range(base + 1, base + self.generating):
+            places[i] = [Refine(dim, self.tokens, self.centres, local)]
+        return places | {base + self.generating: [Settle()]}
+
+    def _base(self, vit: Backbone) -> int:
+        if self.base is not None:
+            return self.base
+        return vit.stages[STAGE] * 2 // 3 if isinstance(vit, Swin) else vit.depth // 3
+
+    def _supports_windows(self, vit: Swin) -> str | None:
+        side = math.isqrt(self.tokens)
+        reason = whole_windows(vit, side)
+        if reason:
+            return reason
+        last, blocks = self._base(vit) + self.generating, vit.stages[STAGE]
+        if last > blocks:
+            return f"it generates up to block {last - 1} of the third stage, whose blocks are 0 to {blocks - 1}"
+        window = vit.vit.layers[STAGE].blocks[0].window_size
+        whole = Local(halved(vit.grid, STAGE), window, side, self.keys, self.reach).whole
+        for stage in range(len(vit.stages) - STAGE):
+            layout = halved(whole, stage)
+            within = semantic_window(layout, window)
+            if any(w == 1 and n > 1 for w, n in zip(within, layout, strict=True)):
+                return f"a map of {layout[0]}x{layout[1]} semantic tokens does not divide into windows"
+        return None

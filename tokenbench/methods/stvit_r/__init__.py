@@ -1,0 +1,1 @@
+"""STViT-R: semantic tokens from which the full map is recovered."""

@@ -1,0 +1,1 @@
+"""Token maps as pictures, numbers in files, and a page to play with."""

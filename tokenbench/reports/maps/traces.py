@@ -1,0 +1,126 @@
+"""Token maps as files: a page to play with, figures, arrays and numbers. Needs no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tokenbench.errors import ResultsError
+from tokenbench.maps.arrays import TokenMaps, agreement
+from tokenbench.maps.files import arrays
+from tokenbench.reports.maps import overlays, viewer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PAGE = 8  # images on one page of `images.png`
+
+
+def write(maps: Sequence[TokenMaps], output: str | Path, kind: str = "png") -> Iterator[Path]:
+    """Write everything about some settings on the same images; gives each path as soon as it is written.
+
+    For all images: `maps.html`, to play with; `images.png`, methods side by side, eight images a page; `maps.csv` and
+    `agreement.csv`. For each image NAME: `NAME-blocks.png`, methods by blocks; `NAME-METHOD-clusters.png` for soft
+    methods; `NAME.npz` (see `mapfiles.arrays`).
+
+    Args:
+        maps: of the same images, at least one.
+        output: the folder; it is made.
+        kind: png, svg or pdf, for the figures.
+
+    Raises:
+        ResultsError: the folder cannot be made.
+    """
+    folder = Path(output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResultsError(f"Folder '{output}' cannot be made ({error.strerror}); give another --output.") from None
+    count = len(maps[0].names)
+    for page, first in enumerate(range(0, count, PAGE), 1):
+        name = f"images-{page}" if count > PAGE else "images"
+        figure = overlays.by_image(maps, range(first, min(first + PAGE, count)))
+        yield overlays.save(figure, folder / f"{name}.{kind}")
+    for image, stem in enumerate(_stems(maps[0].names)):
+        yield overlays.save(overlays.by_block(maps, image), folder / f"{stem}-blocks.{kind}")
+        for m, label in zip(maps, _stems([m.label for m in maps]), strict=True):
+            if m.soft():
+                yield overlays.save(overlays.semantic(m, image), folder / f"{stem}-{label}-clusters.{kind}")
+        np.savez_compressed(folder / f"{stem}.npz", **arrays(maps, image))  # type: ignore[arg-type]
+        yield folder / f"{stem}.npz"
+    numbers(maps).to_csv(folder / "maps.csv", index=False)
+    yield folder / "maps.csv"
+    if len(maps) > 1:
+        pairs(maps).to_csv(folder / "agreement.csv", index=False)
+        yield folder / "agreement.csv"
+    (folder / "maps.html").write_text(viewer.page(maps), encoding="utf-8")
+    yield folder / "maps.html"
+
+
+def numbers(maps: Sequence[TokenMaps]) -> pd.DataFrame:
+    """A line an image, setting and block: tokens, kept share, clusters, their sizes and entropy in bits."""
+    import pandas as pd
+
+    lines = []
+    for m in maps:
+        for block in range(m.depth):
+            kept, entropies, sizes = m.kept_share(block), m.entropy(block), m.sizes(block)
+            for i, name in enumerate(m.names):
+                largest, median = (int(sizes[i][0]), float(np.median(sizes[i]))) if len(sizes[i]) else (0, 0.0)
+                line = {"image": name, "method": m.label, "note": m.note, "block": block, "tokens": m.counts[block]}
+                line |= {"kept_share": kept[i], "clusters": len(sizes[i]), "largest_cluster": largest}
+                lines.append(line | {"median_cluster": median, "entropy_bits": entropies[i]})
+    return pd.DataFrame(lines)
+
+
+def pairs(maps: Sequence[TokenMaps]) -> pd.DataFrame:
+    """A line an image and pair of settings, after the last block: IoU of the kept patches, NMI of the clusters."""
+    import pandas as pd
+
+    lines = []
+    for a, b in combinations(maps, 2):
+        for name, kept, shared in zip(a.names, *agreement(a, b), strict=True):
+            lines.append({"image": name, "method": a.label, "other": b.label, "kept_iou": kept, "cluster_nmi": shared})
+    return pd.DataFrame(lines)
+
+
+def summary(maps: Sequence[TokenMaps]) -> pd.DataFrame:
+    """A line a setting, after the last block, means over the images, formatted for reading."""
+    import pandas as pd
+
+    table = numbers(maps)
+    table = table[table["block"] == maps[0].depth - 1]
+    lines = []
+    for m in maps:
+        mean = table[table["method"] == m.label].mean(numeric_only=True)
+        line = {"method": f"{m.label} ({m.note})" if m.note else m.label, "tokens": str(m.counts[-1])}
+        line |= {"kept %": f"{100 * mean['kept_share']:.1f}", "clusters": f"{mean['clusters']:.1f}"}
+        line |= {"largest": f"{mean['largest_cluster']:.1f}", "median": f"{mean['median_cluster']:.1f}"}
+        lines.append(line | {"entropy bits": f"{mean['entropy_bits']:.2f}"})
+    return pd.DataFrame(lines)
+
+
+def between(maps: Sequence[TokenMaps]) -> pd.DataFrame:
+    """Agreement of each pair of two or more settings, mean over the images, as "IoU / NMI", formatted for reading."""
+    import pandas as pd
+
+    means = pairs(maps).groupby(["method", "other"])[["kept_iou", "cluster_nmi"]].mean()
+    labels = [m.label for m in maps]
+    cells = {pair: f"{kept:.2f} / {shared:.2f}" for pair, kept, shared in means.itertuples(name=None)}
+    lines = [{"": a} | {b: cells.get((a, b), "") for b in labels[1:]} for a in labels[:-1]]
+    return pd.DataFrame(lines)
+
+
+def _stems(names: Sequence[str]) -> list[str]:
+    """File names without suffix from any names, each once: letters, digits, dots and dashes only."""
+    stems: list[str] = []
+    for name in names:
+        stem = re.sub(r"[^\w.-]+", "-", re.sub(r"\.\w{2,4}$", "", name)).strip("-.") or "image"
+        number = sum(re.fullmatch(re.escape(stem) + r"(-\d+)?", s) is not None for s in stems)
+        stems.append(f"{stem}-{number + 1}" if number else stem)
+    return stems

@@ -1,0 +1,218 @@
+"""Rows as one page that opens offline: everything is inside, and nothing from a row can run.
+
+What is a judgement (fronts, noise, break-even, what differs from a paper) is made here and in `groups` and
+`published`; the page's script only chooses, sorts and draws.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from tokenbench.errors import ResultsError, UsageError
+from tokenbench.measure.speed import break_even
+from tokenbench.reports import pareto, published, style
+from tokenbench.reports.groups import Group, Point, grouped, names
+from tokenbench.reports.page.charts import CONFIG, PARTS, charts
+from tokenbench.reports.paper import tables
+from tokenbench.runs.results import Row
+
+DIGITS = 6  # of a number in the page; all of them are in tables/results.csv
+FIELDS = (
+    *("method", "label", "status", "reason", "batch", "top1", "top1_low", "top1_high", "top5", "agreement"),
+    *("diff_dense", "diff_dense_low", "diff_dense_high", "p_value", "images", "gmacs", "params_m"),
+    *("images_per_s", "speedup", "speedup_low", "speedup_high", "latency_p10", "latency_p50", "latency_p90"),
+    *("reduction_share", "runs", "spread", "peak_memory_mb", "tokens_mean", "tokens_std"),
+)
+
+
+def write(rows: Sequence[Row], folder: Path, maps: str = "") -> Path:
+    """Write `index.html` to `folder` and return its path; `maps` is a fragment of HTML for the token maps."""
+    path = folder / "index.html"
+    text = page(rows, maps)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ResultsError(
+            f"The report cannot be written to {path} ({error.strerror}); give another --output."
+        ) from None
+    return path
+
+
+def page(rows: Sequence[Row], maps: str = "") -> str:
+    """The page of some rows as text.
+
+    Args:
+        rows: at least one.
+        maps: a fragment of HTML to take in as it is, with its own scripts and styles; from `reports.viewer`.
+
+    Raises:
+        UsageError: there are no rows.
+    """
+    if not rows:
+        raise UsageError("There are no rows to report; run `tokenbench run` first, or give another results file.")
+    groups = grouped(rows)
+    methods = sorted({row.method for row in rows}, key=lambda name: (name != "dense", name))
+    loader = PackageLoader("tokenbench.reports.page")
+    environment = Environment(loader=loader, autoescape=True)
+    css, js = (loader.get_source(environment, f"report.{kind}")[0] for kind in ("css", "js"))
+    scripts = [Markup(runtime()), Markup(js)]
+    trusted = [*scripts, *re.findall(r"<script[^>]*>(.*?)</script>", maps, re.DOTALL)]
+    return environment.get_template("report.html.j2").render(
+        title=f"tokenbench: {', '.join(dict.fromkeys(row.backbone for row in rows))}",
+        css=Markup(css),
+        methods=[_method(name) for name in methods],
+        scripts=scripts,
+        hashes=" ".join(f"'sha256-{_sha256(script)}'" for script in trusted),
+        data=Markup(_json(_data(rows, groups, methods))),
+        maps=Markup(maps),
+        axes=pareto.AXES,
+        parts={name: i for i, name in enumerate(PARTS)},
+    )
+
+
+@cache
+def runtime() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script; from the vl-convert-python package."""
+    import vl_convert
+
+    bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+    return bundle.replace("</script", r"<\/script")
+
+
+def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) -> dict[str, Any]:
+    points = [(g, point) for g, group in enumerate(groups) for point in group.points]
+    sweeps = _sweeps(rows)
+    named = {name: text for group in groups for name, text in _names(group).items()}
+    series: dict[str, int] = {}
+    records = [
+        {
+            **{name: getattr(p.row, name) for name in FIELDS},
+            **{"id": p.row.id, "group": g, "backbone": p.row.backbone, "name": named[id(p.row)]},
+            **{"trained": f"{p.row.trained.name} ({p.row.trained.hash})" if p.row.trained else None},
+            **{"series": series.setdefault(f"{g} {p.series}", len(series)), "knob": p.knob},
+            **{"saved": p.saved, "inside_noise": p.inside_noise, **_time_saved(p)},
+            **{f"part_{name}": (p.row.gmacs_by_part or {}).get(name) for name in PARTS},
+            **{"fronts": [axis.field for axis in pareto.AXES if axis.field in p.fronts]},
+            **sweeps[id(p.row)],
+        }
+        for g, p in points
+    ]
+    columns = {name: _packed([_short(record[name]) for record in records]) for name in records[0]}
+    return {
+        "count": len(records),
+        "columns": columns,
+        "groups": [
+            {
+                "name": name,
+                "conditions": group.conditions,
+                "environment": group.environment,
+                "subset": group.subset,
+                "images": group.images,
+            }
+            for name, group in zip(names(groups), groups, strict=True)
+        ],
+        "published": [_compared(i, c) for i, (_, p) in enumerate(points) for c in _comparisons(p.row)],
+        "charts": {name: vars(chart) for name, chart in charts(methods).items()},
+        "axes": [vars(axis) for axis in pareto.AXES],
+        "config": CONFIG,
+        "parts": PARTS,
+        "methods": [_method(name) for name in methods],
+    }
+
+
+def _method(name: str) -> dict[str, str]:
+    light = style.colour(name)
+    return {
+        "name": name,
+        "light": light,
+        "dark": style.ON_DARK.get(light, light),
+        "outline": style.SHAPES[style.marker(name)][1],
+    }
+
+
+def _time_saved(point: Point) -> dict[str, float | None]:
+    if point.time_saved is None:
+        return dict.fromkeys(("time_saved", "time_saved_low", "time_saved_high"))
+    low, high = (None if not s else 1 - 1 / s for s in (point.row.speedup_low, point.row.speedup_high))
+    return {"time_saved": point.time_saved, "time_saved_low": low, "time_saved_high": high}
+
+
+def _sweeps(rows: Sequence[Row]) -> dict[int, dict[str, int | None]]:
+    """By `id(row)`: the number of its batch sweep, and from which batch on its setting is no slower than dense."""
+    found: dict[int, dict[str, int | None]] = {}
+    for number, members in enumerate(tables.grouped(rows, "batch").values()):
+        speedups: dict[Any, dict[int, float]] = defaultdict(dict)
+        for row in members:
+            if row.status == "ok" and row.speedup is not None:
+                speedups[row.label, row.trained][row.batch] = row.speedup
+        evens = {setting: break_even(by_batch) for setting, by_batch in speedups.items()}
+        for row in members:
+            found[id(row)] = {"sweep": number, "break_even": evens.get((row.label, row.trained))}
+    return found
+
+
+def _names(group: Group) -> dict[int, str]:
+    """By `id(row)`: the label, and whether trained; of several trained for one setting also by which weights."""
+    count = Counter(p.row.label for p in group.points if p.row.trained)
+    found = {}
+    for row in (p.row for p in group.points):
+        which = f", {row.trained.hash}" if row.trained and count[row.label] > 1 else ""
+        found[id(row)] = f"{row.label} (trained{which})" if row.trained else row.label
+    return found
+
+
+def _comparisons(row: Row) -> list[published.Comparison]:
+    return [published.Comparison(row, reported) for reported in published.of(row)] if row.status == "ok" else []
+
+
+def _compared(index: int, made: published.Comparison) -> dict[str, Any]:
+    return {
+        "row": index,
+        "published_top1": made.reported.top1,
+        "published_gmacs": made.reported.gmacs,
+        "published_trained": made.reported.trained,
+        "difference": _short(made.top1),
+        "gmacs_ratio": _short(made.gmacs),
+        "inside": made.inside,
+        "reasons": made.reasons,
+    }
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    return [_short(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _packed(values: list[Any]) -> dict[str, Any]:
+    """A column, each value once and its places where that is shorter."""
+    keys = [json.dumps(value) if isinstance(value, list) else (type(value), value) for value in values]
+    once = dict(zip(keys, values, strict=True))
+    if 2 * len(once) > len(keys):
+        return {"values": values}
+    places = {key: i for i, key in enumerate(once)}
+    return {"values": list(once.values()), "at": [places[key] for key in keys]}
+
+
+def _json(value: Any) -> str:
+    """JSON that can stand inside a script element: no tag and no comment can begin in it."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def _sha256(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,0 +1,224 @@
+"""Tables of rows: one for each set of conditions, published numbers beside measured ones; Markdown, CSV and LaTeX.
+
+Rows of different hardware, precision, batch, image size, weights, data or versions never share a table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenbench.errors import ResultsError, UsageError
+from tokenbench.reports import published
+from tokenbench.runs.results import Identity, Row, frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tokenbench.methods.base import Reported
+
+MISSING = "–"
+_LATEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "%_&#${}"},
+        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+        **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "]": "{]}"},
+        **{"Δ": r"$\Delta$", "×": r"$\times$", "–": "--"},
+    }
+)
+_MARKDOWN = str.maketrans({"|": r"\|", "<": "&lt;", "\\": r"\\", "`": r"\`", "*": r"\*"})
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells formatted for reading, the conditions they all share, in words, and what must be read with them."""
+
+    title: str
+    conditions: str
+    frame: pd.DataFrame
+    notes: tuple[str, ...] = ()
+
+
+def tables(rows: Iterable[Row]) -> list[Table]:
+    """A table for each set of conditions in the order they first appear, then speed-ups where batch sizes differ."""
+    rows = list(rows)
+    measured = [_table(group) for group in grouped(rows).values()]
+    sweeps = [_sweep(group) for group in grouped(rows, "batch").values()]
+    return measured + [table for table in sweeps if table is not None]
+
+
+def write(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """Write `results.md`, `results.csv` (every field of every row) and `results.tex` to `folder`/tables."""
+    if not rows:
+        raise UsageError("There are no rows to report; run `tokenbench run` first, or give another results file.")
+    made = tables(rows)
+    texts = {
+        "results.md": "\n".join(map(markdown, made)),
+        "results.csv": frame(rows).to_csv(index=False),
+        "results.tex": "% needs \\usepackage{booktabs}\n" + "\n".join(map(latex, made)),
+    }
+    out = folder / "tables"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (out / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ResultsError(
+            f"The report cannot be written to {out} ({error.strerror}); give another --output."
+        ) from None
+    return [out / name for name in texts]
+
+
+def markdown(table: Table) -> str:
+    """A heading, the conditions, the cells and the notes as GitHub's Markdown."""
+    head = list(table.frame.columns)
+    lines = [f"### {_cell(table.title)}", "", _cell(table.conditions), ""]
+    lines += [_pipes(head), _pipes(["---", *["---:"] * (len(head) - 1)])]
+    lines += [_pipes(values) for values in table.frame.itertuples(index=False, name=None)]
+    return "\n".join([*lines, "", *[f"- {_cell(note)}" for note in table.notes], ""])
+
+
+def latex(table: Table) -> str:
+    """A `table` environment with conditions and notes in its caption."""
+
+    def escaped(text: str) -> str:
+        return _flat(text).translate(_LATEX)
+
+    cells = table.frame.map(escaped)
+    cells.columns = [escaped(name) for name in cells.columns]
+    caption = escaped(" ".join([f"{table.title}: {table.conditions}.", *table.notes]))
+    columns = "l" + "r" * (len(cells.columns) - 1)
+    return str(cells.to_latex(index=False, escape=False, caption=caption, column_format=columns))
+
+
+def grouped(rows: Iterable[Row], *without: str) -> dict[str, list[Row]]:
+    """Rows by the conditions they were measured under: their identity but for the setting, and the versions."""
+    groups: dict[str, list[Row]] = {}
+    fields = set(Identity.model_fields) - {"method", "setting", "label", "trained", *without}
+    for row in rows:
+        shared = [row.model_dump(mode="json", include=fields), row.env.get("torch"), row.env.get("timm")]
+        groups.setdefault(json.dumps(shared, sort_keys=True), []).append(row)
+    return groups
+
+
+def is_subset(rows: Iterable[Row]) -> bool:
+    """Whether accuracy is of a part of the split only, so far as the rows tell."""
+    return any(row.images and row.images + (row.skipped or 0) < (row.images_total or 0) for row in rows)
+
+
+def _table(rows: list[Row]) -> Table:
+    import pandas as pd
+
+    rows = sorted(rows, key=lambda row: row.method != "dense")
+    first = rows[0]
+    seen = max((row.images or 0 for row in rows), default=0)
+    chosen = f"{seen} of {max(row.images_total or 0 for row in rows)}" if is_subset(rows) else f"{seen}"
+    data = f"{chosen} images of {first.dataset} ({first.split}, sample {first.sample_hash})" if seen else "no accuracy"
+    cells = pd.DataFrame([_line(row, rows[0]) for row in rows])
+    if not any(row.trained for row in rows):
+        cells = cells.drop(columns="weights")
+    filled = [name for name in cells if name == "method" or (cells[name] != MISSING).any()]
+    return Table(first.backbone, _conditions(first, data, f"batch {first.batch}"), cells[filled], _notes(rows))
+
+
+def _conditions(row: Row, data: str, batch: str) -> str:
+    height, width = row.image_size
+    name = f" {row.weights.name} ({row.weights.hash})" if row.weights.hash else ""
+    parts = [f"{height}×{width}", f"{row.weights.kind} weights{name}", data]
+    parts += [f"{row.hardware}, {row.precision}, {batch}, {'compiled' if row.compile else 'eager'}"]
+    versions = f"tokenbench {row.version}, torch {row.env.get('torch')}, timm {row.env.get('timm')}"
+    return "; ".join([*parts, f"seed {row.seed}, {versions}"])
+
+
+def _notes(rows: Iterable[Row]) -> tuple[str, ...]:
+    """Why a cell is empty, what was skipped or failed, and under which conditions a published number holds."""
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        if row.reason:
+            notes.setdefault(row.reason if row.status == "ok" else f"{row.status}: {row.reason}", []).append(row.label)
+        for reported in published.of(row):
+            if reported.note:
+                notes.setdefault(f"published for {reported.note}", []).append(row.label)
+        if row.trained:
+            name = f"{row.trained.name} ({row.trained.hash})"
+            notes.setdefault(f"weights of its own, trained with the method: {name}", []).append(row.label)
+        if row.skipped:
+            notes.setdefault(f"unreadable images left out: {row.skipped}", []).append(row.label)
+    return tuple(f"{', '.join(labels)}: {why}." for why, labels in notes.items())
+
+
+def _line(row: Row, dense: Row) -> dict[str, str]:
+    printed = published.of(row)
+    saved = 100 * (row.gmacs / dense.gmacs - 1) if dense.method == "dense" and row.gmacs and dense.gmacs else None
+    return {
+        "method": row.label,
+        "weights": "own" if row.trained else "dense",
+        "top-1 %": _interval(row.top1, row.top1_low, row.top1_high, "{:.1f}"),
+        "Δ dense": _interval(row.diff_dense, row.diff_dense_low, row.diff_dense_high, "{:+.1f}"),
+        "top-5 %": _number(row.top5, "{:.1f}"),
+        "GMAC": _number(row.gmacs, "{:.3f}"),
+        "Δ GMAC": _number(None if row is dense else saved, "{:+.0f} %"),
+        "params M": _number(row.params_m, "{:.2f}"),
+        "img/s": _number(row.images_per_s, "{:.0f}"),
+        "speed-up": _interval(row.speedup, row.speedup_low, row.speedup_high, "{:.2f}"),
+        "latency ms": _interval(row.latency_p50, row.latency_p10, row.latency_p90, "{:.1f}"),
+        "selecting": _number(None if row.reduction_share is None else 100 * row.reduction_share, "{:.0f} %"),
+        "peak MB": _number(row.peak_memory_mb, "{:.0f}"),
+        "last tokens": _number(row.tokens_mean[-1] if row.tokens_mean else None, "{:.0f}"),
+        "published": "; ".join(_both(r) for r in printed if not r.trained) or MISSING,
+        "published, trained": "; ".join(_both(r) for r in printed if r.trained) or MISSING,
+    }
+
+
+def _sweep(rows: Sequence[Row]) -> Table | None:
+    """Speed-up over dense by batch size, with the smallest batch from which on it is no slower; None for one size."""
+    import pandas as pd
+
+    from tokenbench.measure.speed import break_even
+
+    found: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if row.status == "ok" and row.speedup is not None and row.method != "dense":
+            found.setdefault(row.label, {})[row.batch] = row.speedup
+    sizes = sorted({batch for speedups in found.values() for batch in speedups})
+    if len(sizes) < 2:
+        return None
+    lines = []
+    for label, speedups in found.items():
+        even = break_even(speedups)
+        line = {"method": label} | {f"batch {b}": _number(speedups.get(b), "{:.2f}×") for b in sizes}
+        lines.append(line | {"no slower from batch": MISSING if even is None else str(even)})
+    title = f"{rows[0].backbone}: speed-up over dense by batch size"
+    return Table(title, _conditions(rows[0], "random images", "several batch sizes"), pd.DataFrame(lines))
+
+
+def _both(reported: Reported) -> str:
+    top1 = _number(reported.top1, "{:g} %")
+    return top1 if reported.gmacs is None else f"{top1}, {reported.gmacs:g} G"
+
+
+def _number(value: float | None, form: str) -> str:
+    return MISSING if value is None else form.format(value)
+
+
+def _interval(value: float | None, low: float | None, high: float | None, form: str) -> str:
+    if value is None:
+        return MISSING
+    if low is None or high is None:
+        return form.format(value)
+    return f"{form.format(value)} [{form.format(low)}, {form.format(high)}]"
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _cell(text: str) -> str:
+    return _flat(text).translate(_MARKDOWN)
+
+
+def _pipes(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(map(_cell, cells)) + " |"

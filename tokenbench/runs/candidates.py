@@ -1,0 +1,224 @@
+"""What a run measures: every setting on every backbone, with its weights and data, and the row it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokenbench import __version__, backbones, data
+from tokenbench.backbones import Backbone, random_images
+from tokenbench.errors import TokenbenchError, UsageError, first_line
+from tokenbench.measure import memory
+from tokenbench.measure.running import OutOfMemory, is_out_of_memory
+from tokenbench.methods import get
+from tokenbench.methods.base import Method, make
+from tokenbench.methods.dense import Dense
+from tokenbench.model import Model
+from tokenbench.runs.results import Row
+from tokenbench.weights import checkpoints, files, sources
+
+AUTO_BATCH = 256  # where `--batch-size auto` starts halving
+ACCURACY_BATCH = 128  # at most: larger ones are timed, but bring no speed to the pass over the data
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run. `batches` empty means: the largest power of two from 256 down that fits."""
+
+    methods: Sequence[Method]
+    backbones: Sequence[str]
+    data_dir: Path | None = None
+    weights: str = "auto"
+    device: str = "cpu"
+    precision: str = "fp32"
+    batches: Sequence[int] = (32,)
+    workers: int = 0
+    seed: int = 42
+    limit: int | None = None
+    image_size: tuple[int, int] | None = None
+    compile: bool = False
+    rounds: int = 10
+    force: bool = False
+
+
+@dataclass
+class Candidate:
+    """One setting on one backbone on its way to its rows, one for each of `batches`, the batch sizes still to do."""
+
+    method: Method
+    model: Model | None  # None once it is stopped
+    batches: list[int]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    status: str = "ok"
+    own: checkpoints.Weights | None = None  # those trained with the method, if it does not run on the dense ones
+
+    def stop(self, status: str, reason: str) -> None:
+        """No more is measured of it; its rows will say why."""
+        self.status, self.notes, self.model = status, [reason], None
+
+    def at(self, batch: int) -> Candidate:
+        """A copy to be measured at one batch size: what is found or fails there stays there."""
+        return replace(self, batches=[batch], metrics=dict(self.metrics), notes=list(self.notes))
+
+
+@contextmanager
+def failing(*candidates: Candidate) -> Iterator[None]:
+    """An error inside stops these candidates and nothing else: a plug-in may raise anything."""
+    try:
+        yield
+    except Exception as error:
+        status = "oom" if _does_not_fit(error) else "failed"
+        reason = (
+            first_line(error) if isinstance(error, TokenbenchError) else f"{type(error).__name__}: {first_line(error)}"
+        )
+        for candidate in candidates:
+            if candidate.status == "ok":
+                candidate.stop(status, reason)
+
+
+@dataclass
+class Group:
+    """A backbone with its weights, its data and its candidates, dense first."""
+
+    plan: Plan
+    env: Mapping[str, Any]
+    backbone: Backbone
+    weights: checkpoints.Weights
+    loader: data.Loader | None
+    batches: Sequence[int]
+    candidates: list[Candidate]
+
+    def live(self) -> Iterator[tuple[Candidate, Model]]:
+        """Those that can still be measured."""
+        for candidate in self.candidates:
+            if candidate.model is not None and candidate.batches:
+                yield candidate, candidate.model
+
+    def no_accuracy(self, candidate: Candidate) -> str | None:
+        """Why there will be no accuracy of a setting, as a clause; None if there will."""
+        if candidate.own is None and self.weights.kind == "random":
+            return "random weights, so no accuracy"
+        if candidate.own is None and self.weights.random_head:
+            return "its head is random, so no accuracy"
+        if candidate.own is None and candidate.method.trained:
+            return "needs its own training, so no accuracy"
+        return "no --data-dir, so no accuracy" if self.loader is None else None
+
+    def row(self, candidate: Candidate, batch: int) -> Row:
+        """A candidate's row at a batch size, as it stands."""
+        loader, weights, method, plan = self.loader, self.weights, candidate.method, self.plan
+        return Row(
+            method=method.name,
+            setting=method.model_dump(mode="json"),
+            label=method.label,
+            backbone=self.backbone.name,
+            weights=weights.identity,
+            trained=candidate.own.identity if candidate.own else None,
+            dataset=loader.name if loader else None,
+            split=loader.split if loader else None,
+            sample_hash=loader.sample_hash if loader else None,
+            image_size=list(self.backbone.input_size[1:]),
+            device=plan.device,
+            hardware=self.env["hardware"],
+            precision=plan.precision,
+            batch=batch,
+            compile=plan.compile,
+            seed=plan.seed,
+            version=__version__,
+            env=self.env,
+            status=candidate.status,
+            reason="; ".join(candidate.notes) or None,
+            **candidate.metrics,
+        )
+
+
+def prepare(plan: Plan, env: Mapping[str, Any], say: Callable[[str], None]) -> list[Group]:
+    """A group for each backbone of a plan; `say` is told what the user should know.
+
+    Raises:
+        TokenbenchError: the plan cannot be run at all: unknown backbone, unusable data, weights that do not fit.
+    """
+    if not plan.backbones:
+        raise UsageError("No backbone was given; write one or more as deit_s,vit_b. See `tokenbench list --backbones`.")
+    images = data.open_folder(plan.data_dir) if plan.data_dir is not None else None
+    given = {name: sources.find(plan.weights, name) for name in plan.backbones}
+    made = [(name, backbones.create(name, plan.image_size, given[name].classes(name))) for name in plan.backbones]
+    groups = [
+        _group(
+            plan, given[name], env, backbone, data.sample() if images is None and name == "deit_nano" else images, say
+        )
+        for name, backbone in made
+    ]
+    if plan.weights not in sources.WORDS:
+        _say_unused(given, groups, say)
+    return groups
+
+
+def _say_unused(given: Mapping[str, sources.Sources], groups: Sequence[Group], say: Callable[[str], None]) -> None:
+    for path in {path for found in given.values() for path in found.others}:
+        if not any(found.dense == str(path) for found in given.values()):
+            say(f"{path} is not used: it is of the dense {files.header(path).get('backbone')}.")
+    used = {candidate.own.hash for group in groups for candidate in group.candidates if candidate.own}
+    for path, header in {path: h for found in given.values() for path, h in found.own.items()}.items():
+        if files.sha(path) not in used:
+            label = make(get(header["method"]), header.get("setting", {})).label
+            say(f"{path} is not used: it was trained for {label} on {header.get('backbone')}.")
+
+
+def _group(
+    plan: Plan,
+    given: sources.Sources,
+    env: Mapping[str, Any],
+    backbone: Backbone,
+    images: data.Images | None,
+    say: Callable[[str], None],
+) -> Group:
+    if images is not None:
+        data.check_classes(images, backbone.vit.num_classes, backbone.name)
+    weights = checkpoints.load_dense(backbone, given.dense, plan.seed)
+    if weights.note:
+        say(f"{backbone.name}: {weights.note}.")
+    backbone.vit.to(plan.device).eval()
+    batches = plan.batches or [_largest(plan, backbone, say)]
+    candidates = []
+    for method in (Dense(), *(m for m in plan.methods if m.name != "dense")):
+        candidate = Candidate(method, None, list(batches))
+        with failing(candidate):
+            reason = method.refusal(backbone)
+            if reason:
+                candidate.stop("skipped", reason)
+                say(f"{method.label} skips {backbone.name}: {reason}.")
+            else:
+                torch.manual_seed(plan.seed)
+                own = given.trained(method, backbone.name)
+                candidate.model, candidate.own = sources.model(method, backbone, own)
+        candidates.append(candidate)
+    loader = None
+    if images is not None and (weights.kind != "random" or any(candidate.own for candidate in candidates)):
+        loader = data.loader(images, backbone.config, min(max(batches), ACCURACY_BATCH), plan.workers, plan.limit)
+    return Group(plan, env, backbone, weights, loader, batches, candidates)
+
+
+def _does_not_fit(error: Exception) -> bool:
+    return isinstance(error, OutOfMemory) or is_out_of_memory(error)
+
+
+def _largest(plan: Plan, backbone: Backbone, say: Callable[[str], None]) -> int:
+    """The largest batch, halving from `AUTO_BATCH`, at which the dense model runs."""
+    batch = AUTO_BATCH
+    while batch > 1:
+        try:
+            memory.peak(backbone.vit, random_images(backbone, batch, plan.seed).to(plan.device), plan.precision)
+            break
+        except Exception as error:
+            if not _does_not_fit(error):
+                raise
+        say(f"{backbone.name}: batch {batch} does not fit, trying {batch // 2}.")
+        batch //= 2
+    return batch

@@ -1,0 +1,275 @@
+"""The run: what is not done yet is measured in one go, one row a setting and batch size.
+
+Three passes: count (each model alone), accuracy (all models that share a transform, one pass over the data), speed
+(all settings of a backbone interleaved with its dense model). Knows no screen: progress goes to a `Watch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from tokenbench import data
+from tokenbench.backbones import random_images
+from tokenbench.errors import DataError, ResultsError, TokenbenchError, first_line
+from tokenbench.measure import accuracy, flops, memory, speed, tokens
+from tokenbench.measure.running import forward
+from tokenbench.runs import environment
+from tokenbench.runs.candidates import Candidate, Group, Plan, failing, prepare
+from tokenbench.runs.results import Results, Row, load
+
+__all__ = ["Plan", "Watch", "run"]
+
+NAMED = 5  # unreadable images that are named; the others are counted
+
+
+class Watch(Protocol):
+    """Who looks on: told of each stretch of work and what is worth saying."""
+
+    def stretch(self, what: str, total: int) -> None:
+        """A stretch of `total` steps begins."""
+
+    def step(self, done: int) -> None:
+        """So many steps of it are done."""
+
+    def say(self, text: str) -> None:
+        """A sentence for the user."""
+
+
+def run(plan: Plan, results: Results, watch: Watch) -> list[Row]:
+    """Measure what has no ok row yet, its dense model beside it, and return the rows of this plan, old and new.
+
+    A failure becomes a row and the rest goes on. Interrupted, what was measured so far is kept as rows of status
+    `failed`, so nothing measured is lost.
+
+    Raises:
+        TokenbenchError: the plan cannot be run at all: unknown backbone, unusable data, weights that do not fit.
+    """
+    known, problems = load(results.path) if results.path.is_file() else ([], [])
+    for problem in problems:
+        watch.say(f"Left out {problem}.")
+    groups = prepare(plan, environment.describe(plan.device), watch.say)
+    results.check()
+    ids = [group.row(c, batch).id for group in groups for batch in group.batches for c in group.candidates]
+    rows = {} if plan.force else {row.id: row for row in known if row.id in ids and row.status in ("ok", "skipped")}
+    for group in groups:
+        _skip(group, rows, watch)
+
+    def write(group: Group, candidate: Candidate, batch: int) -> None:
+        row = group.row(candidate, batch)
+        results.append(row)
+        rows[row.id] = row
+
+    with _kept_if_interrupted(groups, write):
+        for group in groups:
+            _count(group, watch)
+        for shared in _sharing(groups):
+            _accuracy(shared, results, watch)
+        for group in groups:
+            for batch in group.batches:
+                trials = [c.at(batch) for c in group.candidates if batch in c.batches]
+                _speed(group, trials, batch, watch)
+                for trial in trials:
+                    write(group, trial, batch)
+                for candidate in group.candidates:
+                    candidate.batches = [b for b in candidate.batches if b != batch]
+    return [rows[id] for id in ids]
+
+
+def _skip(group: Group, done: dict[str, Row], watch: Watch) -> None:
+    """Leave out what is done; but where anything is measured, dense is measured beside it."""
+
+    def is_done(candidate: Candidate, batch: int) -> bool:
+        row = done.get(group.row(candidate, batch).id)
+        return row is not None and (row.status == "ok" or candidate.status == "skipped")
+
+    for candidate in group.candidates:
+        candidate.batches = [batch for batch in group.batches if not is_done(candidate, batch)]
+    dense = group.candidates[0]
+    wanted = {*dense.batches, *(batch for candidate, _ in group.live() for batch in candidate.batches)}
+    dense.batches = [batch for batch in group.batches if batch in wanted]
+    skipped = sum(len(group.batches) - len(candidate.batches) for candidate in group.candidates)
+    if skipped:
+        total = len(group.batches) * len(group.candidates)
+        watch.say(f"{group.backbone.name}: {skipped} of {total} jobs are done already; --force runs them again.")
+
+
+def _count(group: Group, watch: Watch) -> None:
+    """GMACs, parameters, tokens and why there will be no accuracy."""
+    live = list(group.live())
+    if not live:
+        return
+    images = random_images(group.backbone, 1, group.plan.seed).to(group.plan.device)
+    watch.stretch(f"{group.backbone.name}: counting", len(live))
+    for done, (candidate, model) in enumerate(live, 1):
+        with failing(candidate):
+            counted = flops.count(model, images)
+            left = tokens.per_block(model, [images])
+            candidate.metrics |= {
+                "gmacs": counted.gmacs,
+                "gmacs_fvcore": counted.fvcore_gmacs,
+                "gmacs_by_block": list(counted.by_block),
+                "gmacs_by_part": dict(counted.by_part),
+                "params_m": memory.parameters(model) / 1e6,
+                "tokens_mean": None if left is None else list(left.mean),
+                "tokens_std": None if left is None else list(left.std),
+            }
+            why = group.no_accuracy(candidate)
+            candidate.notes += [why] if why else []
+        watch.step(done)
+
+
+def _sharing(groups: Sequence[Group]) -> list[list[Group]]:
+    """Groups with data, those that see the same pixels together."""
+    shared: dict[Any, list[Group]] = {}
+    for group in groups:
+        if group.loader is not None:
+            key = (group.loader.sample_hash, *data.transform_key(group.backbone.config))
+            shared.setdefault(key, []).append(group)
+    return list(shared.values())
+
+
+class _Guarded(nn.Module):
+    """A model whose failure stops its candidate, not the pass over the data that it shares with others."""
+
+    def __init__(self, candidate: Candidate, model: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.candidate, self.model, self.classes = candidate, model, classes
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.candidate.model is not None:
+            with failing(self.candidate):
+                logits = forward(self.model, images, name=self.candidate.method.label)
+                if logits.isfinite().all():
+                    return logits
+                raise TokenbenchError("its logits are NaN or infinite; check its weights and precision")
+        return images.new_zeros(len(images), self.classes)  # never scored
+
+
+def _accuracy(groups: Sequence[Group], results: Results, watch: Watch) -> None:
+    """One pass over the data for all settings of all these backbones."""
+    running = {
+        f"{group.backbone.name}/{candidate.method.label}": (group, candidate, model)
+        for group in groups
+        for candidate, model in group.live()
+        if group.no_accuracy(candidate) is None
+    }
+    loader, plan = groups[0].loader, groups[0].plan
+    if not running or loader is None:
+        return
+    watch.stretch(f"{', '.join(g.backbone.name for g in groups)}: accuracy on {loader.total} images", loader.total)
+    models = {key: _Guarded(c, model, g.backbone.vit.num_classes) for key, (g, c, model) in running.items()}
+    try:
+        found = accuracy.predict(models, loader, plan.device, plan.precision, watch.step)
+    except (RuntimeError, OSError) as error:  # models are guarded, so it is a worker that died or could not start
+        raise DataError(f"Images cannot be loaded ({first_line(error)}); try --workers 0.") from None
+    if loader.skipped:
+        first = "; ".join(f"{name}: {why}" for name, why in loader.skipped[:NAMED])
+        more = f"; and {len(loader.skipped) - NAMED} more" if len(loader.skipped) > NAMED else ""
+        watch.say(f"{len(loader.skipped)} of {loader.total} images cannot be read and are left out: {first}{more}.")
+    for key, (group, candidate, _) in running.items():
+        if candidate.model is None:
+            continue
+        own, dense = found[key], found.get(f"{group.backbone.name}/dense")  # None: its weights are random
+        low, high = accuracy.bootstrap(own, seed=plan.seed)
+        candidate.metrics |= {
+            "top1": own.top1,
+            "top5": own.top5,
+            "top1_low": low,
+            "top1_high": high,
+            "images": len(own.target),
+            "images_total": loader.available,
+            "skipped": len(loader.skipped),
+        }
+        if candidate is not group.candidates[0] and group.candidates[0].model is not None and dense is not None:
+            low, high = accuracy.bootstrap(own, dense, seed=plan.seed)
+            candidate.metrics |= {
+                "agreement": own.agreement(dense),
+                "diff_dense": round(own.top1 - dense.top1, 6),  # or 0.95 is shown as 0.9 here and 1.0 there
+                "diff_dense_low": low,
+                "diff_dense_high": high,
+                "p_value": accuracy.mcnemar(own, dense),
+            }
+        for batch in candidate.batches:
+            own.save(results.predictions(group.row(candidate, batch).id))
+
+
+def _speed(group: Group, trials: Sequence[Candidate], batch: int, watch: Watch) -> None:
+    """Memory of each model at this batch size, then the time of all that fit, interleaved."""
+    if not trials:
+        return
+    plan = group.plan
+    with failing(*trials):
+        images = random_images(group.backbone, batch, plan.seed).to(plan.device)
+        watch.stretch(f"{group.backbone.name}: memory at batch {batch}", len(trials))
+        for done, trial in enumerate(trials, 1):
+            with failing(trial):
+                if trial.model is not None:
+                    trial.metrics |= {
+                        "peak_memory_mb": memory.peak(trial.model, images, plan.precision) / 2**20,
+                        "reduction_share": speed.reduction_share(trial.model, images, plan.precision, 3, 1),
+                    }
+            watch.step(done)
+        live = [trial for trial in trials if trial.model is not None]
+        if live:
+            watch.stretch(f"{group.backbone.name}: speed at batch {batch}", plan.rounds)
+            _time(plan, live, images, watch)
+
+
+def _time(plan: Plan, trials: Sequence[Candidate], images: Tensor, watch: Watch) -> None:
+    try:
+        measured = _measured(plan, trials, images, watch)
+    except Exception:  # of one of them, in compiling most likely: each is timed with dense alone, to find which
+        measured = {}
+        for trial in trials:
+            with failing(trial):
+                pair = list(dict.fromkeys(t.method.label for t in (trials[0], trial)))
+                chosen = [t for t in trials if t.method.label in pair]
+                measured[trial.method.label] = _measured(plan, chosen, images, watch)[trial.method.label]
+    for trial in trials:
+        if trial.method.label in measured:
+            timed = measured[trial.method.label]
+            trial.metrics |= {
+                "images_per_s": timed.images_per_s,
+                "latency_p10": timed.latency_p10_ms,
+                "latency_p50": timed.latency_p50_ms,
+                "latency_p90": timed.latency_p90_ms,
+                "spread": timed.spread,
+                "runs": timed.runs,
+                "speedup": timed.speedup,
+                "speedup_low": timed.speedup_low,
+                "speedup_high": timed.speedup_high,
+            }
+
+
+def _measured(plan: Plan, trials: Sequence[Candidate], images: Tensor, watch: Watch) -> dict[str, speed.Speed]:
+    return speed.measure(
+        {trial.method.label: trial.model for trial in trials if trial.model is not None},
+        images,
+        precision=plan.precision,
+        compile=plan.compile,
+        min_rounds=plan.rounds,
+        max_rounds=plan.rounds,
+        warmup=2,
+        progress=watch.step,
+    )
+
+
+@contextmanager
+def _kept_if_interrupted(groups: Sequence[Group], write: Callable[[Group, Candidate, int], None]) -> Iterator[None]:
+    """On the way out by an error or Ctrl-C, write what was measured of the settings that have no row yet."""
+    try:
+        yield
+    except BaseException as error:
+        why = "interrupted" if isinstance(error, KeyboardInterrupt) else first_line(error)
+        with suppress(ResultsError):  # the first error is the one to tell
+            for group in groups:
+                for candidate in group.candidates:
+                    if candidate.status == "ok":
+                        candidate.stop("failed", f"stopped before it was finished: {why}")
+                    for batch in candidate.batches if candidate.metrics else ():
+                        write(group, candidate, batch)
+        raise

@@ -1,0 +1,1 @@
+"""Weights in and out: files, the hub, what ships, and published layouts."""
