@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tokenbench import Pyramid, backbones, checkpoints
+from tokenbench import Pyramid, backbones
 from tokenbench.backbones import Backbone
 from tokenbench.cli import main
 from tokenbench.measure import memory, speed
@@ -34,9 +34,10 @@ from tokenbench.model import Model
 from tokenbench.training import log, optim
 from tokenbench.training.processes import Processes
 from tokenbench.training.task import MethodTask
+from tokenbench.weights import files
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
-METHODS = "evit,topk,tome,dynamicvit,stvit,stvit_r"
+METHODS = "evit,tome,dynamicvit,stvit"
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +92,7 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Dense weights of deit_nano for three classes."""
     torch.manual_seed(3)
     path = tmp_path_factory.mktemp("dense") / "dense.safetensors"
-    checkpoints.save(path, backbones.create("deit_nano", classes=3), {})
+    files.save(path, backbones.create("deit_nano", classes=3), {})
     return path
 
 
@@ -241,13 +242,14 @@ def command(folder: Path, dense: Path, output: Path, *more: object) -> list[str]
     return [str(arg) for arg in (*args, "--device", "cuda", "--amp", *more)]
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns of it where there are threads
 def test_train_with_amp_goes_on_after_a_kill(folder: Path, dense: Path, tmp_path: Path) -> None:
     """Not to the last bit: backward passes on CUDA add up in no fixed order."""
     cli(*command(folder, dense, tmp_path / "whole"))
     last = tmp_path / "killed" / "last.safetensors"
     args = [sys.executable, "-m", "tokenbench", *command(folder, dense, tmp_path / "killed", "-j", 2)]
     running = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    while running.poll() is None and not (last.exists() and checkpoints.header(last)["update"] >= 6):
+    while running.poll() is None and not (last.exists() and files.header(last)["update"] >= 6):
         time.sleep(0.005)
     running.send_signal(signal.SIGKILL)
     errors = running.communicate()[1]
@@ -266,8 +268,8 @@ def test_train_with_amp_goes_on_after_a_kill(folder: Path, dense: Path, tmp_path
         *("--methods", "dynamicvit", "--data-dir", folder, "--rounds", 3, "-b", 4, "-o", tmp_path / "rows.jsonl"),
         *("--weights", f"{tmp_path / 'whole' / 'model.safetensors'},{dense}", "--device", "cuda", "--amp"),
     )
-    header = checkpoints.header(tmp_path / "whole" / "model.safetensors")
-    assert measured["dynamicvit[keep_rate=0.7]"]["top1"] == pytest.approx(header["result"]["top1"])
+    result = files.header(tmp_path / "whole" / "model.safetensors")["result"]
+    assert measured["dynamicvit[keep_rate=0.7]"]["top1"] == pytest.approx(result["top1"])
 
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own making
@@ -340,19 +342,20 @@ def test_a_batch_that_does_not_fit(tmp_path: Path) -> None:
     assert "ran out of memory on cuda" in found[512]["reason"]
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_run_gives_the_numbers_of_the_cpu(tmp_path: Path) -> None:
-    args = ("--methods", METHODS, "--limit", 200, "--rounds", 3, "-b", 8)
+    args = ("--methods", METHODS, "--limit", 100, "--rounds", 3, "-b", 8)
     here = rows(*args, "--device", "cpu", "-o", tmp_path / "cpu.jsonl")
     there = rows(*args, "--device", "cuda", "-o", tmp_path / "cuda.jsonl", "-j", 2)
     half = rows(*args, "--device", "cuda", "--amp", "-o", tmp_path / "cuda.jsonl")
-    assert len(here) == len(there) == len(half) == 7
+    assert len(here) == len(there) == len(half) == 5
     for label, row in there.items():
         other = here[label]
         assert row["status"] == "ok" and row["hardware"] == torch.cuda.get_device_name(0)
         assert row["env"]["gpu"]["memory_gib"] > 1
         for key in ("gmacs", "gmacs_fvcore", "params_m", "tokens_mean", "sample_hash"):
             assert row[key] == other[key], key
-        assert row["top1"] == pytest.approx(other["top1"], abs=0.51)
+        assert row["top1"] == pytest.approx(other["top1"], abs=1.01)
         assert half[label]["top1"] == pytest.approx(other["top1"], abs=2.01)
         assert row["peak_memory_mb"] > 0 and row["images_per_s"] > 0 and row["runs"] == 3
         mine = Predictions.load(tmp_path / "cuda.predictions" / f"{row['id']}.npz")
@@ -370,7 +373,7 @@ def test_run_compiled(tmp_path: Path) -> None:
 
 def test_trace_draws_the_maps_of_the_cpu(tmp_path: Path) -> None:
     for device in ("cpu", "cuda"):
-        cli("trace", "--methods", METHODS, "--limit", 3, "--device", device, "-o", tmp_path / device)
+        cli("trace", "--methods", METHODS, "--limit", 2, "--device", device, "-o", tmp_path / device)
     files = sorted(path.name for path in (tmp_path / "cpu").glob("*.npz"))
     assert files and files == sorted(path.name for path in (tmp_path / "cuda").glob("*.npz"))
     for name in files:
