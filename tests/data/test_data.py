@@ -55,7 +55,7 @@ def test_the_sample_reaches_the_model_as_it_is() -> None:
     assert torch.allclose(pixels, expected) and pixels.dtype == torch.float32
     assert target.dtype == torch.int64
     nano = backbones.create("deit_nano")
-    data.check_classes(sample, nano.vit.num_classes, nano.name)
+    data.for_classes(sample, nano.vit.num_classes, nano.name)
     assert next(iter(data.loader(sample, nano.config, batch=2)))[0].shape == (2, 1, 28, 28)
 
 
@@ -212,8 +212,8 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
             data.open_folder(tmp_path / name)
     images = data.open_folder(folder(tmp_path / "pets", {f"class {i}": 1 for i in range(12)}))
     with pytest.raises(DataError, match="pets has 12 classes but vit_ti has 1000"):
-        data.check_classes(images, 1000, "vit_ti")
-    data.check_classes(images, 12, "vit_ti")
+        data.for_classes(images, 1000, "vit_ti")
+    data.for_classes(images, 12, "vit_ti")
     for bad in ({"batch": 0}, {"batch": 1, "workers": -1}, {"batch": 1, "limit": 0}):
         with pytest.raises(BadSetting, match="must be"):
             data.loader(images, CONFIG, **bad)

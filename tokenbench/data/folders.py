@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ SPLITS = ("val", "validation", "test")  # in the order they are looked for
 def open_training(path: str | Path) -> tuple[Images, Images]:
     """The images to train on and those held out: `train`, and `val` or `validation` or `test`, of a folder.
 
+    Of a part of ImageNet the classes are those of its folders, and not all 1000.
+
     Raises:
         DataError: either is missing, or they do not have the same classes.
     """
@@ -30,6 +33,7 @@ def open_training(path: str | Path) -> tuple[Images, Images]:
     if held_out is None:
         raise DataError(f"Data folder '{path}' has no val folder with class folders; it has {_some(top)}.")
     other = open_folder(path, held_out)
+    train, other = _own_classes(train), _own_classes(other)
     if other.classes != train.classes:
         odd = sorted(set(train.classes) ^ set(other.classes))
         raise DataError(
@@ -83,13 +87,32 @@ def open_folder(path: str | Path, split: str | None = None) -> Images:
     return Images(name, part, tuple(classes), [Path(f) for f, _ in files], [t for _, t in files], root)
 
 
-def check_classes(images: Images, classes: int, model: str) -> None:
-    """Raise `DataError` unless a model with that many classes can be scored on these images."""
+def for_classes(images: Images, classes: int, model: str) -> Images:
+    """The images to score a model with that many classes on: of a part of ImageNet also one with a head of just those.
+
+    Raises:
+        DataError: the model has another number of classes.
+    """
     if len(images.classes) != classes:
+        own = _own_classes(images)
+        if len(own.classes) == classes:
+            return own
         raise DataError(
             f"{images.name} has {len(images.classes)} classes but {model} has {classes}; "
             "give data of the model's classes, or weights trained on these."
         )
+    return images
+
+
+def _own_classes(images: Images) -> Images:
+    """Of a part of ImageNet, the images with the classes that they have only, in ImageNet's order; others as given."""
+    present = sorted(set(images.targets))
+    imagenet: Any = ImageNetInfo()
+    if images.classes != tuple(imagenet.label_descriptions()) or len(present) == len(images.classes):
+        return images
+    place = {label: i for i, label in enumerate(present)}
+    classes = tuple(images.classes[label] for label in present)
+    return replace(images, classes=classes, targets=[place[target] for target in images.targets])
 
 
 def _folders(root: Path) -> list[str]:

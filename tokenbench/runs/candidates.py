@@ -180,7 +180,7 @@ def _group(
     say: Callable[[str], None],
 ) -> Group:
     if images is not None:
-        data.check_classes(images, backbone.vit.num_classes, backbone.name)
+        images = data.for_classes(images, backbone.vit.num_classes, backbone.name)
     weights = checkpoints.load_dense(backbone, given.dense, plan.seed)
     if weights.note:
         say(f"{backbone.name}: {weights.note}.")

@@ -36,7 +36,7 @@ class Weights:
         return {"kind": self.kind, "name": self.name, "hash": self.hash}
 
 
-def load_dense(backbone: Backbone, source: str = "auto", seed: int = 0) -> Weights:
+def load_dense(backbone: Backbone, source: str = "auto", seed: int = 0, new_head: bool = False) -> Weights:
     """Fill a backbone with dense weights.
 
     Args:
@@ -44,6 +44,7 @@ def load_dense(backbone: Backbone, source: str = "auto", seed: int = 0) -> Weigh
         source: "random"; a file; or "auto": what ships with tokenbench, else the hub (cache first; `HF_HOME`,
             `HF_ENDPOINT` and `HF_HUB_OFFLINE` are honoured), else random weights with the reason in `note`.
         seed: decides every random value.
+        new_head: to start a training from: of a file for other classes all but the head is taken, which stays random.
 
     Raises:
         WeightsError: the weights were found but are damaged or do not fit.
@@ -51,7 +52,7 @@ def load_dense(backbone: Backbone, source: str = "auto", seed: int = 0) -> Weigh
     if source == "random":
         return _randomise(backbone, seed)
     if source != "auto":
-        return load(backbone, source)
+        return load(backbone, source, seed if new_head else None)
     shipped = SHIPPED / f"{backbone.name}.safetensors"
     if shipped.is_file() and files.header(shipped).get("classes", backbone.vit.num_classes) == backbone.vit.num_classes:
         given = load(backbone, shipped)
@@ -65,12 +66,13 @@ def load_dense(backbone: Backbone, source: str = "auto", seed: int = 0) -> Weigh
     return _load_hub(backbone, path, config, seed)
 
 
-def load(target: Backbone | nn.Module, path: str | Path) -> Weights:
+def load(target: Backbone | nn.Module, path: str | Path, new_head: int | None = None) -> Weights:
     """Fill a backbone or a whole model from a file; nothing is changed unless everything fits.
 
     Read are `.safetensors`, and `.pth`, `.pt` and `.bin` that hold tensors only. Of a wrapped file the first of
     `state_dict_ema`, `model_ema`, `state_dict` and `model` is taken; a leading `module.` or `_orig_mod.` is dropped.
     Position embeddings of another image size are resampled as timm does; values are cast to the model's dtype.
+    With `new_head`, a seed, a backbone takes weights for other classes too, all but their head, which is random then.
 
     Raises:
         WeightsError: no such file; cut short; would run code; or names or shapes that do not fit.
@@ -87,11 +89,14 @@ def load(target: Backbone | nn.Module, path: str | Path) -> Weights:
     own = {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
     rest = {key: value for key, value in stored.items() if not key.startswith(prefix)}
     before = own.get("pos_embed")
-    own = _fitted(own, vit, path, files.header(path).get("image_size"))
+    own, note = _fitted(own, vit, path, files.header(path).get("image_size")), None
+    if new_head is not None and isinstance(target, Backbone):
+        own, note = _new_head(own, target, new_head)
     stored = rest | {prefix + key: value for key, value in own.items()}
     check(stored, root.state_dict(), path, target.name if isinstance(target, Backbone) else type(target).__name__)
     root.load_state_dict(stored)
-    return Weights("file", path.name, files.sha(path), _resampled(before, own.get("pos_embed")))
+    notes = [note, _resampled(before, own.get("pos_embed"))]
+    return Weights("file", path.name, files.sha(path), "; ".join(filter(None, notes)) or None, note is not None)
 
 
 def _fitted(stored: dict[str, Tensor], vit: Any, path: Path, size: Sequence[int] | None) -> dict[str, Tensor]:
@@ -123,6 +128,19 @@ def _filter(vit: nn.Module) -> Callable[[dict[str, Tensor], nn.Module], dict[str
         fit: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] = swin_transformer.checkpoint_filter_fn
         return fit
     return None
+
+
+def _new_head(stored: dict[str, Tensor], backbone: Backbone, seed: int) -> tuple[dict[str, Tensor], str | None]:
+    """The tensors with a random head in place of one for other classes, and a note of it; as they are if it fits."""
+    vit = backbone.vit
+    names = vit.pretrained_cfg.get("classifier") or "head"
+    heads = [f"{name}." for name in ([names] if isinstance(names, str) else names)]
+    counts = {len(stored[head + "weight"]) for head in heads if head + "weight" in stored} - {vit.num_classes}
+    if not counts:
+        return stored, None
+    _randomise(backbone, seed)
+    fresh = {key: value for key, value in vit.state_dict().items() if key.startswith(tuple(heads))}
+    return stored | fresh, f"the head of {vit.num_classes} classes is new, the weights have {counts.pop()}"
 
 
 def check(stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, name: str) -> None:
