@@ -371,7 +371,8 @@ def test_data_that_cannot_be_trained_on(folder: Path, tmp_path: Path, without: s
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["--method", "evit,tome"], "gives 2 settings; train one at a time"),
+        (["--method", "evit,tome", "--teacher", "swept"], "--teacher swept needs dense among the methods"),
+        (["--method", "evit", "--seed", "0,one"], "--seed 0,one is not allowed"),
         (["--method", "evit", "--recipe", "fine"], "Unknown recipe of evit 'fine'. Did you mean finetune?"),
         (["--method", "evit", "--set", "lrr=1"], "A recipe has no 'lrr'"),
         (["--method", "evit", "--set", "lr"], "--set lr is not allowed"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,21 @@ from tokenbench.cli import options
 from tokenbench.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
-    from tokenbench.training import Job
+    from tokenbench.methods.base import Method
+    from tokenbench.training import Job, Trained
 
 
 @click.command()
-@click.option("--method", required=True, help='One setting, such as "evit[keep_rate=0.7]".')
+@click.option("--method", required=True, help='A setting, or a sweep such as "dense,evit[keep_rate=0.7,0.5]".')
 @options.backbone
 @click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="ImageFolder with train and val.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run's folder.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The run's folder; of a sweep, one above them.",
+)
 @click.option("--recipe", help="One of the method's recipes.  [default: its first]")
 @click.option("--epochs", metavar="NUMBER", help="Other than the recipe's.")
 @click.option("-b", "--batch-size", metavar="NUMBER", help="Images an update, over all processes.")
@@ -27,7 +35,12 @@ if TYPE_CHECKING:
 @click.option(
     "--weights", default="auto", show_default=True, help="To start from: auto (the recipe's), random, a file."
 )
-@click.option("--teacher", default="auto", show_default=True, help="The teacher's weights: auto, or a file.")
+@click.option(
+    "--teacher",
+    default="auto",
+    show_default=True,
+    help="The teacher's weights: auto, a file, or swept: the result of this sweep's dense, trained first.",
+)
 @options.image_size
 @options.device
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
@@ -42,37 +55,86 @@ if TYPE_CHECKING:
     "--eval-every", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Epochs."
 )
 @click.option("--tracker", help="trackio or wandb.")
-@options.seed
+@click.option(
+    "--together", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of a sweep that share batches."
+)
+@click.option("--seed", default="42", show_default=True, help="One, or several as 0,1,2.")
 @options.config
 @options.plugin
 @click.pass_context
-def train(ctx: click.Context, /, **flags: Any) -> None:
-    """Train or fine-tune a method by its own recipe.
+def train(ctx: click.Context, /, **flags: Any) -> int:
+    """Train or fine-tune methods by their own recipes.
 
     Stopped at any moment, the same command goes on from the last checkpoint. Under `torchrun`, many processes train one
-    model. `tokenbench show METHOD` lists its recipes.
+    model. `tokenbench show METHOD` lists its recipes. Several settings or seeds are a sweep, each in a folder of its
+    own below --output.
     """
     from tokenbench import training
     from tokenbench.cli import screen
 
-    job = _job(flags, ctx.meta.get("recipe", {}))
+    jobs = _jobs(flags, ctx.meta.get("recipe", {}))
+    failed = False
     with screen.Watching() as watch:
-        found = training.train(job, watch)
+        if len(jobs) == 1:
+            _say(training.train(jobs[0], watch))
+            return 0
+        for job, found in training.train_all(jobs, watch, flags["together"]):
+            if isinstance(found, training.Trained):
+                _say(found)
+            else:
+                watch.say(f"{job.output} failed: {found}")
+                failed = True
+    return int(failed)
+
+
+def _say(found: Trained) -> None:
     if found.leads:
         click.echo(f"{found.path}: top-1 {found.top1:.2f} % on {found.images} {found.split} images.")
 
 
-def _job(flags: dict[str, Any], table: dict[str, Any]) -> Job:
-    """The training job that the flags of `train` describe; a flag wins over `--set`, and that over a TOML table."""
+def _jobs(flags: dict[str, Any], table: dict[str, Any]) -> list[Job]:
+    """The training jobs that the flags of `train` describe, one for each setting and seed."""
     import torch
 
     from tokenbench.methods.sweep import parse
+    from tokenbench.training import RESULT
+
+    settings, seeds = parse(flags["method"]), _seeds(str(flags["seed"]))
+    flags |= {"device": options.device_of(flags["device"]), "image_size": options.size_of(flags["image_size"])}
+    if flags["threads"]:
+        torch.set_num_threads(flags["threads"])
+    if flags["teacher"] == "swept" and all(method.name != "dense" for method in settings):
+        raise UsageError(f"--teacher swept needs dense among the methods, and they are {flags['method']}; add it.")
+    if len(settings) * len(seeds) == 1:
+        return [_job(flags, table, settings[0], seeds[0], flags["output"], str(flags["teacher"]))]
+    jobs = []
+    for seed in seeds:
+        folder = flags["output"] / f"seed{seed}" if len(seeds) > 1 else flags["output"]
+        dense = next((folder / _name(method) / RESULT for method in settings if method.name == "dense"), None)
+        teacher = str(dense if flags["teacher"] == "swept" else flags["teacher"])
+        jobs += [_job(flags, table, method, seed, folder / _name(method), teacher) for method in settings]
+    return jobs
+
+
+def _name(method: Method) -> str:
+    """The folder of a setting in a sweep: stvit-tokens-16."""
+    return re.sub(r"[^\w.]+", "-", method.label).strip("-")
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        seeds = [-1]
+    if min(seeds) < 0:
+        raise UsageError(f"--seed {text} is not allowed; write 42, or 0,1,2.")
+    return seeds
+
+
+def _job(flags: dict[str, Any], table: dict[str, Any], method: Method, seed: int, output: Path, teacher: str) -> Job:
+    """One of them; a flag wins over `--set`, and that over a TOML table."""
     from tokenbench.training import Job
 
-    settings = parse(flags["method"])
-    if len(settings) != 1:
-        raise UsageError(f"--method {flags['method']} gives {len(settings)} settings; train one at a time.")
-    method = settings[0]
     recipes = type(method).recipes
     name = flags["recipe"] or next(iter(recipes))
     if name not in recipes:
@@ -85,24 +147,22 @@ def _job(flags: dict[str, Any], table: dict[str, Any]) -> Job:
         changes[key.strip()] = value.strip()
     named = {"epochs": flags["epochs"], "batch": flags["batch_size"], "lr": flags["lr"]}
     changes |= {key: value for key, value in named.items() if value is not None}
-    if flags["threads"]:
-        torch.set_num_threads(flags["threads"])
     return Job(
         method=method,
         backbone=flags["backbone"],
         recipe=recipes[name].change(changes),
         data_dir=flags["data_dir"],
-        output=flags["output"],
+        output=output,
         weights=str(flags["weights"]),
-        teacher=str(flags["teacher"]),
-        image_size=options.size_of(flags["image_size"]),
-        device=options.device_of(flags["device"]),
+        teacher=teacher,
+        image_size=flags["image_size"],
+        device=flags["device"],
         precision="bf16" if flags["amp"] else flags["precision"],
         passes=flags["accumulate"],
         compile=flags["compiled"],
         recompute=flags["grad_checkpointing"],
         workers=flags["workers"],
-        seed=flags["seed"],
+        seed=seed,
         save_every=flags["save_every"],
         evaluate_every=flags["eval_every"],
         tracker=flags["tracker"],

@@ -1,9 +1,9 @@
-"""The run: updates until the recipe is done, from wherever the last one stopped."""
+"""A run: from a job to a model that learns, an update at a time, from wherever the last one stopped."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,14 +23,14 @@ from tokenbench.model import Model
 from tokenbench.reports import curves
 from tokenbench.runs import runner
 from tokenbench.training import log, optim, state
-from tokenbench.training.processes import Processes, joined
-from tokenbench.training.stream import Stream, Targets, check_training, seed_all
+from tokenbench.training.processes import Processes
+from tokenbench.training.stream import SEEN, Stream, Targets, check_training, seed_all
 from tokenbench.training.task import MethodTask
 from tokenbench.weights import checkpoints, files
 
 LOG_EVERY = 50  # updates
+RESULT = "model.safetensors"  # in a run's folder
 SAVE_SECONDS = 600.0  # at the longest, between two checkpoints
-EVAL_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,13 @@ class Job:
     evaluate_every: float = 1.0  # epochs
     tracker: str | None = None
 
+    @property
+    def sees(self) -> tuple[object, ...]:
+        """What decides which images come when and how they look; jobs that are equal in it can share their batches."""
+        seen = self.recipe.model_dump(include=SEEN)
+        where = (self.data_dir, self.backbone, self.image_size, self.device, self.precision)
+        return (*where, self.seed, self.passes, self.workers, self.evaluate_every, *seen.values())
+
 
 class Watch(runner.Watch, Protocol):
     """Who looks on."""
@@ -76,25 +83,19 @@ class Trained:
     leads: bool  # whether this process is the one that speaks
 
 
-def train(job: Job, watch: Watch) -> Trained:
-    """Train by the recipe, from the last checkpoint in `job.output` if there is one; call it in every process.
-
-    Writes `last.safetensors` (to go on from), `model.safetensors` (the result, settings in its header), `log.jsonl`,
-    `log.csv` and `curve.png` to `job.output`.
+def prepare(job: Job, watch: Watch, processes: Processes) -> Run:
+    """All that a job needs to learn, with what its folder holds of it already.
 
     Raises:
-        TokenbenchError: data, weights, teacher or recipe do not fit; a folder of another run; a loss that is no number.
+        TokenbenchError: data, weights, teacher or recipe do not fit; a folder of another run.
     """
-    with joined(job.device) as processes:
-        return _train(job, watch, processes)
-
-
-def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
     images, held_out = data.open_training(job.data_dir)
     check_training(images)
     method = _with_knobs(job.method, job.recipe)
     backbone = backbones.create(job.backbone, job.image_size, len(images.classes), job.recipe.drop_path)
     start = _start(job, backbone)
+    if start.random_head and processes.leads:
+        watch.say(f"{job.output.name}: {start.note}.")
     torch.manual_seed(job.seed)
     model = Model(backbone, method).to(processes.device)
     model.recompute = job.recompute
@@ -130,15 +131,13 @@ def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
         task.compile()
     if processes.count > 1:
         task.prepare_distributed([torch.cuda.current_device()] if processes.device.startswith("cuda") else None)
-    run = _Run(job, watch, processes, method, settings, task, optimizer, schedule, stream, total)
     if done and processes.leads:
-        watch.say(f"Going on after update {done} of {total}.")
-    run.updates(done, held_out)
-    return run.finish(held_out)
+        watch.say(f"{job.output.name}: going on after update {done} of {total}.")
+    return Run(job, watch, processes, method, settings, task, optimizer, schedule, stream, held_out, total, done)
 
 
-@dataclass
-class _Run:
+@dataclass(eq=False)
+class Run:
     """The state that the updates of one run share."""
 
     job: Job
@@ -150,55 +149,61 @@ class _Run:
     optimizer: torch.optim.Optimizer
     schedule: optim.Schedule
     stream: Stream
+    held_out: data.Images
     total: int
+    done: int  # updates
     log: log.Log | None = None  # of the process that leads
     saved: int = 0
     saved_at: float = field(default_factory=time.monotonic)
+    told: tuple[int, float] = (0, 0.0)  # the update of the last line, and when it was
     since: list[tuple[int, float, dict[str, Tensor]]] = field(default_factory=list)  # update, rate, losses not yet told
 
     def __post_init__(self) -> None:
         self.targets = Targets(self.job.recipe, self.settings["classes"])
 
-    def updates(self, done: int, held_out: data.Images) -> None:
-        """The updates that are left."""
-        per_epoch, save_every = self.stream.updates, self.job.save_every or self.stream.updates
-        evaluate_every = max(1, round(self.job.evaluate_every * per_epoch))
+    @property
+    def path(self) -> Path:
+        """Where the result is written to."""
+        return self.job.output / RESULT
+
+    def finished(self) -> Trained | None:
+        """What the folder holds, if that is the result of this run."""
+        told = files.header(self.path) if self.path.is_file() else {}
+        if self.done < self.total or {key: told.get(key) for key in self.settings} != self.settings:
+            return None
+        return self._trained(**told["result"])
+
+    def begin(self) -> None:
+        """Make the folder and open the log."""
         if self.processes.leads:
             follow = self.job.tracker and log.tracker(self.job.tracker, self.job.output.name, self.settings)
             self._make_folder()
-            self.log = log.Log(self.job.output, done, follow or None)
-            self.watch.stretch(f"{self.method.label} on {self.job.backbone}", self.total)
-            self.watch.step(done)
-        self.saved, began, first = done, time.monotonic(), done
-        batches = self.stream.start(done)
+            self.log = log.Log(self.job.output, self.done, follow or None)
+        self.saved, self.told = self.done, (self.done, time.monotonic())
         self.task.train()
-        for update in range(done, self.total):
-            self._update(update, batches)
-            now = update + 1
-            saving = now % save_every == 0 or now == self.total
-            evaluating = now % evaluate_every == 0 and now < self.total
-            if now % LOG_EVERY == 0 or saving or evaluating:
-                row = self._told(now)
-                row["images_per_s"] = round(self.job.recipe.batch * (now - first) / (time.monotonic() - began), 1)
-                if evaluating:
-                    row["top1"] = self._evaluate(held_out).top1
-                if self.log is not None:  # before the checkpoint: lines after it are dropped, none before it is missing
-                    self.log.add(row)
-                    self.watch.note(_line(row))
-                if saving or time.monotonic() - self.saved_at > SAVE_SECONDS:
-                    self._save(now)
-                began, first = time.monotonic(), now
-            if self.processes.leads:
-                self.watch.step(now)
 
-    def finish(self, held_out: data.Images) -> Trained:
-        """Measure the result and write it."""
-        found = self._evaluate(held_out)
-        path = self.job.output / "model.safetensors"
+    def tell(self, now: int, evaluating: bool) -> dict[str, Any] | None:
+        """The line of the log after `now` updates; None if none is due."""
+        if not (now % LOG_EVERY == 0 or self._saving(now) or evaluating):
+            return None
+        row, (first, began) = self._told(now), self.told
+        row["images_per_s"] = round(self.job.recipe.batch * (now - first) / (time.monotonic() - began), 1)
+        return row
+
+    def keep(self, now: int, row: dict[str, Any]) -> None:
+        """Write the line, and a checkpoint where one is due."""
+        if self.log is not None:  # before the checkpoint: lines after it are dropped, none before it is missing
+            self.log.add(row)
+        if self._saving(now) or time.monotonic() - self.saved_at > SAVE_SECONDS:
+            self._save(now)
+        self.told = (now, time.monotonic())
+
+    def finish(self, found: accuracy.Predictions) -> Trained:
+        """Write the result, of which these are the predictions on the held-out images."""
+        result: dict[str, Any] = {"top1": found.top1, "images": len(found.target), "split": self.held_out.split}
         if self.log is not None:
-            result = {"top1": found.top1, "images": len(found.target), "split": held_out.split}
             header = {**self.settings, "updates": self.total, "version": __version__, "result": result}
-            files.save(path, state.averaged(self.task), header)
+            files.save(self.path, state.averaged(self.task), header)
             rows = log.read(self.log.path)
             if not rows or "top1" not in rows[-1]:
                 self.log.add({"update": self.total, "epoch": round(self.total / self.stream.updates, 4), **result})
@@ -207,17 +212,24 @@ class _Run:
             )
             self.log.close()
         self.processes.wait()
-        return Trained(path, found.top1, len(found.target), held_out.split, self.total, self.processes.leads)
+        return self._trained(**result)
 
-    def _update(self, update: int, batches: Any) -> None:
-        job, passes = self.job, self.stream.passes
+    def _trained(self, top1: float, images: int, split: str) -> Trained:
+        return Trained(self.path, top1, images, split, self.total, self.processes.leads)
+
+    def _saving(self, now: int) -> bool:
+        return now % (self.job.save_every or self.stream.updates) == 0 or now == self.total
+
+    def update(self, update: int, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """One update by the gradients of these batches, which are left as they are."""
+        job, passes = self.job, len(batches)
         lr = self.schedule.set(update)
         self.task.use(self.method.at(update / self.stream.updates))
         device = torch.device(self.processes.device)
         terms: dict[str, Tensor] = {}
-        for index in range(passes):
-            images, target = next(batches)
-            images, target = images.to(device, non_blocking=True), target.to(device, non_blocking=True)
+        for index, (images, target) in enumerate(batches):
+            images = images.to(device, non_blocking=True, copy=self.targets.mixup is not None)  # mixed in place
+            target = target.to(device, non_blocking=True)
             seed_all(job.seed, update, index, self.processes.rank)
             images, soft = self.targets(images, target)
             last = index == passes - 1
@@ -266,17 +278,12 @@ class _Run:
             state.save(self.job.output, self.task, self.optimizer, now, self.settings)
         self.saved, self.saved_at = now, time.monotonic()
 
-    def _evaluate(self, held_out: data.Images) -> accuracy.Predictions:
-        """Predictions on the held-out images, at the full setting; every process makes the same."""
+    def candidate(self) -> nn.Module:
+        """The model to evaluate, at the full setting."""
         self.task.use(self.method)
-        model = state.averaged(self.task)
-        training = model.training
-        model.use(self.method)
-        config = self.task.model.backbone.config
-        loader = data.loader(held_out, config, EVAL_BATCH, self.job.workers)
-        found = accuracy.predict({"model": model.eval()}, loader, self.processes.device, self.job.precision)["model"]
-        model.train(training)
-        return found
+        model: nn.Module = state.averaged(self.task)
+        model.use(self.method)  # type: ignore[operator]
+        return model
 
     def _make_folder(self) -> None:
         try:
@@ -303,7 +310,7 @@ def _start(job: Job, backbone: Backbone) -> checkpoints.Weights:
     wanted = job.weights
     if wanted == "auto" and job.recipe.start == "scratch":
         wanted = "random"
-    found = checkpoints.load_dense(backbone, wanted, job.seed)
+    found = checkpoints.load_dense(backbone, wanted, job.seed, new_head=True)
     if found.kind == "random" and wanted == "auto":
         raise WeightsError(
             f"Fine-tuning starts from dense weights, but {found.note}; give --weights FILE, or --recipe scratch."
@@ -329,7 +336,8 @@ def _teacher(job: Job, classes: int) -> tuple[Model | None, dict[str, Any] | Non
     return Model(backbone, Dense()), found.identity
 
 
-def _line(row: Mapping[str, Any]) -> str:
+def line(row: Mapping[str, Any]) -> str:
+    """A line of the log as words."""
     parts = [f"epoch {row['epoch']:.2f}", f"loss {row['loss']:.4f}", f"lr {row['lr']:.2e}"]
     if "top1" in row:
         parts.append(f"top-1 {row['top1']:.2f} %")

@@ -23,6 +23,7 @@ from tokenbench.methods.recipe import Recipe
 from tokenbench.training.processes import Processes
 
 Place = tuple[int, int, int]  # epoch, position in it over all processes, image
+SEEN = {"epochs", "batch", "repeats", "crop", "flip", "color_jitter", "auto_augment", "erasing"}  # of a recipe
 
 
 class Stream:
