@@ -19,7 +19,9 @@ from tokenbench.cli import main
 from tokenbench.errors import TokenbenchError
 from tokenbench.methods import all_methods
 from tokenbench.methods.recipe import DEIT, FINETUNE
+from tokenbench.model import Model
 from tokenbench.training import Job, Trained, log, train, train_all
+from tokenbench.training.task import MethodTask
 from tokenbench.weights import checkpoints, files
 
 PLAIN = dict(mixup=0, cutmix=0, auto_augment="none", color_jitter=0, erasing=0.5, repeats=1, drop_path=0)
@@ -202,3 +204,29 @@ def test_a_part_of_imagenet_has_its_own_classes(folder: Path) -> None:
 def test_recipes_of_other_lengths_are_apart(jobs: list[Job]) -> None:
     assert jobs[0].sees != replace(jobs[0], recipe=DEIT.change({**SHORT, "epochs": 3})).sees
     assert jobs[0].sees == jobs[1].sees
+
+
+# distillation
+
+
+def test_what_is_distilled() -> None:
+    """Each term by hand, beside the method's own losses."""
+    torch.manual_seed(0)
+    model, teacher = (Model(backbones.create("deit_nano"), all_methods()[n]()).eval() for n in ("evit", "dense"))
+    images, target = torch.randn(3, 1, 28, 28), torch.tensor([1, 2, 3])
+    mine, other = model.run(images), teacher.run(images)
+    p, q = ((x.logits / 2).softmax(-1) for x in (other, mine))
+    a, b = mine.features.mean(1), other.features.mean(1)
+    by_hand = {
+        "soft": 4 * (p * (p.log() - q.log())).sum(-1).mean(),
+        "hard": -mine.logits.log_softmax(-1)[torch.arange(3), other.logits.argmax(-1)].mean(),
+        "feature": 1 - ((a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))).mean(),
+    }
+    for kind, expected in by_hand.items():
+        recipe = FINETUNE.change({"teacher": "dense", "distill": kind, "temperature": 2, "distill_weight": 0.5})
+        found = MethodTask(model, teacher, torch.device("cpu"), recipe)(images, target)
+        torch.testing.assert_close(found["distill"], 0.5 * expected)
+        torch.testing.assert_close(found["loss"], found["class"] + found["distill"])
+    assert "distill" not in MethodTask(model, teacher, torch.device("cpu"), FINETUNE)(images, target)
+    with pytest.raises(TokenbenchError, match="distill=soft needs a teacher; add teacher=dense"):
+        FINETUNE.change({"distill": "soft"})

@@ -50,6 +50,12 @@ class Recipe(BaseModel):
     )
     start: Literal["scratch", "dense"] = Field("scratch", description="what the backbone starts from")
     teacher: Literal["none", "dense"] = Field("none", description="the frozen model whose outputs losses may use")
+    distill: Literal["none", "soft", "hard", "feature"] = Field(
+        "none",
+        description="what is learnt from the teacher beside the method's own losses: its softmax, guess or tokens",
+    )
+    distill_weight: float = Field(1.0, ge=0, description="of that term")
+    temperature: float = Field(1.0, gt=0, description="of the softmax in distill=soft")
     backbone_lr: float = Field(1.0, ge=0, description="factor on the learning rate of what the method did not add")
     backbone_wait: float = Field(0.0, ge=0, description="epochs during which that factor is 0")
     frozen: Annotated[tuple[str, ...], BeforeValidator(_patterns)] = Field(
@@ -59,9 +65,11 @@ class Recipe(BaseModel):
     source: str = Field("arXiv 2012.12877", description="where these values are from")
 
     @model_validator(mode="after")
-    def _warm(self) -> Recipe:
+    def _consistent(self) -> Recipe:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs={self.warmup_epochs:g} must be fewer than epochs={self.epochs:g}")
+        if self.distill != "none" and self.teacher == "none":
+            raise ValueError(f"distill={self.distill} needs a teacher; add teacher=dense")
         return self
 
     def change(self, values: Mapping[str, Any]) -> Recipe:

@@ -115,7 +115,7 @@ def prepare(job: Job, watch: Watch, processes: Processes) -> Run:
         "precision": job.precision,
         "seed": job.seed,
     }
-    task = MethodTask(model, teacher, torch.device(processes.device)).to(processes.device)
+    task = MethodTask(model, teacher, torch.device(processes.device), job.recipe).to(processes.device)
     if job.recipe.ema:
         task.setup_ema(decay=job.recipe.ema)
     stream = Stream(images, backbone.config, job.recipe, job.seed, job.workers, processes, job.passes)
