@@ -220,18 +220,16 @@ class Run:
     def _saving(self, now: int) -> bool:
         return now % (self.job.save_every or self.stream.updates) == 0 or now == self.total
 
-    def update(self, update: int, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """One update by the gradients of these batches, which are left as they are."""
+    def update(self, update: int, batches: Sequence[tuple[Tensor, ...]]) -> None:
+        """One update by the gradients of these batches on the device, which are left as they are."""
         job, passes = self.job, len(batches)
         lr = self.schedule.set(update)
         self.task.use(self.method.at(update / self.stream.updates))
         device = torch.device(self.processes.device)
         terms: dict[str, Tensor] = {}
         for index, (images, target) in enumerate(batches):
-            images = images.to(device, non_blocking=True, copy=self.targets.mixup is not None)  # mixed in place
-            target = target.to(device, non_blocking=True)
             seed_all(job.seed, update, index, self.processes.rank)
-            images, soft = self.targets(images, target)
+            images, soft = self.targets(images if self.targets.mixup is None else images.clone(), target)
             last = index == passes - 1
             with nullcontext() if last else self.task.no_sync():
                 with torch.autocast(device.type, torch.bfloat16, enabled=job.precision == "bf16"):

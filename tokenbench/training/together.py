@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tokenbench import data
 from tokenbench.errors import TokenbenchError
 from tokenbench.measure import accuracy
@@ -92,9 +94,9 @@ class _Group:
             what = first.method.label if len(self.runs) == 1 else f"{len(self.runs)} runs with seed {first.job.seed}"
             self.watch.stretch(f"{what} on {first.job.backbone}", total)
             self.watch.step(start)
-        batches = first.stream.start(start)
+        batches, device = first.stream.start(start), torch.device(self.processes.device)
         for update in range(start, total):
-            passes = [next(batches) for _ in range(first.stream.passes)]
+            passes = [tuple(x.to(device, non_blocking=True) for x in next(batches)) for _ in range(first.stream.passes)]
             now, rows = update + 1, dict[int, dict[str, Any] | None]()
             evaluating = now % every == 0 and now < total
             for place, run in list(self.runs.items()):
