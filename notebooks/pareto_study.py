@@ -28,7 +28,8 @@ import torch
 from tokenbench.methods.sweep import parse
 from tokenbench.reports import style
 from tokenbench.runs import runner
-from tokenbench.runs.results import Results, frame
+from tokenbench.runs.results import Results
+from tokenbench.runs.row import frame
 
 # %matplotlib inline
 torch.set_num_threads(1)

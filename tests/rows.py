@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenbench.runs.results import Row
+from tokenbench.runs.row import FIRST_METRICS, Row
 
 ENV = {"torch": "2.9", "timm": "1.0"}
 
@@ -35,4 +35,7 @@ def row(method: str = "dense", label: str | None = None, **changes: Any) -> Row:
         "images_per_s": 50.0,
         "speedup": 1.0,
     }
-    return Row.model_validate({**values, **changes})
+    values |= changes
+    if "metrics" in changes:
+        values = {name: value for name, value in values.items() if name not in FIRST_METRICS}
+    return Row.model_validate(values)

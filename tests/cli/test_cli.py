@@ -23,7 +23,7 @@ from tokenbench import backbones
 from tokenbench.cli import main, screen
 from tokenbench.cli.run import _plan
 from tokenbench.methods.evit import Attentive
-from tokenbench.runs import results, runner
+from tokenbench.runs import runner
 from tokenbench.runs.results import load
 from tokenbench.weights import files
 
@@ -99,7 +99,7 @@ def test_json_is_all_that_is_on_stdout() -> None:
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and [row["label"] for row in rows] == ["dense", "evit[keep_rate=0.7]"]
     assert [row["reason"] for row in rows] == ["random weights, so no accuracy"] * 2
-    assert all(row["top1"] is None and row["schema"] == 1 for row in rows)
+    assert all(row["metrics"]["top1"] is None and row["schema"] == 2 for row in rows)
     assert "deit_nano: counting" in err
     assert out == Path("results.jsonl").read_text()
 
@@ -262,17 +262,22 @@ def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(results.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     code, out, err = call("run", *QUICK, "--weights", "random", "-o", "here/results.jsonl", "--force")
     assert code == 1 and out == ""
     assert "Error: here/results.jsonl cannot be written (No space left on device); free some space or give" in err
     assert [row.status for row in load("here/results.jsonl")[0]] == ["ok", "ok"], "the rows from before are there"
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_device_that_is_full() -> None:
-    code, _, err = call("run", *QUICK, "--weights", "random", "-o", "/dev/full")
-    assert code == 1 and err.splitlines()[-1].startswith("Error: /dev/full cannot be written (No space left on device)")
+@pytest.mark.parametrize("output", ["/dev/null", "pipe", "folder", "taken.jsonl", "file/results.jsonl"])
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(output: str) -> None:
+    os.mkfifo("pipe")
+    Path("folder").mkdir()
+    Path("file").write_text("")
+    Path("taken.predictions").write_text("")  # where the predictions would go
+    code, out, err = call("run", *QUICK, "--weights", "random", "-o", output)
+    assert (code, out) == (1, "") and "counting" not in err
+    assert err.splitlines()[-1].startswith("Error: ") and " cannot be written (" in err
 
 
 def planned(*args: str) -> runner.Plan:

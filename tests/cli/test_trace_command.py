@@ -10,7 +10,7 @@ from PIL import Image
 from rows import row
 
 from tokenbench.cli import main
-from tokenbench.runs.results import dumps
+from tokenbench.runs.row import dumps
 
 
 def trace(*arguments: object) -> Result:
@@ -51,7 +51,7 @@ def test_what_cannot_work_is_one_sentence(tmp_path: Path) -> None:
         (("--methods", "evti", "-o", tmp_path), 2, "Did you mean evit?"),
         (("--methods", "stvit[tokens=400]"), 2, "None of the methods given can run on deit_nano"),
         (("--image-size", "big"), 2, "--image-size big is not allowed"),
-        (("--limit", 1, "--methods", "topk", "-o", tmp_path / "text.png"), 1, "cannot be made"),
+        (("--limit", 1, "--methods", "topk", "-o", tmp_path / "text.png"), 1, "cannot be written"),
     ):
         result = trace(*arguments)
         assert result.exit_code == code, result.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import multiprocessing
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -193,9 +194,12 @@ def test_channels_and_statistics_are_brought_together(tmp_path: Path) -> None:
 
 
 def test_a_loader_can_be_sent_to_workers_that_are_not_forked(tmp_path: Path) -> None:
-    loader = data.loader(data.open_folder(folder(tmp_path, {"cat": 1})), CONFIG, 1)
-    pickled = multiprocessing.reduction.ForkingPickler.dumps(loader._batches.dataset)
-    assert len(pickled) > 0
+    dataset = data.loader(data.open_folder(folder(tmp_path, {"cat": 1, "dog": 1})), CONFIG, 1)._batches.dataset
+    sent = pickle.loads(multiprocessing.reduction.ForkingPickler.dumps(dataset))
+    assert len(sent) == len(dataset) == 2
+    for place in range(2):
+        (there, its_class), (here, label) = sent[place], dataset[place]
+        assert torch.equal(there, here) and its_class == label == place
 
 
 def test_what_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:

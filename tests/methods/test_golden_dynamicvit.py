@@ -125,8 +125,6 @@ def test_training(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_losses(run: str) -> None:
     case = Case(LOSSES)
     o = case.runs[run]
-    leaf = {k: case.io[f"in/{run}/{k}"].clone().requires_grad_() for k in ("pred", "token_pred", *_scores(case, run))}
-    scores = tuple(leaf[k] for k in _scores(case, run))
     method = DynamicViT(
         keep_rate=o["keep_ratio"][0],
         ratio_weight=o["ratio_weight"],
@@ -136,20 +134,7 @@ def test_losses(run: str) -> None:
         batch_ratio=o["dynamic"],
     )
     # the mask is the last decision with 0.5 as its threshold; the golden one is independent of the scores
-    mask = case.io[f"in/{run}/mask"][..., 0]
-    terms = {
-        "class": method.class_weight * F.cross_entropy(leaf["pred"], case.io[f"in/{run}/labels"]),
-        "ratio": method.ratio_weight * dynamicvit.ratio_loss(scores, o["keep_ratio"], method.batch_ratio) / len(scores),
-        "logits": method.distill_weight * dynamicvit.divergence(leaf["pred"], case.io[f"in/{run}/teacher_cls"]),
-        "tokens": method.distill_weight
-        * dynamicvit.token_loss(leaf["token_pred"], case.io[f"in/{run}/teacher_tokens"], mask, method.token_mse),
-    }
-    loss = sum(terms.values())
-    assert loss.item() == pytest.approx(case.out(run, "loss").flatten().item(), rel=1e-5)
-    loss.backward()
-    for name, tensor in leaf.items():
-        grad = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-        close(grad, case.out(run, f"grad_{name}"), GRADIENTS)
+    _held_to_published(case, run, method, case.io[f"in/{run}/mask"][..., 0])
 
 
 @pytest.mark.parametrize("run", [f"convnext_{i}" for i in range(3)])
@@ -157,20 +142,30 @@ def test_hierarchical_losses(run: str) -> None:
     """The same terms as DynamicSwin and DynamicConvNeXt combine them: all tokens in the token loss."""
     case = Case(LOSSES)
     o = case.runs[run]
-    leaf = {k: case.io[f"in/{run}/{k}"].clone().requires_grad_() for k in ("pred", "token_pred", *_scores(case, run))}
-    scores = [leaf[k].flatten(1) for k in _scores(case, run)]
-    student, teacher = leaf["token_pred"], case.io[f"in/{run}/teacher_tokens"]
-    everything = torch.ones(student.shape[:2])
-    loss = (
-        o["clf_weight"] * F.cross_entropy(leaf["pred"], case.io[f"in/{run}/labels"])
-        + o["ratio_weight"] * dynamicvit.ratio_loss(scores, o["keep_ratio"]) / len(scores)
-        + o["distill_weight"] * dynamicvit.divergence(leaf["pred"], case.io[f"in/{run}/teacher_cls"])
-        + o["distill_weight"] * dynamicvit.token_loss(student, teacher, everything)
+    method = DynamicViT(
+        keep_rate=o["keep_ratio"][0],
+        fall=0.2,
+        ratio_weight=o["ratio_weight"],
+        distill_weight=o["distill_weight"],
+        class_weight=o["clf_weight"],
     )
-    assert loss.item() == pytest.approx(case.out(run, "loss").item(), rel=1e-5)
+    assert o["keep_ratio"] == pytest.approx([0.9, 0.7, 0.5])
+    _held_to_published(case, run, method, None)
+
+
+def _held_to_published(case: Case, run: str, method: DynamicViT, alive: Tensor | None) -> None:
+    """The loss and its gradients, of decisions and of tokens that none of them dropped (`alive` None) or some."""
+    leaf = {k: case.io[f"in/{run}/{k}"].clone().requires_grad_() for k in ("pred", "token_pred", *_scores(case, run))}
+    decisions = tuple(leaf[k].flatten(1) for k in _scores(case, run))
+    tokens = Tokens(leaf["token_pred"], 0, (1, leaf["token_pred"].shape[1]), alive=alive, decisions=decisions)
+    teacher = Output(case.io[f"in/{run}/teacher_cls"], case.io[f"in/{run}/teacher_tokens"], tokens, ())
+    out = Output(leaf["pred"], leaf["token_pred"], tokens, ())
+    loss = sum(method.losses(out, case.io[f"in/{run}/labels"], teacher).values())
+    assert loss.item() == pytest.approx(case.out(run, "loss").flatten().item(), rel=1e-5)
     loss.backward()
     for name, tensor in leaf.items():
-        close(tensor.grad, case.out(run, f"grad_{name}"), GRADIENTS)
+        grad = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+        close(grad, case.out(run, f"grad_{name}"), GRADIENTS)
 
 
 def _scores(case: Case, run: str) -> list[str]:

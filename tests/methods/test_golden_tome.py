@@ -5,7 +5,7 @@ import torch
 from golden import VALUES, Case, close, close_logits, close_trace
 
 from tokenbench.core.tokens import Tokens
-from tokenbench.methods.tome import ToMe, at_random, bipartite, every_kth, schedule
+from tokenbench.methods.tome import ToMe, bipartite, schedule
 from tokenbench.model import Model
 
 MATCHING = "tome/matching"
@@ -40,22 +40,6 @@ def test_bipartite(n: int, ct: int, dt: int, r: int) -> None:
         if protected == [1]:  # no such model exists; the published order puts an unprotected A token first
             value, golden = value.sort(dim=1).values, golden.sort(dim=1).values
         close(value, golden)
-
-
-@pytest.mark.parametrize("k", [2, 3, 4])
-def test_every_kth(k: int) -> None:
-    case, run = Case(MATCHING), f"kth_n48_k{k}"
-    match = every_kth(case.io[f"in/{run}/metric"], k)
-    x = case.io[f"in/{run}/x"][:, : match.assign.shape[1]]
-    close(Tokens(x, 0, (6, 8)).group(match.assign, match.count).x, case.out(run, "merge_mean"))
-
-
-@pytest.mark.parametrize("run", ["random_n40_r10", "random_n40_r25"])
-def test_at_random(run: str) -> None:
-    case = Case(MATCHING)
-    metric, x, uniform = (case.io[f"in/{run}/{k}"] for k in ("metric", "x", "uniform"))
-    match = at_random(metric, case.runs[run]["r"], uniform[..., 0])
-    close(Tokens(x, 0, (5, 8)).group(match.assign, match.count).x, case.out(run, "merge_mean"))
 
 
 def settings(run: dict) -> ToMe:

@@ -81,7 +81,7 @@ def test_clusters_have_sixteen_different_colours() -> None:
 
 def test_everything_is_written(tmp_path: Path, dropping: TokenMaps, mixing: TokenMaps) -> None:
     folder = tmp_path / "new" / "folder"
-    files = list(traces.write([dropping, mixing], folder))
+    files = traces.write([dropping, mixing], folder)
     assert {p.name for p in files} == {
         *("images.png", "image-0-blocks.png", "image-0-stvit-r-1-clusters.png"),
         *("image-0.npz", "maps.csv", "agreement.csv", "maps.html"),
@@ -124,8 +124,8 @@ def test_summary_and_agreement_are_of_all_settings(dropping: TokenMaps, merging:
 
 def test_a_file_in_the_way_is_named(tmp_path: Path, dropping: TokenMaps) -> None:
     (tmp_path / "taken").write_text("")
-    with pytest.raises(ResultsError, match="cannot be made"):
-        next(traces.write([dropping], tmp_path / "taken"))
+    with pytest.raises(ResultsError, match="cannot be written"):
+        traces.write([dropping], tmp_path / "taken")
 
 
 def test_file_names_are_plain_and_differ() -> None:

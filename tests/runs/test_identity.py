@@ -20,11 +20,14 @@ from tokenbench.methods.sweep import parse
 from tokenbench.methods.topk import TopK
 from tokenbench.model import Model
 from tokenbench.runs import runner
-from tokenbench.runs.results import Identity, Results, Row, WeightsId
+from tokenbench.runs.results import Results
+from tokenbench.runs.row import Identity, Row, WeightsId
 from tokenbench.weights import files
 from tokenbench.weights.sources import Sources, find
 
 OTHER = {
+    "task": "retrieval",
+    "conditions": {"order": "lexical"},
     "method": "tome",
     "setting": {"r": 13},
     "label": "tome[r=13]",
@@ -51,7 +54,8 @@ def elsewhere() -> Iterator[dict[str, Any]]:
         if field in ("weights", "trained"):
             yield from ({field: {**PLAIN, part: WEIGHTS[part]}} for part in WeightsId.model_fields)
         else:
-            yield {field: OTHER[field]}
+            yield {field: OTHER[field]} | ({"metrics": {}} if field == "task" else {})
+    yield {"image_size": (225, 224)}
     yield {"trained": PLAIN}
     yield {"weights": {**PLAIN, "hash": None}}
     yield from ({field: None} for field in ("dataset", "split", "sample_hash", "version"))
@@ -66,7 +70,7 @@ def test_every_part_of_the_identity_decides_the_id(change: dict[str, Any]) -> No
 
 def test_nothing_else_decides_the_id() -> None:
     for field in set(Row.model_fields) - set(Identity.model_fields) - {"status", "time"}:
-        value = {"env": {"a": 1}, "reason": "so", "gmacs_by_part": {"a": 1.0}}.get(field, 5)
+        value = {"env": {"a": 1}, "reason": "so", "gmacs_by_part": {"a": 1.0}, "metrics": {"top1": 1.0}}.get(field, 5)
         changed = row(**{field: [value] if "tokens" in field or field == "gmacs_by_block" else value})
         assert changed.id == row().id and changed != row(), field
     assert row(status="failed", reason="it broke").id == row().id

@@ -34,7 +34,9 @@ from tokenbench.measure.accuracy import Predictions
 from tokenbench.methods.sweep import parse
 from tokenbench.model import Model
 from tokenbench.runs import environment, runner
-from tokenbench.runs.results import Results, Row, load
+from tokenbench.runs.results import Results, load
+from tokenbench.runs.row import Row
+from tokenbench.tasks.classification import Classification
 from tokenbench.weights import checkpoints, files
 
 EVIT, TOPK, UNTRAINED, SKIPPED = (
@@ -43,6 +45,7 @@ EVIT, TOPK, UNTRAINED, SKIPPED = (
     "dynamicvit[keep_rate=0.4]",
     "evit[blocks=9]",
 )
+METRICS = list(Classification.metric_names())
 BATCHES, ROUNDS, SEED = (2, 3), 9, 5
 PHOTOS, LIMIT, CHOSEN_BROKEN, OTHER_BROKEN = 60, 40, (4, 17, 30), (1, 2)
 MACHINE = {"hardware": "Abacus, 7 beads", "torch": "9.9", "beads": [1, None]}
@@ -228,6 +231,8 @@ def identity(made: Made, label: str, batch: int) -> dict[str, Any]:
     names = "".join(f"{f.parent.name}/{f.name}\0{f.stat().st_size}\n" for f in made.chosen)
     (method,) = parse(label)
     return {
+        "task": "classification",
+        "conditions": {},
         "method": label.split("[")[0],
         "setting": SETTINGS.get(label, method.model_dump(mode="json")),
         "label": {SKIPPED: "evit[keep_rate=0.7,blocks=9]"}.get(label, label),
@@ -338,11 +343,20 @@ def percentile(values: list[float], percent: float) -> float:
     return ordered[below] + (place - below) * (ordered[below + 1] - ordered[below])
 
 
-@pytest.mark.parametrize("field", [name for name in Row.model_fields if name != "time"])
+@pytest.mark.parametrize("field", [*(name for name in Row.model_fields if name not in ("time", "metrics")), *METRICS])
 def test_field(field: str, ran: Ran, expected: dict[tuple[str, int], dict[str, Any]]) -> None:
     assert any(field in fields for fields in expected.values()), f"nothing here works out {field}"
     for row, (at, fields) in zip(ran.rows, expected.items(), strict=True):
-        assert plain(row.model_dump()[field]) == near(plain(fields.get(field, Row.model_fields[field].default))), at
+        default = None if field in METRICS else Row.model_fields[field].default
+        found = row.metrics[field] if field in METRICS else row.model_dump()[field]
+        assert plain(found) == near(plain(fields.get(field, default))), at
+        assert list(row.metrics) == METRICS
+
+
+def readable(batch: int) -> list[int]:
+    """How many images of each batch can be read."""
+    broken = [sum(i <= at < i + batch for at in CHOSEN_BROKEN) for i in range(0, LIMIT, batch)]
+    return [min(batch, LIMIT - i * batch) - lost for i, lost in enumerate(broken)]
 
 
 def plain(value: Any) -> Any:
@@ -455,7 +469,7 @@ def test_every_measurement_is_made_as_the_plan_says(
         (flops, "count"),
         (memory, "peak"),
         (speed, "reduction_share measure"),
-        (accuracy, "predict"),
+        (accuracy, "answer"),
     ):
         for name in names.split():
             listen(module, name)
@@ -474,8 +488,8 @@ def test_every_measurement_is_made_as_the_plan_says(
     assert torch.equal(timing[0][1], three)
     wanted = {"precision": "bf16", "compile": True, "min_rounds": ROUNDS, "max_rounds": ROUNDS}
     assert timing[1].items() >= wanted.items()
-    (one_pass,) = heard["predict"]
-    assert len(one_pass[0][0]) == len(SETTINGS) and one_pass[0][2:4] == ("cpu", "bf16")
+    said = [(args[4], args[3], len(args[1])) for args, _ in heard["answer"]]  # every model of every batch, in turn
+    assert said == [(label, "bf16", n) for n in readable(3) for label in SETTINGS]
 
     own = models(made.dense, made.own)
     for row in rows[: len(labels)]:

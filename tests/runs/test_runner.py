@@ -23,7 +23,8 @@ from tokenbench.measure.running import OutOfMemory
 from tokenbench.methods.evit import Attentive
 from tokenbench.methods.sweep import parse
 from tokenbench.runs import candidates, runner
-from tokenbench.runs.results import Results, Row
+from tokenbench.runs.results import Results
+from tokenbench.runs.row import Row
 from tokenbench.weights import files
 
 
@@ -322,7 +323,7 @@ def test_logits_that_are_not_finite_fail(
     monkeypatch.setattr(Attentive, "forward", forward)
     dense, evit = run(plan("evit", **real), results)
     assert dense.status == "ok" and evit.status == "failed"
-    assert evit.reason == "its logits are NaN or infinite; check its weights and precision"
+    assert evit.reason == f"{evit.label} gave logits that are NaN or infinite; check its weights and precision"
 
 
 def test_a_method_that_cannot_be_timed_does_not_spoil_the_round(

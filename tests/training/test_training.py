@@ -291,9 +291,9 @@ def test_run_measures_trained_weights_beside_dense_ones(folder: Path, job: Job, 
     assert result.exit_code == 0, result.output
     found = {row["method"]: row for row in map(json.loads, result.stdout.splitlines())}
     assert found["evit"]["trained"] == {"kind": "file", "name": "model.safetensors", "hash": files.sha(done.path)}
-    assert found["evit"]["top1"] == pytest.approx(done.top1)
-    assert found["dense"]["trained"] is None and found["dense"]["top1"] is not None
-    assert found["stvit"]["top1"] is None and "needs its own training" in found["stvit"]["reason"]
+    assert found["evit"]["metrics"]["top1"] == pytest.approx(done.top1)
+    assert found["dense"]["trained"] is None and found["dense"]["metrics"]["top1"] is not None
+    assert found["stvit"]["metrics"]["top1"] is None and "needs its own training" in found["stvit"]["reason"]
     other = CliRunner().invoke(main, [*args, "--weights", f"{done.path},{dense}", "--methods", "topk", "-b", "2"])
     assert "is not used: it was trained for evit[keep_rate=0.7] on deit_nano." in other.stderr
 
@@ -305,9 +305,11 @@ def test_trained_weights_are_measured_where_there_are_no_dense_ones(folder: Path
     result = CliRunner().invoke(main, [*map(str, args), "-o", str(tmp_path / "rows"), "--weights", str(done.path)])
     assert result.exit_code == 0, result.output
     found = {row["method"]: row for row in map(json.loads, result.stdout.splitlines())}
-    assert found["evit"]["top1"] == pytest.approx(done.top1) and found["evit"]["diff_dense"] is None
+    assert (
+        found["evit"]["metrics"]["top1"] == pytest.approx(done.top1) and found["evit"]["metrics"]["diff_dense"] is None
+    )
     for name in ("dense", "topk"):
-        assert found[name]["top1"] is None and "random weights, so no accuracy" in found[name]["reason"]
+        assert found[name]["metrics"]["top1"] is None and "random weights, so no accuracy" in found[name]["reason"]
 
 
 # trackers

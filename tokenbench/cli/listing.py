@@ -8,23 +8,25 @@ from tokenbench.cli import options
 
 
 @click.command("list")
-@click.option("--backbones", is_flag=True, help="Backbones instead of methods.")
+@click.option("--backbones", "what", flag_value="backbones", help="Backbones instead of methods.")
+@click.option("--tasks", "what", flag_value="tasks", help="Tasks instead of methods.")
 @options.plugin
-def list_(backbones: bool) -> None:
-    """Methods, or backbones and their short names."""
-    from tokenbench.cli import screen
+def list_(what: str | None) -> None:
+    """Methods, tasks, or backbones and their short names."""
+    from tokenbench.cli import catalogue
 
-    screen.print_backbones() if backbones else screen.print_methods()
+    {"backbones": catalogue.print_backbones, "tasks": catalogue.print_tasks}.get(str(what), catalogue.print_methods)()
 
 
 @click.command()
-@click.argument("method")
+@click.argument("name")
 @options.plugin
-def show(method: str) -> None:
-    """A method: its paper, its knobs, what it reported."""
-    from tokenbench.cli import screen
+def show(name: str) -> None:
+    """A method: its paper, its knobs, what it reported; or a task: its data and metrics."""
+    from tokenbench import tasks
+    from tokenbench.cli import catalogue
 
-    screen.print_method(method)
+    catalogue.print_task(name) if name in tasks.all_tasks() else catalogue.print_method(name)
 
 
 @click.command()

@@ -41,7 +41,7 @@ def _from_file(ctx: click.Context, _: click.Parameter, value: Path | None) -> No
 
 def _plugins(_: click.Context, __: click.Parameter, paths: tuple[Path, ...]) -> None:
     if paths:
-        from tokenbench.methods import load_plugin
+        from tokenbench.tasks import load_plugin
 
         for path in paths:
             load_plugin(path)
@@ -54,7 +54,7 @@ plugin = click.option(
     callback=_plugins,
     is_eager=True,
     expose_value=False,
-    help="A Python file with a Method of your own; it is run.",
+    help="A Python file with a Method or Task of your own; it is run.",
 )
 config = click.option(
     "--config",
@@ -63,6 +63,9 @@ config = click.option(
     is_eager=True,
     expose_value=False,
     help="TOML file; values of a recipe in [recipe].",
+)
+task = click.option(
+    "--task", default="classification", show_default=True, help="What is scored; see `tokenbench list --tasks`."
 )
 methods = click.option("--methods", default="all", show_default=True, help='A sweep such as "tome[r=4,8,13],evit".')
 backbone = click.option("--backbone", default="deit_nano", show_default=True, help="A short or timm name.")

@@ -22,9 +22,8 @@ def report(results: tuple[Path, ...], output: Path, maps: Path | None) -> None:
     """A page, tables and figures of RESULTS (results.jsonl if none is given) in --output; the tables here, too."""
     from tokenbench.cli import screen
     from tokenbench.maps import files as mapfiles
+    from tokenbench.reports import files
     from tokenbench.reports.maps import viewer
-    from tokenbench.reports.page import html
-    from tokenbench.reports.paper import figures, tables
     from tokenbench.runs.results import load
 
     if not results and not options.DEFAULT_RESULTS.exists():
@@ -37,16 +36,15 @@ def report(results: tuple[Path, ...], output: Path, maps: Path | None) -> None:
     if maps is None and any((output / "maps").glob("*.npz")):
         maps = output / "maps"
     shown = viewer.fragment(mapfiles.load(maps)) if maps else ""
-    files = tables.write(rows, output)
-    drawn = figures.write(rows, output)
-    page = html.write(rows, output, shown)
+    written = files.write(rows, output, shown)
     screen.print_results(rows)
-    if drawn.left_out:
-        click.echo(f"\nOf {output / 'figures'}, {drawn.left_out}; report fewer results files to have them.", err=True)
+    folder = output / "figures"
+    if written.left_out:
+        click.echo(f"\nOf {folder}, {written.left_out}; report fewer results files to have them.", err=True)
     click.echo(
-        f"\nWritten: {', '.join(map(str, files))}, {len(drawn.files)} files in {output / 'figures'}, and the page"
+        f"\nWritten: {', '.join(map(str, written.tables))}, {len(written.figures)} files in {folder}, and the page"
     )
-    click.echo(page)
+    click.echo(written.page)
 
 
 @click.command()

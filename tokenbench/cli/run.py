@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@options.task
 @options.methods
 @click.option("--backbone", default="deit_nano", show_default=True, help="Short or timm names, separated by commas.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="ImageFolder to measure accuracy on.")
@@ -42,7 +43,8 @@ def run(**flags: Any) -> int:
     """
     from tokenbench.cli import screen
     from tokenbench.runs import runner
-    from tokenbench.runs.results import Results, dumps
+    from tokenbench.runs.results import Results
+    from tokenbench.runs.row import dumps
 
     plan = _plan(flags)
     with screen.Watching() as watch:
@@ -62,6 +64,7 @@ def _plan(flags: dict[str, Any]) -> Plan:
     """The plan that the flags of `run` describe; raises `UsageError` for a value that means nothing."""
     import torch
 
+    from tokenbench import tasks
     from tokenbench.methods.sweep import parse
     from tokenbench.runs.candidates import Plan
 
@@ -72,6 +75,7 @@ def _plan(flags: dict[str, Any]) -> Plan:
         torch.set_num_threads(flags["threads"])
     batch = flags["batch_size"] or ("128" if device.startswith("cuda") else "32")
     return Plan(
+        task=tasks.parse(flags["task"]),
         methods=parse(flags["methods"]),
         backbones=list(dict.fromkeys(name.strip() for name in flags["backbone"].split(",") if name.strip())),
         data_dir=flags["data_dir"],

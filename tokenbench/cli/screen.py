@@ -12,13 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as Grid
 from rich.text import Text
 
-from tokenbench.backbones import SHORT_NAMES
 from tokenbench.maps.arrays import TokenMaps
-from tokenbench.methods import all_methods, get
-from tokenbench.methods.base import Method
-from tokenbench.methods.recipe import Recipe
 from tokenbench.reports.paper import tables
-from tokenbench.runs.results import Row
+from tokenbench.runs.row import Row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,96 +111,11 @@ def _fitted(table: tables.Table, width: int) -> tuple[pd.DataFrame, Sequence[str
     return cells, [*table.notes, f"too wide here: {', '.join(left_out)}; `tokenbench report` writes them to files."]
 
 
-def print_methods() -> None:
-    """Every method in a line."""
-    grid = Grid("method", "what it does", "needs its own training", "paper", box=None, header_style="bold")
-    for name, cls in all_methods().items():
-        paper = f"{cls.paper.venue}, arXiv {cls.paper.arxiv}" if cls.paper else tables.MISSING
-        _add(grid, name, _first_line(cls), "yes" if cls.trained else "no", paper)
-    console().print(grid)
-
-
-def print_backbones() -> None:
-    """The short names, what each stands for, and which methods run on it; below, why others do not."""
-    import warnings
-
-    import torch
-
-    from tokenbench import backbones
-
-    settings = [cls() for name, cls in all_methods().items() if name != "dense"]
-    lines = [["short name", "timm name", "tokens", *(m.name for m in settings)]]
-    reasons: dict[str, list[str]] = {}  # in order of their numbers, with the methods they stop
-    for short, full in SHORT_NAMES.items():
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            backbone = backbones.create(short)
-        rows, cols = backbone.grid
-        lines.append([short, full, f"{backbone.prefix} + {rows}×{cols}"])
-        for method in settings:
-            reason = method.refusal(backbone)
-            if reason is not None and method.name not in reasons.setdefault(reason, []):
-                reasons[reason].append(method.name)
-            lines[-1].append("✓" if reason is None else f"{list(reasons).index(reason) + 1}")
-    out = console()
-    grid = _lines(lines)
-    wanted = out.measure(grid, options=out.options.update(max_width=WIDE)).maximum
-    out.print(grid if wanted <= out.width else _lines([[short, *rest] for short, _, *rest in lines]))
-    out.print()
-    for number, (reason, methods) in enumerate(reasons.items(), 1):
-        out.print(plain(f"{number}  {', '.join(methods)}: {reason}"))
-    out.print(
-        "Any other timm VisionTransformer with plain blocks, and any Swin, is taken by its timm name.", style="dim"
-    )
-
-
-def _told(recipe: Recipe) -> str:
-    """The values of a recipe that tell it from others: those that are not DeiT's, and how long it is."""
-    knobs = {f"{key} of the method": value for key, value in recipe.knobs.items()}
-    told = recipe.model_dump(exclude_defaults=True, exclude={"source", "knobs"})
-    return ", ".join(f"{key}={_value(value)}" for key, value in {"epochs": recipe.epochs, **told, **knobs}.items())
-
-
-def print_method(name: str) -> None:
-    """A method's docstring, paper, knobs and reported numbers."""
-    cls = get(name)
-    out = console()
-    out.print(plain(_first_line(cls), "bold"))
-    if cls.paper:
-        out.print(plain(f"{cls.paper.title} ({cls.paper.venue}, arXiv {cls.paper.arxiv})"))
-    out.print("Needs its own training." if cls.trained else "Runs without training.")
-    if cls.notes:
-        out.print(plain(cls.notes))
-    if cls.model_fields:
-        schema = cls.model_json_schema()["properties"]
-        grid = Grid("knob", "default", "allowed", "what it is", box=None, header_style="bold")
-        for knob, field in cls.model_fields.items():
-            _add(grid, knob, _value(field.default), _allowed(schema[knob]), field.description or "")
-        out.print()
-        out.print(grid)
-    if cls.reported:
-        grid = Grid("backbone", "setting", "top-1 %", "GMAC", "", box=None, header_style="bold")
-        for r in cls.reported:
-            setting = ", ".join(f"{k}={_value(v)}" for k, v in r.settings.items()) or tables.MISSING
-            top1, gmacs = (tables.MISSING if v is None else f"{v:g}" for v in (r.top1, r.gmacs))
-            how = "trained for it" if r.trained else "off the shelf"
-            _add(grid, r.backbone, setting, top1, gmacs, f"{how}; {r.note}" if r.note else how)
-        out.print("\nreported by the paper", style="bold")
-        out.print(grid)
-    for title, recipe in cls.recipes.items():
-        out.print()
-        out.print(plain(f"recipe {title} ({recipe.source})", "bold"))
-        out.print(plain(f"  {_told(recipe)}"))
-    own = " --plugin FILE" if cls.__module__.startswith("tokenbench_plugin") else ""
-    out.print()
-    out.print(plain(f"tokenbench run --methods {_example(cls)} --backbone deit_s{own}", "dim"))
-
-
 def print_environment(values: Mapping[str, Any]) -> None:
     """Hardware and versions."""
     grid = Grid(box=None, show_header=False)
     for key, value in values.items():
-        _add(grid, key, tables.MISSING if value is None else str(value))
+        add(grid, key, tables.MISSING if value is None else str(value))
     console().print(grid)
 
 
@@ -235,46 +146,10 @@ def _grid(cells: pd.DataFrame) -> Grid:
     for i, name in enumerate(cells.columns):
         grid.add_column(plain(str(name)), justify="left" if i == 0 else "right", no_wrap=i == 0)
     for values in cells.itertuples(index=False, name=None):
-        _add(grid, *values)
+        add(grid, *values)
     return grid
 
 
-def _lines(lines: Sequence[Sequence[str]]) -> Grid:
-    """A table of lines, the first of which is its head."""
-    grid = Grid(*lines[0], box=None, header_style="bold", pad_edge=False)
-    for line in lines[1:]:
-        _add(grid, *line)
-    return grid
-
-
-def _add(grid: Grid, *cells: object) -> None:
+def add(grid: Grid, *cells: object) -> None:
+    """A line of a table."""
     grid.add_row(*(plain(str(cell)) for cell in cells))
-
-
-def _first_line(cls: type[Method]) -> str:
-    return (cls.__doc__ or cls.name).strip().splitlines()[0]
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        return "unset"
-    if isinstance(value, tuple):
-        return "/".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _allowed(schema: Mapping[str, Any]) -> str:
-    """A knob's range or choices, from its JSON schema."""
-    if "anyOf" in schema:
-        return " or ".join(_allowed(part) for part in schema["anyOf"] if part.get("type") != "null")
-    if "enum" in schema:
-        return ", ".join(map(str, schema["enum"]))
-    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    limits = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema]
-    kind = {"boolean": "true, false", "array": "a list, 3/6/9", "integer": "whole number", "number": "number"}
-    return " ".join([kind.get(schema.get("type", ""), schema.get("type", "")), *limits])
-
-
-def _example(cls: type[Method]) -> str:
-    field = cls.model_fields.get(cls.main) if cls.main else None
-    return f'"{cls.name}[{cls.main}={_value(field.default)}]"' if field else cls.name

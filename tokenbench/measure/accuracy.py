@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tokenbench.core import atomic
 from tokenbench.errors import DataError, ResultsError, TokenbenchError, UsageError
 from tokenbench.measure.running import evaluating, forward
 
@@ -36,6 +36,10 @@ class Predictions:
                 f"Predictions of shape {self.top.shape} do not fit targets of shape {self.target.shape}; "
                 f"give (N, k) and (N,) with N and k at least 1."
             )
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.target)
 
     @property
     def hits(self) -> NDArray[np.bool_]:
@@ -61,16 +65,8 @@ class Predictions:
 
     def save(self, path: str | Path) -> None:
         """Write to a compressed .npz, whole or not at all."""
-        path = Path(path)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with part.open("wb") as file:
-                np.savez_compressed(file, top=_narrow(self.top), target=_narrow(self.target))
-            os.replace(part, path)
-        except OSError as error:
-            raise ResultsError(f"Predictions cannot be written to {path}: {error.strerror}.") from error
-        finally:
-            part.unlink(missing_ok=True)
+        with atomic.replacing(Path(path), ResultsError) as part, part.open("wb") as file:
+            np.savez_compressed(file, top=_narrow(self.top), target=_narrow(self.target))
 
     @classmethod
     def load(cls, path: str | Path) -> Predictions:
@@ -121,16 +117,27 @@ def predict(
                 raise DataError(f"Targets are {_kind(target)}; give one class index an image, (B,) and whole numbers.")
             images = images.to(device, non_blocking=True)
             for name, model in models.items():
-                logits = forward(model, images, precision, name)
-                ranked[name].append(_rank(logits, target, name))
-            targets.append(target.to("cpu", torch.int32))
+                ranked[name].append(answer(model, images, target, precision, name))
+            targets.append(target)
             done += len(target)
             if progress is not None:
                 progress(done)
     if not done:
         raise DataError("The data holds no image; give at least one.")
-    target = torch.cat(targets)
-    return {name: Predictions(torch.cat(tops).numpy(), target.numpy()) for name, tops in ranked.items()}
+    return {name: gather(tops, targets) for name, tops in ranked.items()}
+
+
+def answer(
+    model: nn.Module, images: Tensor, target: Tensor, precision: str = "fp32", name: str | None = None
+) -> Tensor:
+    """The best classes (B, k) of a batch, best first, on the CPU; what is raised is as in `predict`."""
+    name = name or type(model).__name__
+    return _rank(forward(model, images, precision, name), target, name)
+
+
+def gather(ranked: Sequence[Tensor], targets: Sequence[Tensor]) -> Predictions:
+    """The answers of all batches and their right classes (B,) as one."""
+    return Predictions(torch.cat(list(ranked)).numpy(), torch.cat(list(targets)).to("cpu", torch.int32).numpy())
 
 
 def mcnemar(a: Predictions, b: Predictions) -> float:

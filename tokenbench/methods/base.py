@@ -16,12 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from tokenbench.backbones import Backbone
 from tokenbench.core.block import Output, Reducer
-from tokenbench.errors import BadSetting, Unsupported
+from tokenbench.core.settings import make as make
+from tokenbench.errors import Unsupported
 from tokenbench.methods.recipe import DEIT, FINETUNE, Recipe
 from tokenbench.methods.released import Release, Stored
 
@@ -151,22 +152,6 @@ class Method(BaseModel):
     def published(self, names: Sequence[str]) -> dict[str, str]:
         """The published name of every tensor in a `Model.state_dict()` of this setting, by its name there."""
         return {name: name.removeprefix("vit.") for name in names}
-
-
-def make(cls: type[Method], settings: Mapping[str, Any]) -> Method:
-    """A setting of `cls`; raises `BadSetting` in one sentence where pydantic would print a page."""
-    try:
-        return cls(**settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        knob = str(first["loc"][0]) if first["loc"] else cls.name
-        if first["type"] == "extra_forbidden":
-            raise BadSetting(
-                f"{cls.name} has no knob '{knob}'; it has {', '.join(cls.model_fields) or 'none'}. "
-                f"See `tokenbench show {cls.name}`."
-            ) from None
-        what = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        raise BadSetting(f"{cls.name}: {knob}={first['input']} is not allowed, it {what}.") from None
 
 
 def quarters(blocks: tuple[int, ...] | None, vit: Backbone) -> tuple[int, ...]:

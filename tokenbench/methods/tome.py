@@ -66,38 +66,6 @@ def bipartite(metric: Tensor, r: int, protected: Sequence[int] = (0,)) -> Matchi
     return Matching(_interleave(assign_a, place_b.expand(batch, -1)), kept + half_b)
 
 
-def every_kth(metric: Tensor, k: int) -> Matching:
-    """Every k-th token takes in the nearest of the others (an ablation of section 4); the last N mod k are left out."""
-    total = metric.shape[1] // k * k
-    position = torch.arange(total, device=metric.device)
-    return _onto(metric, position[position % k != k - 1], position[position % k == k - 1])
-
-
-def at_random(metric: Tensor, r: int, uniform: Tensor) -> Matching:
-    """r random tokens merge into the nearest of the others, which keep their random order.
-
-    Args:
-        metric: (B, N, d).
-        r: tokens to merge.
-        uniform: (B, N) random numbers; their ascending order is the random order.
-    """
-    order = uniform.argsort(dim=1)
-    return _onto(metric, order[:, :r], order[:, r:])
-
-
-def _onto(metric: Tensor, src: Tensor, dst: Tensor) -> Matching:
-    """Every token at `src` merges into its nearest at `dst`; positions ([B,] n)."""
-    batch, dim = metric.shape[0], metric.shape[-1]
-    src, dst = src.expand(batch, -1), dst.expand(batch, -1)
-    metric = metric / metric.norm(dim=-1, keepdim=True)
-    a, b = (metric.gather(1, i.unsqueeze(-1).expand(-1, -1, dim)) for i in (src, dst))
-    nearest = (a @ b.transpose(-1, -2)).argmax(dim=-1)
-    count = dst.shape[1]
-    assign = torch.zeros(batch, src.shape[1] + count, dtype=torch.long, device=metric.device)
-    assign = assign.scatter(1, src, nearest)
-    return Matching(assign.scatter(1, dst, torch.arange(count, device=metric.device).expand(batch, -1)), count)
-
-
 def _interleave(even: Tensor, odd: Tensor) -> Tensor:
     """(B, N) with `even` at 0, 2, 4, … and `odd` at 1, 3, 5, …"""
     out = even.new_zeros(even.shape[0], even.shape[1] + odd.shape[1])

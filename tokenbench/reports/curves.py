@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tokenbench.core import atomic
 from tokenbench.errors import WeightsError
 
 
@@ -36,7 +37,5 @@ def draw(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     for axes in (loss, rate):
         axes.spines["top"].set_visible(False)
         axes.grid(alpha=0.25)
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be written ({error.strerror}); free some space.") from None
+    with atomic.replacing(path, WeightsError) as part:
+        figure.savefig(part, dpi=150, format=path.suffix[1:])

@@ -14,7 +14,9 @@ from datetime import datetime
 from tokenbench.reports import pareto
 from tokenbench.reports.paper import tables
 from tokenbench.reports.published import is_trained
-from tokenbench.runs.results import Row
+from tokenbench.runs.row import Row
+from tokenbench.tasks import metrics_of
+from tokenbench.tasks.base import Metric
 
 MISSING = tables.MISSING
 
@@ -29,6 +31,7 @@ class Point:
     fronts: frozenset[str]  # the axes on whose front it is
     saved: float | None  # share of the dense model's GMACs
     time_saved: float | None  # share of the dense model's time
+    score: float | None  # the task's main metric
     inside_noise: bool | None  # the paired interval of the difference from dense holds 0
 
 
@@ -42,6 +45,11 @@ class Group:
     def first(self) -> Row:
         """A row that has the conditions of all."""
         return self.points[0].row
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What their task measures, the main metric first."""
+        return metrics_of(self.first.task, list(self.first.metrics))
 
     @property
     def images(self) -> int:
@@ -62,6 +70,7 @@ class Group:
         height, width = row.image_size
         data = f"{self.images:,} images of {row.dataset} ({row.split})"
         return {
+            "task": row.task,
             "backbone": row.backbone,
             "weights": "random" if row.weights.kind == "random" else f"{row.weights.name} ({row.weights.kind})",
             "weights hash": row.weights.hash or "none",
@@ -73,6 +82,7 @@ class Group:
             "precision": row.precision,
             "batch": str(row.batch),
             "mode": "compiled" if row.compile else "eager",
+            **{key.replace("_", " "): str(value) for key, value in row.conditions.items()},
             "seed": str(row.seed),
             "versions": f"tokenbench {row.version}, torch {env.get('torch')}, timm {env.get('timm')}",
         }
@@ -112,9 +122,12 @@ def grouped(rows: Iterable[Row]) -> list[Group]:
 def names(groups: Sequence[Group]) -> list[str]:
     """A short name a group: its backbone, and of the other conditions those in which groups differ."""
     conditions = [group.conditions for group in groups]
-    differ = [key for key in (conditions[0] if conditions else ()) if len({c[key] for c in conditions}) > 1]
+    keys = list(dict.fromkeys(key for c in conditions for key in c))
+    differ = [key for key in keys if len({c.get(key) for c in conditions}) > 1]
     shown = ["backbone", *(key for key in differ if key != "backbone")]
-    found = [" · ".join(f"batch {c[key]}" if key == "batch" else c[key] for key in shown) for c in conditions]
+    found = [
+        " · ".join(f"batch {c[key]}" if key == "batch" else c[key] for key in shown if key in c) for c in conditions
+    ]
     twice = Counter(found)  # sample hashes and the like are in "data" only where accuracy was measured
     return [f"{name} · {i}" if twice[name] > 1 else name for i, name in enumerate(found, 1)]
 
@@ -122,10 +135,12 @@ def names(groups: Sequence[Group]) -> list[str]:
 def _group(rows: Sequence[Row]) -> Group:
     rows = sorted(rows, key=lambda row: (row.method != "dense", is_trained(row) and row.method == "dense"))
     fronts: dict[int, set[str]] = defaultdict(set)
+    main = metrics_of(rows[0].task, list(rows[0].metrics))[0]
+    worth = [None if (value := row.metrics.get(main.name)) is None else main.sign * value for row in rows]
     for axis in pareto.AXES:
-        able = [i for i, r in enumerate(rows) if r.status == "ok" and r.top1 is not None and getattr(r, axis.field)]
+        able = [i for i, r in enumerate(rows) if r.status == "ok" and worth[i] is not None and getattr(r, axis.field)]
         costs = [axis.cost(getattr(rows[i], axis.field)) for i in able]
-        flags = pareto.front(costs, [rows[i].top1 or 0.0 for i in able], pareto.SLACK)
+        flags = pareto.front(costs, [worth[i] or 0.0 for i in able], pareto.SLACK)
         for i, best in zip(able, flags, strict=True):
             if best:
                 fronts[i].add(axis.field)
@@ -135,9 +150,9 @@ def _group(rows: Sequence[Row]) -> Group:
     for i, row in enumerate(rows):
         saved = 1 - row.gmacs / dense if dense and row.gmacs is not None and row.method != "dense" else None
         time = 1 - 1 / row.speedup if row.speedup and row.method != "dense" else None
-        low, high = row.diff_dense_low, row.diff_dense_high
+        low, high = (row.metrics.get(f"diff_dense_{end}") for end in ("low", "high"))
         noise = None if low is None or high is None else low <= 0 <= high
-        points.append(Point(row, *lines[i], frozenset(fronts[i]), saved, time, noise))
+        points.append(Point(row, *lines[i], frozenset(fronts[i]), saved, time, row.metrics.get(main.name), noise))
     return Group(tuple(points))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tokenbench.runs.results import Row
+from tokenbench.runs.row import FIRST_TASK, Row
 
 if TYPE_CHECKING:
     from tokenbench.methods.base import Reported
@@ -66,6 +66,8 @@ def of(row: Row) -> list[Reported]:
     from tokenbench.methods import all_methods
     from tokenbench.methods.base import make
 
+    if row.task != FIRST_TASK:
+        return []
     cls = all_methods().get(row.method)
     config = get_pretrained_cfg(SHORT_NAMES.get(row.backbone, row.backbone), allow_unregistered=True)
     if cls is None or (config is not None and tuple(config.input_size[1:]) != row.image_size):

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tokenbench import __version__, backbones, data
+from tokenbench import __version__, backbones
 from tokenbench.backbones import Backbone, random_images
 from tokenbench.errors import TokenbenchError, UsageError, first_line
 from tokenbench.measure import memory
@@ -19,7 +19,9 @@ from tokenbench.methods import get
 from tokenbench.methods.base import Method, make
 from tokenbench.methods.dense import Dense
 from tokenbench.model import Model
-from tokenbench.runs.results import Row
+from tokenbench.runs.row import Row
+from tokenbench.tasks.base import Loader, Task
+from tokenbench.tasks.classification import Classification
 from tokenbench.weights import checkpoints, files, sources
 
 AUTO_BATCH = 256  # where `--batch-size auto` starts halving
@@ -32,6 +34,7 @@ class Plan:
 
     methods: Sequence[Method]
     backbones: Sequence[str]
+    task: Task = field(default_factory=Classification)
     data_dir: Path | None = None
     weights: str = "auto"
     device: str = "cpu"
@@ -53,7 +56,8 @@ class Candidate:
     method: Method
     model: Model | None  # None once it is stopped
     batches: list[int]
-    metrics: dict[str, Any] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)  # fields of its row
+    scores: dict[str, float | None] = field(default_factory=dict)  # its metrics, as the task declares them
     notes: list[str] = field(default_factory=list)
     status: str = "ok"
     own: checkpoints.Weights | None = None  # those trained with the method, if it does not run on the dense ones
@@ -64,7 +68,9 @@ class Candidate:
 
     def at(self, batch: int) -> Candidate:
         """A copy to be measured at one batch size: what is found or fails there stays there."""
-        return replace(self, batches=[batch], metrics=dict(self.metrics), notes=list(self.notes))
+        return replace(
+            self, batches=[batch], measured=dict(self.measured), scores=dict(self.scores), notes=list(self.notes)
+        )
 
 
 @contextmanager
@@ -90,7 +96,7 @@ class Group:
     env: Mapping[str, Any]
     backbone: Backbone
     weights: checkpoints.Weights
-    loader: data.Loader | None
+    loader: Loader | None
     batches: Sequence[int]
     candidates: list[Candidate]
 
@@ -102,18 +108,22 @@ class Group:
 
     def no_accuracy(self, candidate: Candidate) -> str | None:
         """Why there will be no accuracy of a setting, as a clause; None if there will."""
+        task, why = self.plan.task, None
         if candidate.own is None and self.weights.kind == "random":
-            return "random weights, so no accuracy"
-        if candidate.own is None and self.weights.random_head:
-            return "its head is random, so no accuracy"
-        if candidate.own is None and candidate.method.trained:
-            return "needs its own training, so no accuracy"
-        return "no --data-dir, so no accuracy" if self.loader is None else None
+            why = "random weights"
+        elif candidate.own is None and self.weights.random_head and task.reads_head:
+            why = "its head is random"
+        elif candidate.own is None and candidate.method.trained:
+            why = "needs its own training"
+        elif self.loader is None:
+            why = "no --data-dir"
+        return f"{why}, so no {task.scored}" if why else None
 
     def row(self, candidate: Candidate, batch: int) -> Row:
         """A candidate's row at a batch size, as it stands."""
         loader, weights, method, plan = self.loader, self.weights, candidate.method, self.plan
         return Row(
+            task=plan.task.name,
             method=method.name,
             setting=method.model_dump(mode="json"),
             label=method.label,
@@ -131,10 +141,12 @@ class Group:
             compile=plan.compile,
             seed=plan.seed,
             version=__version__,
+            conditions=plan.task.model_dump(mode="json", exclude_defaults=True),
             env=self.env,
             status=candidate.status,
             reason="; ".join(candidate.notes) or None,
-            **candidate.metrics,
+            metrics={key: candidate.scores.get(key) for key in plan.task.metric_names()},
+            **candidate.measured,
         )
 
 
@@ -146,14 +158,11 @@ def prepare(plan: Plan, env: Mapping[str, Any], say: Callable[[str], None]) -> l
     """
     if not plan.backbones:
         raise UsageError("No backbone was given; write one or more as deit_s,vit_b. See `tokenbench list --backbones`.")
-    images = data.open_folder(plan.data_dir) if plan.data_dir is not None else None
     given = {name: sources.find(plan.weights, name) for name in plan.backbones}
     made = [(name, backbones.create(name, plan.image_size, given[name].classes(name))) for name in plan.backbones]
+    opened = [plan.task.open(plan.data_dir, backbone) for _, backbone in made]
     groups = [
-        _group(
-            plan, given[name], env, backbone, data.sample() if images is None and name == "deit_nano" else images, say
-        )
-        for name, backbone in made
+        _group(plan, given[name], env, backbone, data, say) for (name, backbone), data in zip(made, opened, strict=True)
     ]
     if plan.weights not in sources.WORDS:
         _say_unused(given, groups, say)
@@ -176,11 +185,9 @@ def _group(
     given: sources.Sources,
     env: Mapping[str, Any],
     backbone: Backbone,
-    images: data.Images | None,
+    data: Any,
     say: Callable[[str], None],
 ) -> Group:
-    if images is not None:
-        images = data.for_classes(images, backbone.vit.num_classes, backbone.name)
     weights = checkpoints.load_dense(backbone, given.dense, plan.seed)
     if weights.note:
         say(f"{backbone.name}: {weights.note}.")
@@ -200,8 +207,8 @@ def _group(
                 candidate.model, candidate.own = sources.model(method, backbone, own)
         candidates.append(candidate)
     loader = None
-    if images is not None and (weights.kind != "random" or any(candidate.own for candidate in candidates)):
-        loader = data.loader(images, backbone.config, min(max(batches), ACCURACY_BATCH), plan.workers, plan.limit)
+    if data is not None and (weights.kind != "random" or any(candidate.own for candidate in candidates)):
+        loader = plan.task.loader(data, backbone, min(max(batches), ACCURACY_BATCH), plan.workers, plan.limit)
     return Group(plan, env, backbone, weights, loader, batches, candidates)
 
 

@@ -1,6 +1,6 @@
 """The run: what is not done yet is measured in one go, one row a setting and batch size.
 
-Three passes: count (each model alone), accuracy (all models that share a transform, one pass over the data), speed
+Three passes: count (each model alone), score (all models that share pixels, one pass over the data), speed
 (all settings of a backbone interleaved with its dense model). Knows no screen: progress goes to a `Watch`.
 """
 
@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from tokenbench import data
 from tokenbench.backbones import random_images
-from tokenbench.errors import DataError, ResultsError, TokenbenchError, first_line
-from tokenbench.measure import accuracy, flops, memory, speed, tokens
-from tokenbench.measure.running import forward
+from tokenbench.errors import DataError, ResultsError, first_line
+from tokenbench.measure import flops, memory, speed, tokens
+from tokenbench.measure.running import evaluating
 from tokenbench.runs import environment
 from tokenbench.runs.candidates import Candidate, Group, Plan, failing, prepare
-from tokenbench.runs.results import Results, Row, load
+from tokenbench.runs.results import Results, load
+from tokenbench.runs.row import Row
+from tokenbench.tasks.base import Loader
 
 __all__ = ["Plan", "Watch", "run"]
 
@@ -67,7 +68,7 @@ def run(plan: Plan, results: Results, watch: Watch) -> list[Row]:
         for group in groups:
             _count(group, watch)
         for shared in _sharing(groups):
-            _accuracy(shared, results, watch)
+            _score(shared, results, watch)
         for group in groups:
             for batch in group.batches:
                 trials = [c.at(batch) for c in group.candidates if batch in c.batches]
@@ -98,7 +99,7 @@ def _skip(group: Group, done: dict[str, Row], watch: Watch) -> None:
 
 
 def _count(group: Group, watch: Watch) -> None:
-    """GMACs, parameters, tokens and why there will be no accuracy."""
+    """GMACs, parameters, tokens and why nothing will be scored."""
     live = list(group.live())
     if not live:
         return
@@ -108,7 +109,7 @@ def _count(group: Group, watch: Watch) -> None:
         with failing(candidate):
             counted = flops.count(model, images)
             left = tokens.per_block(model, [images])
-            candidate.metrics |= {
+            candidate.measured |= {
                 "gmacs": counted.gmacs,
                 "gmacs_fvcore": counted.fvcore_gmacs,
                 "gmacs_by_block": list(counted.by_block),
@@ -127,74 +128,63 @@ def _sharing(groups: Sequence[Group]) -> list[list[Group]]:
     shared: dict[Any, list[Group]] = {}
     for group in groups:
         if group.loader is not None:
-            key = (group.loader.sample_hash, *data.transform_key(group.backbone.config))
+            key = (group.loader.sample_hash, group.plan.task.pixels(group.backbone))
             shared.setdefault(key, []).append(group)
     return list(shared.values())
 
 
-class _Guarded(nn.Module):
-    """A model whose failure stops its candidate, not the pass over the data that it shares with others."""
-
-    def __init__(self, candidate: Candidate, model: nn.Module, classes: int) -> None:
-        super().__init__()
-        self.candidate, self.model, self.classes = candidate, model, classes
-
-    def forward(self, images: Tensor) -> Tensor:
-        if self.candidate.model is not None:
-            with failing(self.candidate):
-                logits = forward(self.model, images, name=self.candidate.method.label)
-                if logits.isfinite().all():
-                    return logits
-                raise TokenbenchError("its logits are NaN or infinite; check its weights and precision")
-        return images.new_zeros(len(images), self.classes)  # never scored
-
-
-def _accuracy(groups: Sequence[Group], results: Results, watch: Watch) -> None:
+def _score(groups: Sequence[Group], results: Results, watch: Watch) -> None:
     """One pass over the data for all settings of all these backbones."""
-    running = {
-        f"{group.backbone.name}/{candidate.method.label}": (group, candidate, model)
-        for group in groups
-        for candidate, model in group.live()
-        if group.no_accuracy(candidate) is None
-    }
+    running = [(g, c, model) for g in groups for c, model in g.live() if g.no_accuracy(c) is None]
     loader, plan = groups[0].loader, groups[0].plan
     if not running or loader is None:
         return
-    watch.stretch(f"{', '.join(g.backbone.name for g in groups)}: accuracy on {loader.total} images", loader.total)
-    models = {key: _Guarded(c, model, g.backbone.vit.num_classes) for key, (g, c, model) in running.items()}
-    try:
-        found = accuracy.predict(models, loader, plan.device, plan.precision, watch.step)
-    except (RuntimeError, OSError) as error:  # models are guarded, so it is a worker that died or could not start
-        raise DataError(f"Images cannot be loaded ({first_line(error)}); try --workers 0.") from None
+    task = plan.task
+    names = ", ".join(group.backbone.name for group in groups)
+    watch.stretch(f"{names}: {task.scored} on {loader.total} {task.items}", loader.total)
+    answers: list[list[Any]] = [[] for _ in running]
+    targets: list[Any] = []
+    with evaluating(*(model for _, _, model in running)):
+        for images, target in _loading(loader, task.items):
+            images = images.to(plan.device, non_blocking=True)
+            for (_, candidate, model), kept in zip(running, answers, strict=True):
+                if candidate.model is not None:  # it did not fail on a batch before
+                    with failing(candidate):
+                        kept.append(task.answer(model, images, target, plan.precision, candidate.method.label))
+            targets.append(target)
+            watch.step(sum(map(len, targets)))
     if loader.skipped:
         first = "; ".join(f"{name}: {why}" for name, why in loader.skipped[:NAMED])
         more = f"; and {len(loader.skipped) - NAMED} more" if len(loader.skipped) > NAMED else ""
-        watch.say(f"{len(loader.skipped)} of {loader.total} images cannot be read and are left out: {first}{more}.")
-    for key, (group, candidate, _) in running.items():
-        if candidate.model is None:
+        watch.say(
+            f"{len(loader.skipped)} of {loader.total} {task.items} cannot be read and are left out: {first}{more}."
+        )
+    found = {
+        id(candidate): task.gather(kept, targets)
+        for (_, candidate, _), kept in zip(running, answers, strict=True)
+        if candidate.model is not None
+    }
+    for group, candidate, _ in running:
+        if id(candidate) not in found:
             continue
-        own, dense = found[key], found.get(f"{group.backbone.name}/dense")  # None: its weights are random
-        low, high = accuracy.bootstrap(own, seed=plan.seed)
-        candidate.metrics |= {
-            "top1": own.top1,
-            "top5": own.top5,
-            "top1_low": low,
-            "top1_high": high,
-            "images": len(own.target),
+        own, first = found[id(candidate)], group.candidates[0]
+        dense = None if candidate is first else found.get(id(first))  # None too where the dense weights are random
+        candidate.scores = dict(task.score(own, dense, plan.seed))
+        candidate.measured |= {
+            "images": len(own),
             "images_total": loader.available,
             "skipped": len(loader.skipped),
         }
-        if candidate is not group.candidates[0] and group.candidates[0].model is not None and dense is not None:
-            low, high = accuracy.bootstrap(own, dense, seed=plan.seed)
-            candidate.metrics |= {
-                "agreement": own.agreement(dense),
-                "diff_dense": round(own.top1 - dense.top1, 6),  # or 0.95 is shown as 0.9 here and 1.0 there
-                "diff_dense_low": low,
-                "diff_dense_high": high,
-                "p_value": accuracy.mcnemar(own, dense),
-            }
         for batch in candidate.batches:
             own.save(results.predictions(group.row(candidate, batch).id))
+
+
+def _loading(loader: Loader, items: str) -> Iterator[tuple[Tensor, Any]]:
+    """The batches of one pass; raises `DataError` where a worker died or could not start."""
+    try:
+        yield from loader
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"{items.capitalize()} cannot be loaded ({first_line(error)}); try --workers 0.") from None
 
 
 def _speed(group: Group, trials: Sequence[Candidate], batch: int, watch: Watch) -> None:
@@ -208,7 +198,7 @@ def _speed(group: Group, trials: Sequence[Candidate], batch: int, watch: Watch) 
         for done, trial in enumerate(trials, 1):
             with failing(trial):
                 if trial.model is not None:
-                    trial.metrics |= {
+                    trial.measured |= {
                         "peak_memory_mb": memory.peak(trial.model, images, plan.precision) / 2**20,
                         "reduction_share": speed.reduction_share(trial.model, images, plan.precision, 3, 1),
                     }
@@ -232,7 +222,7 @@ def _time(plan: Plan, trials: Sequence[Candidate], images: Tensor, watch: Watch)
     for trial in trials:
         if trial.method.label in measured:
             timed = measured[trial.method.label]
-            trial.metrics |= {
+            trial.measured |= {
                 "images_per_s": timed.images_per_s,
                 "latency_p10": timed.latency_p10_ms,
                 "latency_p50": timed.latency_p50_ms,
@@ -270,6 +260,6 @@ def _kept_if_interrupted(groups: Sequence[Group], write: Callable[[Group, Candid
                 for candidate in group.candidates:
                     if candidate.status == "ok":
                         candidate.stop("failed", f"stopped before it was finished: {why}")
-                    for batch in candidate.batches if candidate.metrics else ():
+                    for batch in candidate.batches if candidate.measured else ():
                         write(group, candidate, batch)
         raise

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from tokenbench.core import atomic
 from tokenbench.errors import TokenbenchError, UsageError, WeightsError
 
 NAME = "log.jsonl"
+ADVICE = "free some space and give the same command, which goes on from the last checkpoint"
 TRACKERS = ("trackio", "wandb")  # each an extra of the package; both have init, log and finish
 
 
@@ -35,20 +36,12 @@ class Log:
     def __init__(self, folder: Path, update: int, tracker: Tracker | None = None) -> None:
         self.path, self.tracker = folder / NAME, tracker
         kept = [row for row in read(self.path) if row["update"] <= update]
-        part = self.path.with_suffix(".part")
-        try:
-            part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-            os.replace(part, self.path)
-        except OSError as error:
-            raise _unwritable(self.path, error) from None
+        atomic.write(self.path, "".join(json.dumps(row) + "\n" for row in kept), WeightsError, ADVICE)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """One line more."""
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(dict(row)) + "\n")
-        except OSError as error:
-            raise _unwritable(self.path, error) from None
+        with atomic.explained(self.path, WeightsError, ADVICE), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(row)) + "\n")
         if self.tracker is not None:
             self.tracker.log({key: value for key, value in row.items() if key != "update"}, step=row["update"])
 
@@ -56,10 +49,8 @@ class Log:
         """Write the same as `log.csv`, and tell the tracker that the run is over."""
         import pandas as pd
 
-        try:
-            pd.DataFrame(read(self.path)).to_csv(self.path.with_suffix(".csv"), index=False)
-        except OSError as error:
-            raise _unwritable(self.path.with_suffix(".csv"), error) from None
+        table = pd.DataFrame(read(self.path)).to_csv(index=False)
+        atomic.write(self.path.with_suffix(".csv"), table, WeightsError, ADVICE)
         if self.tracker is not None:
             self.tracker.finish()
 
@@ -92,10 +83,3 @@ def tracker(name: str, run: str, settings: Mapping[str, Any]) -> Tracker:
     except Exception as error:  # each raises its own, of accounts and networks
         raise TokenbenchError(f"Tracker '{name}' cannot start ({error}); set it up, or leave --tracker out.") from None
     return module  # type: ignore[return-value]
-
-
-def _unwritable(path: Path, error: OSError) -> WeightsError:
-    return WeightsError(
-        f"{path} cannot be written ({error.strerror or error}); free some space and give the same command, which "
-        "goes on from the last checkpoint."
-    )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tokenbench import __version__, backbones, data
 from tokenbench.backbones import Backbone
+from tokenbench.core import atomic
 from tokenbench.errors import BadSetting, TrainingError, UsageError, WeightsError
 from tokenbench.measure import accuracy
 from tokenbench.methods.base import Method, make
@@ -28,8 +29,8 @@ from tokenbench.training.stream import SEEN, Stream, Targets, check_training, se
 from tokenbench.training.task import MethodTask
 from tokenbench.weights import checkpoints, files
 
-LOG_EVERY = 50  # updates
 RESULT = "model.safetensors"  # in a run's folder
+LOG_EVERY = 50  # updates
 SAVE_SECONDS = 600.0  # at the longest, between two checkpoints
 
 
@@ -177,7 +178,8 @@ class Run:
         """Make the folder and open the log."""
         if self.processes.leads:
             follow = self.job.tracker and log.tracker(self.job.tracker, self.job.output.name, self.settings)
-            self._make_folder()
+            for name in (state.NAME, RESULT):  # found now, not after hours; and what a killed start left is removed
+                atomic.check(self.job.output / name, WeightsError, "give another --output")
             self.log = log.Log(self.job.output, self.done, follow or None)
         self.saved, self.told = self.done, (self.done, time.monotonic())
         self.task.train()
@@ -282,12 +284,6 @@ class Run:
         model: nn.Module = state.averaged(self.task)
         model.use(self.method)  # type: ignore[operator]
         return model
-
-    def _make_folder(self) -> None:
-        try:
-            self.job.output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WeightsError(f"{self.job.output} cannot be made ({error.strerror}); give another --output.") from None
 
 
 def _with_knobs(method: Method, recipe: Recipe) -> Method:

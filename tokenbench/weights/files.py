@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import re
 import warnings
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from torch.serialization import safe_globals
 
 from tokenbench.backbones import Backbone
+from tokenbench.core import atomic
 from tokenbench.errors import WeightsError, first_sentence
 
 HEADER = "tokenbench"  # the key of our settings in a safetensors header
@@ -69,21 +69,7 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, 
         raise WeightsError(f"Weights are saved as safetensors only; give '{path}' a name that ends in .safetensors.")
     plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     data = to_safetensors(plain, metadata={"format": "pt", HEADER: json.dumps(dict(header), sort_keys=True)})
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise WeightsError(
-            f"{path} cannot be written ({error.strerror or error}, {len(data) / 1e6:.1f} MB); "
-            "free some space or give another path."
-        ) from None
-    finally:
-        part.unlink(missing_ok=True)
+    atomic.write(path, data, WeightsError, f"free some space ({len(data) / 1e6:.1f} MB) or give another path")
 
 
 def read(path: str | Path) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tokenbench.core import atomic
 from tokenbench.errors import ResultsError
 from tokenbench.maps.arrays import TokenMaps, agreement
 from tokenbench.maps.files import arrays
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 PAGE = 8  # images on one page of `images.png`
 
 
-def write(maps: Sequence[TokenMaps], output: str | Path, kind: str = "png") -> Iterator[Path]:
-    """Write everything about some settings on the same images; gives each path as soon as it is written.
+def write(maps: Sequence[TokenMaps], output: str | Path, kind: str = "png") -> list[Path]:
+    """Write everything about some settings on the same images, all of it or nothing; gives the paths.
 
     For all images: `maps.html`, to play with; `images.png`, methods side by side, eight images a page; `maps.csv` and
     `agreement.csv`. For each image NAME: `NAME-blocks.png`, methods by blocks; `NAME-METHOD-clusters.png` for soft
-    methods; `NAME.npz` (see `mapfiles.arrays`).
+    methods; `NAME.npz` (see `maps.files.arrays`).
 
     Args:
         maps: of the same images, at least one.
@@ -34,13 +35,14 @@ def write(maps: Sequence[TokenMaps], output: str | Path, kind: str = "png") -> I
         kind: png, svg or pdf, for the figures.
 
     Raises:
-        ResultsError: the folder cannot be made.
+        ResultsError: the folder cannot be written.
     """
-    folder = Path(output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResultsError(f"Folder '{output}' cannot be made ({error.strerror}); give another --output.") from None
+    with atomic.filling(Path(output), ResultsError) as folder:
+        files = list(_write(maps, folder, kind))
+    return [Path(output) / file.name for file in files]
+
+
+def _write(maps: Sequence[TokenMaps], folder: Path, kind: str) -> Iterator[Path]:
     count = len(maps[0].names)
     for page, first in enumerate(range(0, count, PAGE), 1):
         name = f"images-{page}" if count > PAGE else "images"

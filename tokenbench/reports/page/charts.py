@@ -2,7 +2,8 @@
 
 They hold no data: the page gives each the rows of the chosen conditions (`rows`, and `published`), with the columns of
 `html.records` and the texts of `page.js` (`t_…`). Colours are the page's own variables, so that light, dark and print
-need no second drawing.
+need no second drawing. What the task measures is written `{axis}`, `{heading}`, `{short}` and `{points}`, which the
+page fills in.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tokenbench.reports.pareto import AXES, Axis
 BAND = 24  # pixels
 PARTS = ("attention", "mlp", "embed", "head", "selection")
 HOVER = {
-    "t_top1": "top-1 %",
+    "t_score": "{heading}",
     "t_diff": "difference from dense",
     "t_gmacs": "GMAC",
     "t_speed": "images/s",
@@ -44,7 +45,7 @@ def charts(methods: Sequence[str]) -> dict[str, Chart]:
     """Every chart of the page, for rows of these methods, by the name of its place."""
     look = _Look(methods)
     return {
-        "accuracy": Chart({axis.field: look.accuracy(axis) for axis in AXES}, ("top1",)),
+        "accuracy": Chart({axis.field: look.accuracy(axis) for axis in AXES}, ("score",)),
         "differences": Chart({"": look.differences()}, ("diff_dense", "diff_dense_low"), banded=True),
         "saved": Chart({"": look.saved()}, ("saved", "time_saved")),
         "batches": Chart({"": look.batches()}, ("speedup",)),
@@ -91,15 +92,15 @@ class _Look:
         """Accuracy against a cost: the front, lines through settings, intervals, published values hollow."""
         on_front = f"datum.front_{axis.field}"
         base = alt.Chart(alt.NamedData("rows")).transform_filter(
-            f"datum.status == 'ok' && isValid(datum.top1) && isValid(datum.{axis.field})"
+            f"datum.status == 'ok' && isValid(datum.score) && isValid(datum.{axis.field})"
         )
         x = alt.X(f"{axis.field}:Q", title=_direction(axis), scale=_loose(76), axis=alt.Axis(grid=False, tickCount=8))
-        y = alt.Y("top1:Q", title="top-1 accuracy, %", scale=_loose(14), axis=alt.Axis(tickCount=7))
+        y = alt.Y("score:Q", title="{axis}", scale=_loose(14), axis=alt.Axis(tickCount=7))
         front = base.transform_filter(on_front).mark_line(
             interpolate="step-before" if axis.more_is_better else "step-after", color=FAINT, strokeWidth=5, opacity=0.22
         )
         lines = base.transform_filter("isValid(datum.knob)").mark_line(strokeWidth=1.5, opacity=0.4)
-        intervals = base.transform_filter(f"{on_front} && isValid(datum.top1_low)").mark_rule(opacity=0.45)
+        intervals = base.transform_filter(f"{on_front} && isValid(datum.score_low)").mark_rule(opacity=0.45)
         points = base.mark_point(filled=True, opacity=1)
         labels = base.transform_filter(f"{on_front} && datum.method != 'dense'").mark_text(
             align="right", dx=-9, dy=-9, fontSize=11
@@ -110,7 +111,7 @@ class _Look:
         return _spec(
             front.encode(x=x, y=y),
             lines.encode(x=x, y=y, color=self.colour, detail="series:N", order="knob:Q"),
-            intervals.encode(x=x, y=alt.Y("top1_low:Q", scale=_loose(14)), y2="top1_high:Q", color=self.colour),
+            intervals.encode(x=x, y=alt.Y("score_low:Q", scale=_loose(14)), y2="score_high:Q", color=self.colour),
             printed.mark_point(filled=False, strokeWidth=1.5, opacity=0.9).encode(
                 x=x,
                 y=alt.Y("published_top1:Q", scale=_loose(14)),
@@ -136,7 +137,7 @@ class _Look:
         """Top-1 minus dense with its paired interval; hollow and grey where the interval holds 0."""
         base = alt.Chart(alt.NamedData("rows")).transform_filter("datum.method != 'dense' && isValid(datum.diff_dense)")
         y = _settings("diff_dense", "descending")
-        title = "top-1 minus dense, points"
+        title = "{short} minus dense, {points}"
         told = alt.condition("datum.inside_noise", alt.value(FAINT), self.colour)
         zero = alt.Chart(alt.Data(values=[{"x": 0}])).mark_rule(color=FAINT).encode(x="x:Q")
         x = alt.X("diff_dense:Q", title=title, axis=alt.Axis(tickCount=8, format="+~g"))

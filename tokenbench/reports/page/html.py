@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,34 +19,28 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from tokenbench.errors import ResultsError, UsageError
+from tokenbench.errors import UsageError
 from tokenbench.measure.speed import break_even
 from tokenbench.reports import pareto, published, style
 from tokenbench.reports.groups import Group, Point, grouped, names
 from tokenbench.reports.page.charts import CONFIG, PARTS, charts
 from tokenbench.reports.paper import tables
-from tokenbench.runs.results import Row
+from tokenbench.runs.row import Row
+from tokenbench.tasks.base import PAIRED, Metric
 
+NAME = "index.html"
 DIGITS = 6  # of a number in the page; all of them are in tables/results.csv
 FIELDS = (
-    *("method", "label", "status", "reason", "batch", "top1", "top1_low", "top1_high", "top5", "agreement"),
-    *("diff_dense", "diff_dense_low", "diff_dense_high", "p_value", "images", "gmacs", "params_m"),
+    *("method", "label", "status", "reason", "batch", "images", "gmacs", "params_m"),
     *("images_per_s", "speedup", "speedup_low", "speedup_high", "latency_p10", "latency_p50", "latency_p90"),
     *("reduction_share", "runs", "spread", "peak_memory_mb", "tokens_mean", "tokens_std"),
 )
 
 
 def write(rows: Sequence[Row], folder: Path, maps: str = "") -> Path:
-    """Write `index.html` to `folder` and return its path; `maps` is a fragment of HTML for the token maps."""
-    path = folder / "index.html"
-    text = page(rows, maps)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ResultsError(
-            f"The report cannot be written to {path} ({error.strerror}); give another --output."
-        ) from None
+    """Write `index.html` to `folder`, which is there, and return its path; `maps` is a fragment for the token maps."""
+    path = folder / NAME
+    path.write_text(page(rows, maps), encoding="utf-8")
     return path
 
 
@@ -96,9 +90,11 @@ def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) 
     sweeps = _sweeps(rows)
     named = {name: text for group in groups for name, text in _names(group).items()}
     series: dict[str, int] = {}
+    others = {metric.name: metric for group in groups for metric in group.metrics[1:]}
     records = [
         {
             **{name: getattr(p.row, name) for name in FIELDS},
+            **_scores(p.row, groups[g].metrics, others),
             **{"id": p.row.id, "group": g, "backbone": p.row.backbone, "name": named[id(p.row)]},
             **{"trained": f"{p.row.trained.name} ({p.row.trained.hash})" if p.row.trained else None},
             **{"series": series.setdefault(f"{g} {p.series}", len(series)), "knob": p.knob},
@@ -120,15 +116,37 @@ def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) 
                 "environment": group.environment,
                 "subset": group.subset,
                 "images": group.images,
+                "metric": _metric(group.metrics[0]),
             }
             for name, group in zip(names(groups), groups, strict=True)
         ],
+        "others": [_metric(metric) for metric in others.values()],
         "published": [_compared(i, c) for i, (_, p) in enumerate(points) for c in _comparisons(p.row)],
         "charts": {name: vars(chart) for name, chart in charts(methods).items()},
         "axes": [vars(axis) for axis in pareto.AXES],
         "config": CONFIG,
         "parts": PARTS,
         "methods": [_method(name) for name in methods],
+    }
+
+
+def _scores(row: Row, metrics: Sequence[Metric], others: Iterable[str]) -> dict[str, float | None]:
+    """The task's main metric as `score`, what was paired with dense, and the other metrics under their names."""
+    main, ends = metrics[0].name, ("", "_low", "_high")
+    found = {f"score{end}": row.metrics.get(f"{main}{end}") for end in ends}
+    return found | {name: row.metrics.get(name) for name in (*PAIRED, *others)}
+
+
+def _metric(metric: Metric) -> dict[str, Any]:
+    return {
+        **{"name": metric.name, "heading": metric.heading, "axis": metric.axis, "digits": metric.digits},
+        **{
+            "noun": (metric.title or metric.short).split()[-1],
+            "short": metric.short,
+            "points": metric.points,
+            "sign": metric.sign,
+            "shown": metric.shown,
+        },
     }
 
 

@@ -14,12 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from tokenbench.errors import ResultsError
 from tokenbench.reports import published, style
 from tokenbench.reports.groups import Group, Point, grouped
 from tokenbench.reports.paper import tables
 from tokenbench.reports.pareto import AXES, Axis
-from tokenbench.runs.results import Row
+from tokenbench.runs.row import Row
 
 WIDTH = 3.5  # inches: one column of two
 HEIGHT = 2.6
@@ -41,14 +40,11 @@ class Drawn:
 
 
 def write(rows: Sequence[Row], folder: Path, kinds: Sequence[str] = KINDS) -> Drawn:
-    """Write the figures of each group of rows to `folder`/figures: `accuracy_gmac.svg` and so on.
+    """Write the figures of each group of rows to `folder`/figures, `folder` being there: `accuracy_gmac.svg` and so on.
 
     Of groups that differ in batch only, the one with most accuracies is drawn, or of these the largest batch; figures
     of the second group end in its number, and more are not drawn. Of more than forty settings, figures with a
     line for each have those on a front and then the first.
-
-    Raises:
-        ResultsError: the folder cannot be written.
     """
     groups = sorted(
         (max(grouped(members), key=_rank) for members in tables.grouped(rows, "batch").values()),
@@ -56,24 +52,19 @@ def write(rows: Sequence[Row], folder: Path, kinds: Sequence[str] = KINDS) -> Dr
     )
     out = folder / "figures"
     files: list[Path] = []
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context(style.PAPER | {"svg.hashsalt": "tokenbench"}):  # type: ignore[arg-type]
-            for stem, figure in _named(rows, groups[:MOST_GROUPS]):
-                whole = figure.get_tightbbox().padded(0.03)
-                for kind in kinds:
-                    files.append(out / f"{stem}.{kind}")
-                    figure.savefig(files[-1], dpi=200, bbox_inches=whole, metadata=_undated(kind))
-    except OSError as error:
-        raise ResultsError(
-            f"The figures cannot be written to {out} ({error.strerror}); give another --output."
-        ) from None
+    out.mkdir(exist_ok=True)
+    with matplotlib.rc_context(style.PAPER | {"svg.hashsalt": "tokenbench"}):  # type: ignore[arg-type]
+        for stem, figure in _named(rows, groups[:MOST_GROUPS]):
+            whole = figure.get_tightbbox().padded(0.03)
+            for kind in kinds:
+                files.append(out / f"{stem}.{kind}")
+                figure.savefig(files[-1], dpi=200, bbox_inches=whole, metadata=_undated(kind))
     more = len(groups) - MOST_GROUPS
     return Drawn(files, f"figures of {more} more sets of conditions were left out" if more > 0 else None)
 
 
 def _rank(group: Group) -> tuple[int, int]:
-    return sum(p.row.top1 is not None for p in group.points), group.first.batch
+    return sum(p.score is not None for p in group.points), group.first.batch
 
 
 def _named(rows: Sequence[Row], groups: Sequence[Group]) -> Iterator[tuple[str, Figure]]:
@@ -122,13 +113,13 @@ def accuracy(group: Group, axis: Axis = AXES[0]) -> Figure | None:
     """Top-1 against a cost: the front, lines through settings, published values hollow."""
 
     def at(point: Point) -> tuple[float, float]:
-        return float(getattr(point.row, axis.field)), point.row.top1 or 0.0
+        return float(getattr(point.row, axis.field)), point.score or 0.0
 
-    points = [p for p in _ok(group) if p.row.top1 is not None and getattr(p.row, axis.field)]
+    points = [p for p in _ok(group) if p.score is not None and getattr(p.row, axis.field)]
     points = _fewer(points, MOST_POINTS)
     if not points:
         return None
-    figure, axes = _figure(axis.title, "top-1 accuracy, %")
+    figure, axes = _figure(axis.title, group.metrics[0].axis)
     front = sorted(at(p) for p in points if axis.field in p.fronts)
     steps: Any = "steps-pre" if axis.more_is_better else "steps-post"
     axes.plot(*zip(*front, strict=True), color="#d9d9d9", linewidth=3, drawstyle=steps, zorder=1)
@@ -136,7 +127,7 @@ def accuracy(group: Group, axis: Axis = AXES[0]) -> Figure | None:
     for method, members in _by_method(points).items():
         ahead = [p for p in members if axis.field in p.fronts]
         behind = [p for p in members if axis.field not in p.fronts]
-        _bars(axes, method, [(at(p)[0], p.row.top1_low, p.row.top1_high) for p in ahead])
+        _bars(axes, method, [(at(p)[0], *_ends(p.row, group.metrics[0].name)) for p in ahead])
         _marks(axes, method, [at(p) for p in ahead])
         _marks(axes, method, [at(p) for p in behind], alpha=1 if method == "dense" else PALE)
         printed = [(at(p)[0], r.top1) for p in members for r in published.of(p.row) if r.top1 is not None]
@@ -147,16 +138,19 @@ def accuracy(group: Group, axis: Axis = AXES[0]) -> Figure | None:
 
 def differences(group: Group) -> Figure | None:
     """Top-1 minus dense with its paired 95 % interval; hollow and grey where that holds 0."""
-    points = [p for p in _ok(group) if p.row.diff_dense is not None and p.inside_noise is not None]
+    main = group.metrics[0]
+    points = [p for p in _ok(group) if p.row.metrics.get("diff_dense") is not None and p.inside_noise is not None]
     points = sorted(_fewer(points, MOST_BANDS), key=lambda p: p.row.diff_dense or 0.0)
     if not points:
         return None
-    figure, axes = _figure("top-1 minus dense, points (paired 95 % interval)", "", 0.6 + BAND * len(points))
+    figure, axes = _figure(
+        f"{main.short} minus dense, {main.points} (paired 95 % interval)", "", 0.6 + BAND * len(points)
+    )
     axes.axvline(0, color=GREY, linewidth=0.6)
     for place, point in enumerate(points):
         noise = {"color": GREY, "markerfacecolor": "white"} if point.inside_noise else {}
         look = _mark(point.row.method) | noise
-        axes.hlines(place, point.row.diff_dense_low, point.row.diff_dense_high, linewidth=0.9, colors=look["color"])  # type: ignore[arg-type]
+        axes.hlines(place, *_ends(point.row, "diff_dense"), linewidth=0.9, colors=look["color"])  # type: ignore[arg-type]
         axes.plot([point.row.diff_dense or 0.0], [place], **look)
     axes.set_yticks(range(len(points)), [p.row.label for p in points])
     axes.tick_params(axis="y", length=0)
@@ -232,6 +226,11 @@ def _lines(axes: Axes, group: Group, points: Sequence[Point], at: Callable[[Poin
         if places:
             colour = style.colour(line[0].row.method)
             axes.plot(*zip(*places, strict=True), linewidth=0.8, alpha=0.5, zorder=2, color=colour)
+
+
+def _ends(row: Row, name: str) -> tuple[float | None, float | None]:
+    """The interval of a metric."""
+    return row.metrics.get(f"{name}_low"), row.metrics.get(f"{name}_high")
 
 
 def _bars(axes: Axes, method: str, bars: Sequence[tuple[float, float | None, float | None]]) -> None:

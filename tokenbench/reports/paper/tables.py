@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenbench.errors import ResultsError, UsageError
+from tokenbench.errors import UsageError
 from tokenbench.reports import published
-from tokenbench.runs.results import Identity, Row, frame
+from tokenbench.runs.row import FIRST_TASK, Identity, Row, frame
+from tokenbench.tasks import metrics_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,14 +62,9 @@ def write(rows: Sequence[Row], folder: Path) -> list[Path]:
         "results.tex": "% needs \\usepackage{booktabs}\n" + "\n".join(map(latex, made)),
     }
     out = folder / "tables"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            (out / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ResultsError(
-            f"The report cannot be written to {out} ({error.strerror}); give another --output."
-        ) from None
+    out.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8")
     return [out / name for name in texts]
 
 
@@ -127,8 +123,10 @@ def _table(rows: list[Row]) -> Table:
 def _conditions(row: Row, data: str, batch: str) -> str:
     height, width = row.image_size
     name = f" {row.weights.name} ({row.weights.hash})" if row.weights.hash else ""
-    parts = [f"{height}×{width}", f"{row.weights.kind} weights{name}", data]
+    parts = [] if row.task == FIRST_TASK else [row.task]
+    parts += [f"{height}×{width}", f"{row.weights.kind} weights{name}", data]
     parts += [f"{row.hardware}, {row.precision}, {batch}, {'compiled' if row.compile else 'eager'}"]
+    parts += [f"{key.replace('_', ' ')} {value}" for key, value in row.conditions.items()]
     versions = f"tokenbench {row.version}, torch {row.env.get('torch')}, timm {row.env.get('timm')}"
     return "; ".join([*parts, f"seed {row.seed}, {versions}"])
 
@@ -156,9 +154,7 @@ def _line(row: Row, dense: Row) -> dict[str, str]:
     return {
         "method": row.label,
         "weights": "own" if row.trained else "dense",
-        "top-1 %": _interval(row.top1, row.top1_low, row.top1_high, "{:.1f}"),
-        "Δ dense": _interval(row.diff_dense, row.diff_dense_low, row.diff_dense_high, "{:+.1f}"),
-        "top-5 %": _number(row.top5, "{:.1f}"),
+        **_scores(row),
         "GMAC": _number(row.gmacs, "{:.3f}"),
         "Δ GMAC": _number(None if row is dense else saved, "{:+.0f} %"),
         "params M": _number(row.params_m, "{:.2f}"),
@@ -171,6 +167,18 @@ def _line(row: Row, dense: Row) -> dict[str, str]:
         "published": "; ".join(_both(r) for r in printed if not r.trained) or MISSING,
         "published, trained": "; ".join(_both(r) for r in printed if r.trained) or MISSING,
     }
+
+
+def _scores(row: Row) -> dict[str, str]:
+    """The task's main metric, its difference from dense, and the task's other metrics."""
+
+    def ends(name: str) -> tuple[float | None, ...]:
+        return tuple(row.metrics.get(key) for key in (name, f"{name}_low", f"{name}_high"))
+
+    main, *others = metrics_of(row.task, list(row.metrics))
+    cells = {main.heading: _interval(*ends(main.name), f"{{:.{main.digits}f}}")}
+    cells["Δ dense"] = _interval(*ends("diff_dense"), f"{{:+.{main.digits}f}}")
+    return cells | {m.heading: _interval(*ends(m.name), f"{{:.{m.digits}f}}") for m in others if m.shown}
 
 
 def _sweep(rows: Sequence[Row]) -> Table | None:

@@ -41,7 +41,7 @@
       ...row,
       ...Object.fromEntries(page.axes.map((axis) => [`front_${axis.field}`, row.fronts.includes(axis.field)])),
       t_setting: inner.replace("keep_rate=", ""),
-      t_top1: `${number(row.top1)} ${between(row.top1_low, row.top1_high, number)}`,
+      t_score: `${number(row.score)} ${between(row.score_low, row.score_high, number)}`,
       t_diff: `${signed(row.diff_dense)} ${between(row.diff_dense_low, row.diff_dense_high, signed)}${noise}`,
       t_p: known(row.p_value) ? (row.p_value < 0.001 ? "< 0.001" : number(row.p_value, 3)) : MISSING,
       t_gmacs: number(row.gmacs, 3) + (known(row.saved) ? ` (${saving(row.saved)})` : ""),
@@ -123,7 +123,7 @@
 
   const SETTING = { title: "setting", value: (row) => row.name, show: (row) => [setting(row), small(row.trained ? `weights ${row.trained}` : "")] };
   const COLUMNS = [
-    { title: "top-1 %", value: (row) => row.top1, show: (row) => [number(row.top1), interval(row.top1_low, row.top1_high, number)] },
+    { get title() { return new Set(page.groups.map((group) => group.metric.heading)).size === 1 ? metric(0).heading : "score"; }, value: (row) => row.score, show: (row) => [number(row.score), interval(row.score_low, row.score_high, number)] },
     {
       title: "Δ dense",
       value: (row) => row.diff_dense,
@@ -132,7 +132,7 @@
         interval(row.diff_dense_low, row.diff_dense_high, signed),
       ],
     },
-    { title: "top-5 %", spare: true, value: (row) => row.top5, show: (row) => number(row.top5) },
+    ...page.others.filter((other) => other.shown).map(({ name, heading, digits }) => ({ title: heading, spare: true, value: (row) => row[name], show: (row) => number(row[name], digits) })),
     { title: "GMAC", value: (row) => row.gmacs, show: (row) => [number(row.gmacs, 3), small(known(row.saved) ? saving(row.saved) : "")] },
     { title: "images/s", value: (row) => row.images_per_s, show: (row) => rate(row.images_per_s) },
     { title: "speed-up", value: (row) => row.speedup, show: (row) => [times(row.speedup), interval(row.speedup_low, row.speedup_high, times)] },
@@ -142,6 +142,7 @@
     { title: "params M", spare: true, value: (row) => row.params_m, show: (row) => number(row.params_m, 2) },
     { title: "last tokens", spare: true, value: (row) => (row.tokens_mean || []).at(-1), show: (row) => number((row.tokens_mean || []).at(-1), 0) },
   ];
+  const metric = (group = state.group) => page.groups[group || 0].metric;
   const measured = (columns, list) => columns.filter((column) => list.some((row) => known(column.value(row))));
 
   // ---- the answer
@@ -151,20 +152,20 @@
     const c = group.conditions;
     const axis = page.axes.find((a) => a.field === state.axis);
     const all = ok(rows.filter((row) => row.group === state.group));
-    const scored = all.filter((row) => known(row.top1));
+    const scored = all.filter((row) => known(row.score));
     const front = scored.filter((row) => row.fronts.includes(state.axis) && row.method !== "dense");
     const held = Map.groupBy(front, (row) => row.method);
     const methods = [...held.keys()].sort((a, b) => held.get(b).length - held.get(a).length);
     find("headline").textContent = !scored.length
-      ? `${c.backbone}: no accuracy was measured here`
-      : `${c.backbone}: ${list(methods) || "nothing but dense"} ${methods.length > 1 ? "are" : "is"} on the front of accuracy against ${axis.short}`;
+      ? `${c.backbone}: no ${metric().noun} was measured here`
+      : `${c.backbone}: ${list(methods) || "nothing but dense"} ${methods.length > 1 ? "are" : "is"} on the front of ${metric().noun} against ${axis.short}`;
     find("lead").replaceChildren(...lead(all, scored, front));
     const parts = [c.weights === "random" ? "random weights" : `weights ${c.weights}`, `${c["image size"]}`, c.data, c.hardware, c.precision, `batch ${c.batch}`, c.mode];
     const badges = [group.subset, c.weights === "random" ? "random weights" : null].filter(known);
     find("conditions").replaceChildren(...badges.map((text) => make("span", { class: "badge" }, text)), parts.join("; ") + ".");
-    const shown = ok(here()).filter((row) => row.fronts.includes(state.axis)).sort((a, b) => b.top1 - a.top1);
+    const shown = ok(here()).filter((row) => row.fronts.includes(state.axis)).sort((a, b) => metric().sign * (b.score - a.score));
     const columns = measured([SETTING, ...COLUMNS.filter((column) => !column.spare)], shown);
-    find("front").replaceChildren(shown.length ? table(columns, shown, { caption: `On the front of accuracy against ${axis.short}` }) : "");
+    find("front").replaceChildren(shown.length ? table(columns, shown, { caption: `On the front of ${metric().noun} against ${axis.short}` }) : "");
   }
 
   function lead(all, scored, front) {
@@ -247,7 +248,8 @@
       target.replaceChildren(make("p", { class: "absent" }, "Not measured under these conditions."));
       return;
     }
-    const spec = structuredClone(chart.specs[state.axis] || chart.specs[""]);
+    const wording = JSON.stringify(chart.specs[state.axis] || chart.specs[""]);
+    const spec = JSON.parse(wording.replace(/\{(axis|heading|short|points)\}/g, (_, name) => JSON.stringify(metric()[name]).slice(1, -1)));
     spec.description = `${figure.querySelector("h2").textContent}. ${caption}`;
     if (name === "batches") list.forEach((row) => (row.crossed = list.some((r) => r.name === row.name && r.batch < row.break_even)));
     if (chart.banded) spec.height *= new Set(list.map((row) => row.name)).size;
@@ -307,7 +309,7 @@
       { title: "setting", show: (made) => setting(made.of) },
       page.groups.length > 1 ? { title: "conditions", text: true, show: group } : null,
       { title: "published top-1 %", show: (made) => [number(made.published_top1, 2), small(made.published_trained ? "trained" : "off the shelf")] },
-      { title: "measured", show: (made) => [number(made.of.top1), interval(made.of.top1_low, made.of.top1_high, number)] },
+      { title: "measured", show: (made) => [number(made.of.score), interval(made.of.score_low, made.of.score_high, number)] },
       {
         title: "difference",
         show: (made) => [make("span", { class: made.inside ? "noise" : null }, known(made.difference) ? signed(made.difference) : MISSING), small(made.inside ? "inside the interval" : "")],
@@ -419,7 +421,7 @@
   function choose() {
     const select = find("group");
     page.groups.forEach((group, i) => select.append(make("option", { value: i }, group.name)));
-    const scored = page.groups.map((_, i) => rows.filter((row) => row.group === i && known(row.top1)).length);
+    const scored = page.groups.map((_, i) => rows.filter((row) => row.group === i && known(row.score)).length);
     const sizes = page.groups.map((_, i) => rows.filter((row) => row.group === i).length);
     const rank = (i) => scored[i] * 1e6 + sizes[i] + Number(page.groups[i].conditions.batch) * 1e-9;
     state.group = page.groups.map((_, i) => i).reduce((best, i) => (rank(i) > rank(best) ? i : best), 0);

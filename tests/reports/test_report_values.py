@@ -1,0 +1,456 @@
+"""Rows written by hand, and beside them every value that a table, the page and a figure make of them.
+
+Nothing is taken from the code: what stands right of an equals sign was worked out on paper from `ROWS`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from rows import row
+
+from tokenbench.reports import curves, groups, pareto, style
+from tokenbench.reports.page import html
+from tokenbench.reports.paper import figures, tables
+from tokenbench.runs.results import Row
+
+SAME: dict[str, Any] = {
+    "backbone": "deit_s",
+    "images": 1900,
+    "images_total": 2000,
+    "skipped": 3,
+    "runs": 10,
+    "env": {
+        "torch": "2.9",
+        "timm": "1.0",
+        "cpu": "Some CPU",
+        "threads": 2,
+        "os": "Linux",
+        "commit": "0123456789abcdef",
+    },
+    "time": datetime(2026, 3, 4, tzinfo=UTC),
+}
+OWN = {"kind": "file", "name": "own.safetensors", "hash": "cc"}
+EVIT = {"tokens": None, "fuse": True, "blocks": None, "shrink_start": 0.0, "shrink_epochs": 0.0}
+
+
+def parts(*gmacs: float) -> dict[str, float]:
+    return dict(zip(("embed", "attention", "mlp", "selection", "head"), gmacs, strict=True))
+
+
+DENSE = row(
+    **SAME,
+    label="dense",
+    **{"top1": 80.04, "top1_low": 78.16, "top1_high": 81.83, "top5": 95.26, "gmacs": 4.6, "gmacs_fvcore": 4.7},
+    **{"gmacs_by_part": parts(0.1, 1.7, 2.75, 0.0, 0.05), "gmacs_by_block": [2.2, 2.25], "params_m": 22.051},
+    **{"images_per_s": 51.6, "speedup": 1.0, "speedup_low": 1.0, "speedup_high": 1.0, "spread": 0.01},
+    **{"latency_p50": 155.04, "latency_p10": 150.16, "latency_p90": 161.27, "peak_memory_mb": 41.4},
+    **{"tokens_mean": [197.0, 197.0], "tokens_std": [0.0, 0.0]},
+)
+LOSES = row(
+    "evit",
+    "evit[keep_rate=0.7]",
+    **SAME | {"skipped": None},
+    **{"setting": {"keep_rate": 0.7, **EVIT}, "trained": OWN},
+    **{"top1": 78.92, "top1_low": 77.02, "top1_high": 79.44, "top5": 94.53, "agreement": 91.37},
+    **{"diff_dense": -1.12, "diff_dense_low": -2.04, "diff_dense_high": -0.21, "p_value": 0.0171},
+    **{"gmacs": 2.99, "gmacs_fvcore": 3.1, "gmacs_by_part": parts(0.1, 1.1, 1.69, 0.06, 0.04)},
+    **{"gmacs_by_block": [1.9, 0.95], "params_m": 23.5, "images_per_s": 64.5},
+    **{"speedup": 1.25, "speedup_low": 0.8, "speedup_high": 1.6, "spread": 0.02},
+    **{"latency_p50": 124.03, "latency_p10": 119.94, "latency_p90": 131.55, "peak_memory_mb": 33.6},
+    **{"reduction_share": 0.0249, "tokens_mean": [139.0, 72.3], "tokens_std": [0.0, 4.5]},
+)
+CLOSE = row(
+    "tome",
+    "tome[r=13]",
+    **SAME,
+    **{"setting": {"r": 13, "inflect": 0.0, "prop_attn": True}, "reason": "a remark"},
+    **{"top1": 80.36, "top1_low": 79.02, "top1_high": 82.13, "top5": 95.01, "agreement": 94.11},
+    **{"diff_dense": 0.32, "diff_dense_low": -0.63, "diff_dense_high": 1.26, "p_value": 0.5529},
+    **{"gmacs": 3.22, "gmacs_fvcore": 3.3, "gmacs_by_part": parts(0.1, 0.9, 2.06, 0.13, 0.03)},
+    **{"gmacs_by_block": [1.5, 1.62], "params_m": 22.051, "images_per_s": 103.2},
+    **{"speedup": 2.0, "speedup_low": 1.9, "speedup_high": 2.5, "spread": 0.03},
+    **{"latency_p50": 77.52, "latency_p10": 75.08, "latency_p90": 80.61, "peak_memory_mb": 28.5},
+    **{"reduction_share": 0.145, "tokens_mean": [184.0, 41.0], "tokens_std": [0.0, 0.0]},
+)
+SLOW = row(
+    "evit",
+    "evit[keep_rate=0.9]",
+    **SAME,
+    **{"setting": {"keep_rate": 0.9, **EVIT}, "trained": OWN},
+    **{"top1": 79.5, "top1_low": None, "top1_high": None, "top5": None, "gmacs": 4.14, "params_m": 23.5},
+    **{"images_per_s": 8.04, "speedup": 0.8, "latency_p50": 995.02},
+)
+BROKEN = row(
+    "topk",
+    "topk[keep_rate=0.5]",
+    **SAME | {"skipped": None, "runs": None},
+    **{"setting": {"keep_rate": 0.5, "blocks": None}, "status": "oom", "reason": "ran out of memory"},
+    **{"top1": 88.0, "gmacs": 2.3, "images_per_s": None, "speedup": None},
+)
+ROWS = [LOSES, CLOSE, DENSE, SLOW, BROKEN]  # dense comes first in every answer
+
+
+# tables
+
+CELLS = [
+    {
+        **{"method": "dense", "weights": "dense", "top-1 %": "80.0 [78.2, 81.8]", "Δ dense": "–", "top-5 %": "95.3"},
+        **{"GMAC": "4.600", "Δ GMAC": "–", "params M": "22.05", "img/s": "52", "speed-up": "1.00 [1.00, 1.00]"},
+        **{"latency ms": "155.0 [150.2, 161.3]", "selecting": "–", "peak MB": "41", "last tokens": "197"},
+        **{"published": "79.86 %", "published, trained": "–"},
+    },
+    {
+        **{"method": "evit[keep_rate=0.7]", "weights": "own", "top-1 %": "78.9 [77.0, 79.4]"},
+        **{"Δ dense": "-1.1 [-2.0, -0.2]", "top-5 %": "94.5", "GMAC": "2.990", "Δ GMAC": "-35 %", "params M": "23.50"},
+        **{"img/s": "64", "speed-up": "1.25 [0.80, 1.60]", "latency ms": "124.0 [119.9, 131.6]", "selecting": "2 %"},
+        **{"peak MB": "34", "last tokens": "72", "published": "–", "published, trained": "79.5 %, 3 G"},
+    },
+    {
+        **{"method": "tome[r=13]", "weights": "dense", "top-1 %": "80.4 [79.0, 82.1]"},
+        **{"Δ dense": "+0.3 [-0.6, +1.3]", "top-5 %": "95.0", "GMAC": "3.220", "Δ GMAC": "-30 %", "params M": "22.05"},
+        **{"img/s": "103", "speed-up": "2.00 [1.90, 2.50]", "latency ms": "77.5 [75.1, 80.6]", "selecting": "14 %"},
+        **{"peak MB": "28", "last tokens": "41", "published": "78.83 %", "published, trained": "79.36 %, 2.7 G"},
+    },
+    {
+        **{"method": "evit[keep_rate=0.9]", "weights": "own", "top-1 %": "79.5", "Δ dense": "–", "top-5 %": "–"},
+        **{"GMAC": "4.140", "Δ GMAC": "-10 %", "params M": "23.50", "img/s": "8", "speed-up": "0.80"},
+        **{"latency ms": "995.0", "selecting": "–", "peak MB": "–", "last tokens": "–", "published": "–"},
+        "published, trained": "79.8 %, 4 G",
+    },
+    {
+        **{"method": "topk[keep_rate=0.5]", "weights": "dense", "top-1 %": "88.0", "Δ dense": "–", "top-5 %": "–"},
+        **{"GMAC": "2.300", "Δ GMAC": "-50 %", "params M": "–", "img/s": "–", "speed-up": "–", "latency ms": "–"},
+        **{"selecting": "–", "peak MB": "–", "last tokens": "–", "published": "–", "published, trained": "–"},
+    },
+]
+NOTES = (
+    "dense: published for timm weights.",
+    "dense, tome[r=13], evit[keep_rate=0.9]: unreadable images left out: 3.",
+    "evit[keep_rate=0.7], evit[keep_rate=0.9]: published for 300 epochs.",
+    "evit[keep_rate=0.7], evit[keep_rate=0.9]: weights of its own, trained with the method: own.safetensors (cc).",
+    "tome[r=13]: a remark.",
+    "topk[keep_rate=0.5]: oom: ran out of memory.",
+)
+
+
+def test_every_cell_of_the_table() -> None:
+    (table,) = tables.tables(ROWS)
+    assert table.frame.to_dict("records") == CELLS
+    assert table.title == "deit_s" and table.notes == NOTES
+    assert table.conditions == (
+        "224×224; file weights w.safetensors (aa); 1900 of 2000 images of photos (val, sample bb); Some CPU, 2 cores, "
+        "fp32, batch 8, eager; seed 42, tokenbench 0.1.0, torch 2.9, timm 1.0"
+    )
+
+
+def test_images_that_cannot_be_read_make_no_subset() -> None:
+    for counts, told in (
+        ({"images": 98, "skipped": 2, "images_total": 100}, "98 images of photos"),
+        ({"images": 97, "skipped": 2, "images_total": 100}, "97 of 100 images of photos"),
+        ({"images": 98}, "98 images of photos"),
+    ):
+        (table,) = tables.tables([row(**counts)])
+        assert f"; {told} (val" in table.conditions
+
+
+def test_the_files_hold_the_same(tmp_path: Path) -> None:
+    markdown, text, latex = (path.read_text(encoding="utf-8") for path in tables.write(ROWS, tmp_path))
+    lines = [line.strip("|").split("|") for line in markdown.splitlines() if line.startswith("|")]
+    shown = [[cell.strip() for cell in line] for line in lines]
+    assert shown[0] == list(CELLS[0]) and shown[2:] == [list(cells.values()) for cells in CELLS]
+    body = latex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    for cells, line in zip(CELLS, body, strict=True):
+        plain = re.sub(r"[{}\\]", "", line).replace("--", "–").split("&")
+        assert [cell.strip() for cell in plain] == list(cells.values())
+    assert_csv(list(csv.DictReader(text.splitlines())))
+
+
+def assert_csv(lines: list[dict[str, str]]) -> None:
+    """Every field of every row, as it is in the row."""
+    assert [line["id"] for line in lines] == [made.id for made in ROWS]
+    for line, made in zip(lines, ROWS, strict=True):
+        for field in set(Row.model_fields) - {"setting", "weights", "trained"}:
+            value, told = getattr(made, field), line[field]
+            if value is None:
+                assert told == "", field
+            elif isinstance(value, bool) or not isinstance(value, int | float):
+                assert told == str(value), field
+            else:
+                assert float(told) == value, field
+        assert line["weights.hash"] == "aa" and line["trained.name"] == (made.trained.name if made.trained else "")
+        knob = made.setting.get("keep_rate")
+        assert line["setting.keep_rate"] == ("" if knob is None else str(knob))
+
+
+def test_every_cell_of_speed_by_batch() -> None:
+    speedups = {"evit": {1: 0.504, 8: 1.006, 32: 0.994, 64: 1.0}, "tome": {1: 1.2, 64: 1.7}, "topk": {8: 0.9}}
+    made = [row(name, batch=b, speedup=s) for name, by_batch in speedups.items() for b, s in by_batch.items()]
+    made += [row(batch=b) for b in (1, 8)] + [row("evit", batch=128, speedup=9.0, status="oom", reason="no memory")]
+    *_, table = tables.tables(made)
+    assert table.frame.to_dict("split")["columns"] == [
+        *("method", "batch 1", "batch 8", "batch 32", "batch 64", "no slower from batch")
+    ]
+    assert table.frame.to_numpy().tolist() == [
+        ["evit", "0.50×", "1.01×", "0.99×", "1.00×", "64"],
+        ["tome", "1.20×", "–", "–", "1.70×", "1"],
+        ["topk", "–", "0.90×", "–", "–", "–"],
+    ]
+
+
+# the page
+
+COLUMNS: dict[str, list[Any]] = {  # dense, evit 0.7, tome, evit 0.9, topk
+    "id": [DENSE.id, LOSES.id, CLOSE.id, SLOW.id, BROKEN.id],
+    "group": [0] * 5,
+    "sweep": [0] * 5,
+    "backbone": ["deit_s"] * 5,
+    "name": [
+        *("dense", "evit[keep_rate=0.7] (trained)", "tome[r=13]"),
+        *("evit[keep_rate=0.9] (trained)", "topk[keep_rate=0.5]"),
+    ],
+    "method": ["dense", "evit", "tome", "evit", "topk"],
+    "label": ["dense", "evit[keep_rate=0.7]", "tome[r=13]", "evit[keep_rate=0.9]", "topk[keep_rate=0.5]"],
+    "trained": [None, "own.safetensors (cc)", None, "own.safetensors (cc)", None],
+    "status": ["ok"] * 4 + ["oom"],
+    "reason": [None, None, "a remark", None, "ran out of memory"],
+    "batch": [8] * 5,
+    "series": [0, 1, 2, 1, 3],
+    "knob": [None, 0.7, 13, 0.9, 0.5],
+    "saved": [None, 0.35, 0.3, 0.1, 0.5],  # 1 - 2.99 / 4.6 ...
+    "time_saved": [None, 0.2, 0.5, -0.25, None],  # 1 - 1 / 1.25 ...
+    "time_saved_low": [None, -0.25, 0.473684, None, None],
+    "time_saved_high": [None, 0.375, 0.6, None, None],
+    "inside_noise": [None, False, True, None, None],
+    "break_even": [8, 8, 8, None, None],
+    "fronts": [[], ["gmacs"], ["gmacs", "latency_p50", "images_per_s"], [], []],
+    "top1": [80.04, 78.92, 80.36, 79.5, 88.0],
+    "top1_low": [78.16, 77.02, 79.02, None, None],
+    "top1_high": [81.83, 79.44, 82.13, None, None],
+    "top5": [95.26, 94.53, 95.01, None, None],
+    "agreement": [None, 91.37, 94.11, None, None],
+    "diff_dense": [None, -1.12, 0.32, None, None],
+    "diff_dense_low": [None, -2.04, -0.63, None, None],
+    "diff_dense_high": [None, -0.21, 1.26, None, None],
+    "p_value": [None, 0.0171, 0.5529, None, None],
+    "images": [1900] * 5,
+    "gmacs": [4.6, 2.99, 3.22, 4.14, 2.3],
+    "params_m": [22.051, 23.5, 22.051, 23.5, None],
+    "images_per_s": [51.6, 64.5, 103.2, 8.04, None],
+    "speedup": [1.0, 1.25, 2.0, 0.8, None],
+    "speedup_low": [1.0, 0.8, 1.9, None, None],
+    "speedup_high": [1.0, 1.6, 2.5, None, None],
+    "latency_p10": [150.16, 119.94, 75.08, None, None],
+    "latency_p50": [155.04, 124.03, 77.52, 995.02, None],
+    "latency_p90": [161.27, 131.55, 80.61, None, None],
+    "reduction_share": [None, 0.0249, 0.145, None, None],
+    "runs": [10, 10, 10, 10, None],
+    "spread": [0.01, 0.02, 0.03, None, None],
+    "peak_memory_mb": [41.4, 33.6, 28.5, None, None],
+    "tokens_mean": [[197.0, 197.0], [139.0, 72.3], [184.0, 41.0], None, None],
+    "tokens_std": [[0.0, 0.0], [0.0, 4.5], [0.0, 0.0], None, None],
+    "part_embed": [0.1, 0.1, 0.1, None, None],
+    "part_attention": [1.7, 1.1, 0.9, None, None],
+    "part_mlp": [2.75, 1.69, 2.06, None, None],
+    "part_selection": [0.0, 0.06, 0.13, None, None],
+    "part_head": [0.05, 0.04, 0.03, None, None],
+}
+
+
+@pytest.fixture(scope="module")
+def page() -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html.page(ROWS), re.DOTALL)
+    assert found is not None
+    return dict(json.loads(found.group(1)))
+
+
+def test_every_value_of_the_page(page: dict[str, Any]) -> None:
+    found = {name: unpacked(column, page["count"]) for name, column in page["columns"].items()}
+    assert page["count"] == 5 and set(found) == set(COLUMNS)
+    for name, values in COLUMNS.items():
+        assert found[name] == values, name
+
+
+def unpacked(column: dict[str, Any], count: int) -> list[Any]:
+    return [column["values"][i] for i in column.get("at", range(count))]
+
+
+def test_the_conditions_of_the_page(page: dict[str, Any]) -> None:
+    (group,) = page["groups"]
+    assert group == {
+        "name": "deit_s",
+        "subset": "a subset: 1,900 of 2,000 images",
+        "images": 1900,
+        "conditions": {
+            "backbone": "deit_s",
+            "weights": "w.safetensors (file)",
+            "weights hash": "aa",
+            "image size": "224×224",
+            "data": "1,900 images of photos (val)",
+            "sample": "bb",
+            "hardware": "Some CPU, 2 cores",
+            "device": "cpu",
+            "precision": "fp32",
+            "batch": "8",
+            "mode": "eager",
+            "seed": "42",
+            "versions": "tokenbench 0.1.0, torch 2.9, timm 1.0",
+        },
+        "environment": {
+            "processor": "Some CPU",
+            "threads": "2",
+            "system": "Linux",
+            "commit": "0123456789ab",
+            "timed rounds": "10",
+            "unreadable images": "3",
+            "measured": "2026-03-04",
+        },
+    }
+    assert [(m["name"], m["light"]) for m in page["methods"]] == [
+        (name, style.colour(name)) for name in ("dense", "evit", "tome", "topk")
+    ]
+
+
+def test_published_values_beside_measured_ones(page: dict[str, Any]) -> None:
+    few = "measured on 1,900 images of photos, published on ImageNet validation"
+    training = "published after training with the method, measured with weights that were not"
+    fields = ("row", "published_top1", "published_gmacs", "published_trained", "difference", "gmacs_ratio")
+    wanted = [
+        (0, 79.86, None, False, 0.18, None, True, [few, "published for timm weights"]),
+        (1, 79.5, 3.0, True, -0.58, -0.00333333, False, [few, "published for 300 epochs"]),
+        (2, 78.83, None, False, 1.53, None, False, [few]),
+        (2, 79.36, 2.7, True, 1.0, 0.192593, True, [few, training]),
+        (3, 79.8, 4.0, True, -0.3, 0.035, None, [few, "published for 300 epochs"]),
+    ]
+    assert page["published"] == [dict(zip((*fields, "inside", "reasons"), line, strict=True)) for line in wanted]
+
+
+# figures: what is drawn where
+
+
+def drawn(figure: Figure | None) -> Axes:
+    assert figure is not None
+    (axes,) = figure.axes
+    return axes
+
+
+def points(axes: Axes, method: str, hollow: bool = False) -> list[tuple[float, float]]:
+    """Where marks in the colour of a method stand."""
+    found = []
+    for line in axes.lines:
+        marks = line.get_marker() not in ("None", "") and (line.get_fillstyle() == "none") == hollow
+        if marks and line.get_color() == style.colour(method):
+            found += list(zip(line.get_xdata(), line.get_ydata(), strict=True))  # type: ignore[arg-type]
+    return rounded(found)
+
+
+def bars(axes: Axes) -> list[tuple[float, float, float, float]]:
+    """The ends of intervals: x, y and x, y."""
+    segments = [s for c in axes.collections if isinstance(c, LineCollection) for s in c.get_segments()]
+    return rounded([tuple(s.flatten()) for s in segments])  # type: ignore[misc]
+
+
+def lines(axes: Axes) -> list[list[tuple[float, float]]]:
+    """Lines without marks."""
+    plain = [line for line in axes.lines if line.get_marker() in ("None", "")]
+    return [rounded(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in plain]  # type: ignore[arg-type]
+
+
+def rounded(places: Any) -> Any:
+    return [tuple(round(float(value), 6) for value in place) for place in places]
+
+
+@pytest.fixture(scope="module")
+def group() -> groups.Group:
+    (made,) = groups.grouped(ROWS)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("axis", "places"),
+    [
+        (pareto.AXES[0], (4.6, 2.99, 3.22, 4.14)),
+        (pareto.AXES[1], (155.04, 124.03, 77.52, 995.02)),
+        (pareto.AXES[2], (51.6, 64.5, 103.2, 8.04)),
+    ],
+    ids=lambda given: getattr(given, "field", ""),
+)
+def test_figure_of_accuracy(group: groups.Group, axis: pareto.Axis, places: tuple[float, ...]) -> None:
+    dense, loses, close, slow = places
+    axes = drawn(figures.accuracy(group, axis))
+    assert points(axes, "dense") == [(dense, 80.04)]
+    assert points(axes, "evit") == [(loses, 78.92), (slow, 79.5)] and points(axes, "tome") == [(close, 80.36)]
+    assert points(axes, "topk") == []
+    assert points(axes, "evit", hollow=True) == [(loses, 79.5), (slow, 79.8)]
+    assert points(axes, "tome", hollow=True) == [(close, 78.83), (close, 79.36)]
+    assert points(axes, "dense", hollow=True) == [(dense, 79.86)]
+    ahead = {(close, 79.02, 82.13): 80.36}  # which nothing beats
+    if axis.field == "gmacs":
+        ahead[loses, 77.02, 79.44] = 78.92
+    assert sorted(bars(axes)) == sorted((x, low, x, high) for x, low, high in ahead)
+    front = sorted((place[0], top1) for place, top1 in ahead.items())
+    assert lines(axes) == [front, [(loses, 78.92), (slow, 79.5)]], "the front, and settings of a method"
+    assert axes.get_ylabel() == "top-1 accuracy, %" and axes.get_xlabel() == axis.title
+
+
+def test_figure_of_differences(group: groups.Group) -> None:
+    axes = drawn(figures.differences(group))
+    assert bars(axes) == [(-2.04, 0, -0.21, 0), (-0.63, 1, 1.26, 1)]
+    assert points(axes, "evit") == [(-1.12, 0)]
+    (noise,) = (line for line in axes.lines if line.get_markerfacecolor() == "white")
+    assert (noise.get_xdata(), noise.get_ydata(), noise.get_color()) == ([0.32], [1], figures.GREY)
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["evit[keep_rate=0.7]", "tome[r=13]"]
+    assert list(axes.lines[0].get_xdata()) == [0, 0]  # type: ignore[arg-type]
+
+
+def test_figure_of_savings(group: groups.Group) -> None:
+    axes = drawn(figures.saved(group))
+    assert points(axes, "evit") == [(35, 20), (10, -25)] and points(axes, "tome") == [(30, 50)]
+    assert points(axes, "dense") == points(axes, "topk") == []
+    assert bars(axes) == [(35, -25, 35, 37.5), (30, 47.368421, 30, 60)]
+    assert lines(axes) == [[(0, 0), (35, 35)], [(35, 20), (10, -25)]]
+
+
+def test_figure_of_tokens(group: groups.Group) -> None:
+    axes = drawn(figures.tokens(group))
+    assert lines(axes) == [[(0, 197), (1, 197)], [(0, 139), (1, 72.3)], [(0, 184), (1, 41)]]
+    assert [points(axes, name) for name in ("dense", "evit", "tome")] == [[(1, 197)], [(1, 72.3)], [(1, 41)]]
+
+
+def test_figure_of_speed_by_batch() -> None:
+    speedups = {"evit": {32: 1.5, 1: 0.5, 8: 1.1}, "tome": {8: 0.9}}
+    made = [row(name, batch=b, speedup=s) for name, by_batch in speedups.items() for b, s in by_batch.items()]
+    made += [row("topk", batch=1, speedup=3.0, status="oom", reason="no memory"), row(batch=1)]
+    (figure,) = figures.sweeps(made)
+    axes = drawn(figure)
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "8", "32"]
+    assert points(axes, "evit") == [(0, 0.5), (1, 1.1), (2, 1.5)] and points(axes, "tome") == [(1, 0.9)]
+    assert points(axes, "topk") == points(axes, "dense") == []
+    assert list(axes.lines[0].get_ydata()) == [1, 1]  # type: ignore[arg-type]
+
+
+def test_training_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = [
+        {"update": 1, "epoch": 0.5, "loss": 2.5, "lr": 0.1},
+        {"update": 2, "epoch": 1.0, "loss": 1.5, "lr": 0.3},
+        {"update": 2, "epoch": 1.0, "top1": 41.237},
+    ]
+    kept: list[Figure] = []
+    save: Callable[..., None] = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (kept.append(self), save(self, *a, **k)))
+    curves.draw(log, "a run", tmp_path / "curve.svg")
+    loss, rate, top1 = kept[0].axes
+    told = [[list(a.lines[0].get_xdata()), list(a.lines[0].get_ydata())] for a in (loss, rate, top1)]  # type: ignore[arg-type]
+    assert told == [[[0.5, 1.0], [2.5, 1.5]], [[0.5, 1.0], [0.1, 0.3]], [[1.0], [41.237]]]
+    assert [a.get_ylabel() for a in (loss, rate, top1)] == ["loss", "learning rate", "top-1 %"]
+    assert [text.get_text() for text in top1.texts] == ["41.24"] and rate.get_xlabel() == "epoch"

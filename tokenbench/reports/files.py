@@ -1,0 +1,41 @@
+"""A report as a folder: its page, tables and figures, all of one state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenbench.core import atomic
+from tokenbench.errors import ResultsError
+from tokenbench.reports.page import html
+from tokenbench.reports.paper import figures, tables
+from tokenbench.runs.results import Row
+
+
+@dataclass(frozen=True)
+class Written:
+    """The files of a report, and which figures were left out, in words."""
+
+    page: Path
+    tables: list[Path]
+    figures: list[Path]
+    left_out: str | None
+
+
+def write(rows: Sequence[Row], folder: Path, maps: str = "") -> Written:
+    """Write `index.html`, `tables` and `figures` to a folder, all of them or none; `maps` is as in `html.page`.
+
+    Raises:
+        ResultsError: the folder cannot be written.
+        UsageError: there are no rows.
+    """
+    with atomic.filling(folder, ResultsError) as stage:
+        made = tables.write(rows, stage)
+        drawn = figures.write(rows, stage)
+        html.write(rows, stage, maps)
+
+    def placed(files: Sequence[Path]) -> list[Path]:
+        return [folder / file.relative_to(stage) for file in files]
+
+    return Written(folder / html.NAME, placed(made), placed(drawn.files), drawn.left_out)

@@ -1,0 +1,60 @@
+"""The registry of tasks: every module here that holds a Task with a name, and those of plug-in files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenbench.core import registry
+from tokenbench.core.settings import make, written
+from tokenbench.errors import UnknownName, UsageError
+from tokenbench.tasks.base import PAIRED, Metric, Task
+
+_registry: dict[str, type[Task]] = {}
+
+
+def all_tasks() -> dict[str, type[Task]]:
+    """Every task by name: classification first, then in order of name."""
+    if "classification" not in _registry:
+        registry.walk(_registry, __name__, __path__, Task)
+    return registry.in_order(_registry, "classification")
+
+
+def get(name: str) -> type[Task]:
+    """The task of that name; raises `UnknownName` with the nearest one."""
+    tasks = all_tasks()
+    if name not in tasks:
+        raise UnknownName("task", name, tasks, "`tokenbench list --tasks`")
+    return tasks[name]
+
+
+def parse(text: str) -> Task:
+    """A task as it is written: `classification`, or with knobs in brackets, as a method's."""
+    chosen = list(written(text, "Tasks"))
+    if len(chosen) != 1:
+        raise UsageError(f"--task {text} gives {len(chosen)} settings; run one task at a time.")
+    name, knobs = chosen[0]
+    return make(get(name), knobs)
+
+
+def metrics_of(name: str, keys: Sequence[str]) -> tuple[Metric, ...]:
+    """The metrics of a task, the main one first; of a plug-in's that is not loaded now, as its rows name them."""
+    found = all_tasks().get(name)
+    if found is not None:
+        return found.metrics
+    mine = [key for key in keys if key not in PAIRED and not key.endswith(("_low", "_high"))]
+    return tuple(Metric(key, key, interval=f"{key}_low" in keys) for key in mine)
+
+
+def load_plugin(path: str | Path) -> list[str]:
+    """Register the methods and tasks of a file and return their names; it is run, so load only what you trust."""
+    from tokenbench import methods
+
+    methods.all_methods()
+    all_tasks()
+    module = registry.run_file(path, "Method or Task")
+    names = registry.register(methods._registry, module, methods.Method)
+    names += registry.register(_registry, module, Task)
+    if not names:
+        raise UsageError(f"Plug-in '{path}' holds no Method or Task with a name; see CONTRIBUTING.md for an example.")
+    return names

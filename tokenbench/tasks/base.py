@@ -1,0 +1,142 @@
+"""What a task is: which data it reads, what is kept of a model's output, and how that is scored.
+
+A task is to data and scores what a method is to tokens. Adding one is adding one file beside this one; `--plugin` loads
+one from elsewhere. Runs, rows, tables and the page know a task only by what it declares here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:  # so that reports, which need the metrics only, do without torch
+    from torch import Tensor, nn
+
+    from tokenbench.backbones import Backbone
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that a task measures. `name` is its key in rows; with an interval, `name_low` and `name_high` are its
+    95 % ends.
+    """
+
+    name: str
+    short: str  # what tables call it, without the unit
+    title: str = ""  # what charts call it, if not as tables do
+    unit: str = ""  # "%"
+    better: Literal["up", "down"] = "up"
+    digits: int = 1  # after the decimal point
+    interval: bool = False
+    shown: bool = True  # in tables; all metrics are in the CSV and the page
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, -1 where less is."""
+        return 1 if self.better == "up" else -1
+
+    @property
+    def heading(self) -> str:
+        """Its name in tables, with the unit."""
+        return f"{self.short} {self.unit}".rstrip()
+
+    @property
+    def axis(self) -> str:
+        """Its name in charts, with the unit."""
+        return f"{self.title or self.short}{f', {self.unit}' if self.unit else ''}"
+
+    @property
+    def points(self) -> str:
+        """The unit of a difference."""
+        return "points" if self.unit == "%" else self.unit
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its keys in rows."""
+        return (self.name, f"{self.name}_low", f"{self.name}_high") if self.interval else (self.name,)
+
+
+# The main metric minus the dense model's, on the same items: every task that can pair its items gives these.
+PAIRED = ("diff_dense", "diff_dense_low", "diff_dense_high", "p_value")
+
+
+class Loader(Protocol):
+    """Batches of (images (B, channels, H, W), targets), and what a row says of them."""
+
+    name: str
+    split: str
+    total: int  # items chosen
+    available: int  # items there are
+    sample_hash: str  # says which were chosen
+    skipped: list[tuple[str, str]]  # name and reason of each that could not be read in the latest pass
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Any]]:
+        """One pass."""
+
+
+class Scored(Protocol):
+    """What one model said of every item, in the order of the data."""
+
+    def __len__(self) -> int:
+        """Number of items."""
+
+    def save(self, path: str | Path) -> None:
+        """Keep it, so that two models can be compared later."""
+
+
+class Task(BaseModel):
+    """A setting of a task. Its fields are its knobs, as a method's are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    metrics: ClassVar[tuple[Metric, ...]]  # settings are ranked by the first
+    items: ClassVar[str] = "images"
+    scored: ClassVar[str] = "accuracy"  # what there is none of where weights are random
+    reads_head: ClassVar[bool] = True  # False: a head that is random does not matter
+    layout: ClassVar[str] = ""  # how --data-dir is laid out, a sentence
+
+    @classmethod
+    def metric_names(cls) -> tuple[str, ...]:
+        """The keys of `Row.metrics`."""
+        return (*(name for metric in cls.metrics for name in metric.names), *PAIRED)
+
+    def open(self, folder: Path | None, backbone: Backbone) -> Any:
+        """The data in a folder, or what ships for this backbone where none was given; None if nothing does.
+
+        Raises:
+            DataError: the folder cannot be used, or not with this backbone.
+        """
+        raise NotImplementedError
+
+    def loader(self, data: Any, backbone: Backbone, batch: int, workers: int, limit: int | None) -> Loader:
+        """Batches of the data as the backbone wants them."""
+        raise NotImplementedError
+
+    def pixels(self, backbone: Backbone) -> object:
+        """What decides the pixels that a model sees: where it is equal, models share a pass over the data."""
+        raise NotImplementedError
+
+    def model(self, model: nn.Module) -> nn.Module:
+        """What is run of a setting's `tokenbench.Model`: itself, or with a head of the task's own."""
+        return model
+
+    def answer(self, model: nn.Module, images: Tensor, targets: Any, precision: str, name: str) -> Any:
+        """What is kept of a model's output on one batch, on the CPU; `name` is what to call it in messages.
+
+        Raises:
+            TokenbenchError: the output cannot be scored, such as logits that are NaN.
+        """
+        raise NotImplementedError
+
+    def gather(self, answers: Sequence[Any], targets: Sequence[Any]) -> Scored:
+        """The answers of all batches, with their targets, as one."""
+        raise NotImplementedError
+
+    def score(self, own: Any, dense: Any | None, seed: int) -> Mapping[str, float | None]:
+        """Every metric of `keys` that can be told; `dense` is what the dense model said of the same items."""
+        raise NotImplementedError

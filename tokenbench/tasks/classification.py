@@ -1,0 +1,78 @@
+"""Image classification: one class an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tokenbench.tasks.base import Loader, Metric, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from tokenbench.backbones import Backbone
+    from tokenbench.data import Images
+    from tokenbench.measure.accuracy import Predictions
+
+
+class Classification(Task):
+    """Classification: how often the first of a model's guesses is right, on folders of labelled images."""
+
+    name = "classification"
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("top1", "top-1", "top-1 accuracy", "%", interval=True),
+        Metric("top5", "top-5", "top-5 accuracy", "%"),
+        Metric("agreement", "agreement with dense", unit="%", shown=False),
+    )
+    layout: ClassVar[str] = "one folder of images for each class, in `val` or at the top"
+
+    def open(self, folder: Path | None, backbone: Backbone) -> Images | None:
+        """Folders of classes; what ships is Fashion-MNIST, for deit_nano."""
+        from tokenbench import data
+
+        if folder is None:
+            return data.sample() if backbone.name == "deit_nano" else None
+        images = data.open_folder(folder)
+        return data.for_classes(images, backbone.vit.num_classes, backbone.name)
+
+    def loader(self, data: Any, backbone: Backbone, batch: int, workers: int, limit: int | None) -> Loader:
+        """timm's evaluation transforms; (B,) class indices are the targets."""
+        from tokenbench.data import loader
+
+        return loader(data, backbone.config, batch, workers, limit)
+
+    def pixels(self, backbone: Backbone) -> object:
+        """What of the data config decides the transforms."""
+        from tokenbench.data import transform_key
+
+        return transform_key(backbone.config)
+
+    def answer(self, model: nn.Module, images: Tensor, targets: Any, precision: str, name: str) -> Tensor:
+        """The best five classes (B, 5)."""
+        from tokenbench.measure import accuracy
+
+        return accuracy.answer(model, images, targets, precision, name)
+
+    def gather(self, answers: Sequence[Any], targets: Sequence[Any]) -> Predictions:
+        """The best classes of every image, and the right one."""
+        from tokenbench.measure import accuracy
+
+        return accuracy.gather(answers, targets)
+
+    def score(self, own: Predictions, dense: Predictions | None, seed: int) -> Mapping[str, float | None]:
+        """Top-1 and top-5; with `dense`, agreement and the paired difference."""
+        from tokenbench.measure import accuracy
+
+        low, high = accuracy.bootstrap(own, seed=seed)
+        scores: dict[str, float | None] = {"top1": own.top1, "top1_low": low, "top1_high": high, "top5": own.top5}
+        if dense is None:
+            return scores
+        low, high = accuracy.bootstrap(own, dense, seed=seed)
+        return scores | {
+            "agreement": own.agreement(dense),
+            "diff_dense": round(own.top1 - dense.top1, 6),  # or 0.95 is shown as 0.9 here and 1.0 there
+            "diff_dense_low": low,
+            "diff_dense_high": high,
+            "p_value": accuracy.mcnemar(own, dense),
+        }
