@@ -123,14 +123,14 @@ def maps_sum_as_they_must(subject: Subject) -> None:
     """Each patch is in one token or dropped; shares of soft tokens are those of whole patches."""
     rows, cols = subject.backbone().grid
     for block, step in enumerate(subject.run().trace):
-        source, held, where = step.source, step.share, f"after block {block} "
-        if source is None or held is None:
+        source, share, where = step.source, step.share, f"after block {block} "
+        if source is None or share is None:
             raise ContractBroken(where + "the map from patches to tokens is lost; change tokens by their verbs only")
         shape = (4, step.count - step.prefix, rows * cols)
         _holds(source.shape == shape, f"{where}the map is {tuple(source.shape)} and not {shape}")
         laid = step.layout is None or step.layout[0] * step.layout[1] == shape[1]
         _holds(laid, f"{where}the layout {step.layout} is not that of {shape[1]} tokens")
-        share = held.sum(dim=1)  # of each patch, over the tokens
+        share = share.sum(dim=1)  # of each patch, over the tokens
         _holds(bool((share <= 1 + 1e-5).all()), f"{where}tokens hold {share.max():g} of a patch")
         _holds(bool((share >= -1e-6).all()), f"{where}tokens hold {share.min():g} of a patch")
         if ((source == 0) | (source == 1)).all():

@@ -120,18 +120,23 @@ def test_json_is_all_that_is_on_stdout() -> None:
         ("--batch-size 0", "--batch-size 0 is not allowed; write 32, or 1,32,128, or auto."),
         ("--batch-size 2,,4", "--batch-size 2,,4 is not allowed; write 32, or 1,32,128, or auto."),
         ("--batch-size many", "--batch-size many is not allowed; write 32, or 1,32,128, or auto."),
-        ("--image-size 0", "--image-size 0 is not allowed; write 384, or 224x448."),
-        ("--image-size 1x2x3", "--image-size 1x2x3 is not allowed; write 384, or 224x448."),
+        ("--image-size 0", "--image-size 0 is not allowed; write 384, or 224x448, 16384 at most."),
+        ("--image-size 1x2x3", "--image-size 1x2x3 is not allowed; write 384, or 224x448, 16384 at most."),
         ("--device cuda:99", "device=cuda:99 is not here, "),
         ("--device tpu", "device=tpu is not allowed, it must be cpu, cuda, cuda:N or mps."),
         ("--device meta", "device=meta cannot be used here, it must be one that torch finds; try auto."),
         ("--rounds 1", "Invalid value for '--rounds': 1 is not in the range x>=3. See `main run --help`."),
         ("--limit many", "Invalid value for '--limit': 'many' is not a valid integer range. See `main run --help`."),
-        ("--seed -1", "Invalid value for '--seed': -1 is not in the range x>=0. See `main run --help`."),
-        ("--workers -1", "Invalid value for '-j' / '--workers': -1 is not in the range x>=0. See `main run --help`."),
+        ("--seed -1", "Invalid value for '--seed': -1 is not in the range 0<=x<=4294967295. See `main run --help`."),
+        (
+            "--workers -1",
+            "Invalid value for '-j' / '--workers': -1 is not in the range 0<=x<=1024. See `main run --help`.",
+        ),
         ("--precision fp8", "Invalid value for '--precision': 'fp8' is not one of 'fp32', 'bf16', 'fp16'. See "),
+        ("--labels l.csv", "--labels says something of the images in --data-dir; give that too."),
+        ("--restrict-classes", "--restrict-classes says something of the images in --data-dir; give that too."),
+        ("--class-order upwards --data-dir .", "Data folder '.' has no class folders; put the images of each class"),
         ("--precision fp16 --amp", "--amp means bf16 and --precision says fp16; give one of them."),
-        ("--method evit", "No such option '--method'. Did you mean '--methods'? See `main run --help`."),
         (
             "--plugin none.py",
             "Plug-in 'none.py' is not a Python file; give the path of a .py file with a Method, Task or Backbone",
@@ -151,7 +156,7 @@ def test_usage_errors_are_one_sentence(args: str, sentence: str) -> None:
     [
         (
             "import nowhere_to_be_found\n",
-            "does not import (ModuleNotFoundError: No module named 'nowhere_to_be_found')",
+            "does not import (ModuleNotFoundError: No module named 'nowhere_to_be_found' (own.py:1))",
         ),
         ("def (\n", "does not import (SyntaxError: "),
         ("x = 1\n", "holds no Method, Task or Backbone with a name; see CONTRIBUTING.md for examples."),
@@ -167,6 +172,36 @@ def test_unknown_commands_get_the_nearest() -> None:
     assert call("reprot") == (2, "", "Error: Unknown command 'reprot'. Did you mean report? See `tokenbench --help`.\n")
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--mean", "half"), "--mean half is not allowed; write one number, or one a channel as 0.485,0.456,0.406."),
+        (("--mean", "0.5,0.5"), "--mean 0.5,0.5 is not allowed"),
+        (("--std", "0"), "--std 0 is not allowed"),
+        (("--std", "inf"), "--std inf is not allowed"),
+        (
+            ("--ema", "--weights-key", "model"),
+            "--ema and --weights-key both say which weights to take; give one of them.",
+        ),
+        (("--weights", ""), "--weights is empty; give it a value, or leave it out."),
+    ],
+)
+def test_flags_of_weights_and_pixels_that_mean_nothing(flags: tuple[str, ...], says: str) -> None:
+    for command in (("run", *QUICK), ("trace", "--methods", "evit")):
+        code, _, err = call(*command, *flags)
+        assert code == 2 and says in err, err
+
+
+def test_pixels_and_the_weights_taken_are_in_the_row(weights: str) -> None:
+    stored = files.read(weights)
+    torch.save({"model": stored, "model_ema": stored}, "two.pth")
+    code, out, err = call("run", *QUICK, "--weights", "two.pth", "--ema", "--crop-pct", "0.5", "--json")
+    assert code == 0 and "deit_nano: the averaged weights ('model_ema')." in err
+    for line in out.splitlines():
+        row = json.loads(line)
+        assert row["conditions"] == {"crop_pct": 0.5} and row["weights"]["name"] == "two.pth#model_ema"
+
+
 class Evil:
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("executed",)
@@ -174,7 +209,7 @@ class Evil:
 
 def spoilt(nano: bytes, kind: str) -> str:
     if kind == "another shape":
-        files.save("other.safetensors", backbones.create("deit_nano", classes=3), {})
+        files.save("other.safetensors", backbones.create("deit_t", classes=10).vit, {})
         return "other.safetensors"
     if kind == "cut short":
         Path("cut.safetensors").write_bytes(nano[: len(nano) // 2])
@@ -191,7 +226,7 @@ def spoilt(nano: bytes, kind: str) -> str:
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
-        ("another shape", "2 of another shape, the first head.weight (3, 64) where (10, 64) is expected"),
+        ("another shape", "it has width 192, blocks 12, and deit_nano has width 64, blocks 12; give --backbone deit_t"),
         ("cut short", "it is cut or damaged."),
         ("pickle", "could run code when loaded, so it is not read; convert it to safetensors."),
         ("torch pickle", ".mkdir), so it is not read; convert it to safetensors."),
@@ -202,6 +237,12 @@ def test_weights_that_cannot_be_used(nano: bytes, kind: str, sentence: str) -> N
     code, out, err = call("run", *QUICK, "--weights", spoilt(nano, kind))
     assert (code, out) == (1, "") and sentence in err and err.startswith("Error: ") and err.count("\n") == 1
     assert not Path("executed").exists() and not Path("results.jsonl").exists()
+
+
+def test_weights_of_other_classes_are_not_scored_on_the_sample() -> None:
+    files.save("three.safetensors", backbones.create("deit_nano", classes=3), {})
+    code, out, err = call("run", *QUICK, "--weights", "three.safetensors")
+    assert code == 0 and "no --data-dir, so no accuracy" in out, err
 
 
 def test_data_that_cannot_be_used(weights: str, here: Path) -> None:

@@ -397,6 +397,28 @@ def test_what_cannot_be_meant(args: list[str], told: str, folder: Path, tmp_path
     assert told in result.stderr and result.stderr.count("\n") == 1
 
 
+def test_weights_of_other_classes_get_a_new_head_and_the_result_keeps_its_pixels(folder: Path, tmp_path: Path) -> None:
+    """And what it wrote is measured on those classes and pixels, with nothing said a second time."""
+    args = ["--method", "evit", "--backbone", "deit_nano", "--data-dir", folder, "-o", tmp_path / "run"]
+    start = [
+        "--weights",
+        checkpoints.SHIPPED / "deit_nano.safetensors",
+        "--recipe",
+        "finetune",
+        "--set",
+        "teacher=none",
+    ]
+    quick = ["--epochs", "1", "-b", "6", "--set", "warmup_epochs=0", "--mean", "0.4", "--std", "0.25"]
+    result = invoke(*args, *start, *quick)
+    assert result.exit_code == 0, result.stderr
+    assert "deit_nano: the head of 3 classes is new, the file has 10." in result.stderr
+    header = files.header(tmp_path / "run" / "model.safetensors")
+    assert header["classes"] == 3 and header["pixels"] == {"mean": [0.4], "std": [0.25]}
+    given = sources.find(str(tmp_path / "run"), "deit_nano")
+    made = given.create("deit_nano")
+    assert made.vit.num_classes == 3 and made.config["mean"] == (0.4,) and made.config["std"] == (0.25,)
+
+
 def test_a_teacher_that_does_not_fit(folder: Path, dense: Path, tmp_path: Path) -> None:
     args = ["--method", "dynamicvit", "--data-dir", folder, "-o", tmp_path / "run", "--weights", dense]
     result = invoke(*args, "--teacher", checkpoints.SHIPPED / "deit_nano.safetensors")

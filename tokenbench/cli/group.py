@@ -61,6 +61,9 @@ class Group(click.Group):
             _tell(str(error))
             code = error.exit_code
         except click.UsageError as error:
+            if isinstance(error, click.NoSuchOption) and error.possibilities:
+                nearest = list(error.possibilities)[:1]
+                error = click.NoSuchOption(error.option_name, possibilities=nearest, ctx=error.ctx)
             see = error.ctx.command_path if error.ctx else ctx.command_path
             _tell(f"{error.format_message()} See `{see} --help`.")
             code = error.exit_code

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from tokenbench.core import atomic
 from tokenbench.errors import DataError
 
 NAMED = 5  # images that a sentence names; the others are counted
@@ -32,22 +32,15 @@ def write(path: Path, of: str, skipped: Mapping[str, str], keep: bool = False) -
     """
     try:
         before = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-        lines = [line for line in before if keep or line.partition("\t")[0] != of]
-        new = ("\t".join(map(_plain, (of, name, why))) for name, why in skipped.items())
-        lines += [line for line in new if line not in lines]
-        if not lines:
-            path.unlink(missing_ok=True)
-        elif lines != before:
-            part = path.with_name(f".{path.name}.{os.getpid()}.part")
-            try:
-                part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-                os.replace(part, path)
-            finally:
-                part.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be written ({error.strerror or error}); free some space or give another path."
-        ) from None
+    except OSError:
+        before = []
+    lines = [line for line in before if keep or line.partition("\t")[0] != of]
+    new = ("\t".join(map(_plain, (of, name, why))) for name, why in skipped.items())
+    lines = list(dict.fromkeys((*lines, *new)))
+    if lines and lines != before:
+        atomic.write(path, "".join(f"{line}\n" for line in lines), DataError)
+    elif before and not lines:
+        path.unlink(missing_ok=True)
 
 
 def told(skipped: Mapping[str, str], total: int, path: Path, items: str = "images") -> str:

@@ -146,9 +146,6 @@ def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
     if processes.count > 1:
         task.prepare_distributed([torch.cuda.current_device()] if processes.device.startswith("cuda") else None)
     run = _Run(job, watch, processes, method, settings, task, optimizer, schedule, stream, total)
-    if processes.leads:
-        for sentence in telling.what_on(images, held_out, backbone):
-            watch.say(sentence)
     if done and processes.leads:
         watch.say(f"Going on after update {done} of {total}.")
     run.updates(done, held_out)
@@ -187,6 +184,8 @@ class _Run:
             for name in (state.NAME, RESULT):  # found now, not after hours; and what a killed start left is removed
                 atomic.check(self.job.output / name, WeightsError, "give another --output")
             self.log = log.Log(self.job.output, done, follow or None)
+            for sentence in telling.what_on(self.stream.images, held_out, self.task.model.backbone):
+                self.watch.say(sentence)
             self.watch.stretch(f"{self.method.label} on {self.job.backbone}", self.total)
             self.watch.step(done)
         self.saved, began, first = done, time.monotonic(), done
@@ -205,7 +204,7 @@ class _Run:
                     row["top1"] = self._evaluate(held_out).top1
                 if self.log is not None:  # before the checkpoint: lines after it are dropped, none before it is missing
                     self.log.add(row)
-                    self.watch.note(_line(row))
+                    self.watch.note(log.line(row))
                 if saving or time.monotonic() - self.saved_at > SAVE_SECONDS:
                     self._save(now)
                 began, first = time.monotonic(), now
@@ -338,7 +337,7 @@ def _teacher(job: Job, classes: int) -> tuple[Model | None, dict[str, Any] | Non
     try:
         given = sources.single(source, job.take)
         backbone = given.create(job.backbone, job.image_size, classes, pixels=job.pixels)
-        found = given.load(backbone, job.seed, transfer=True)
+        found = given.load(backbone, job.seed, transfer=job.teacher == "auto")
     except WeightsError as error:
         raise WeightsError(f"The teacher does not fit: {error}") from None
     if found.kind == "random" or found.random_head:
@@ -347,10 +346,3 @@ def _teacher(job: Job, classes: int) -> tuple[Model | None, dict[str, Any] | Non
             f"{found.note or 'they are random'}; give --teacher FILE, or --set teacher=none."
         )
     return Model(backbone, Dense()), found.identity
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    parts = [f"epoch {row['epoch']:.2f}", f"loss {row['loss']:.4f}", f"lr {row['lr']:.2e}"]
-    if "top1" in row:
-        parts.append(f"top-1 {row['top1']:.2f} %")
-    return ", ".join([*parts, f"{row['images_per_s']:.0f} images/s"])

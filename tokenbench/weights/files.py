@@ -130,8 +130,8 @@ def contents(path: str | Path) -> Any:
         raise
     except plain.Code as error:
         raise WeightsError(
-            f"{path} holds more than tensors and could run code when loaded ({error}), so it is not read; "
-            "save its tensors alone, by torch.save(model.state_dict(), ...), or convert it to safetensors."
+            f"{path} holds more than the tensors that torch.save(model.state_dict(), ...) writes, and could run code "
+            f"when loaded ({error}), so it is not read; convert it to safetensors."
         ) from None
     except Exception as error:  # a damaged file makes the two readers raise nearly anything
         raise WeightsError(

@@ -93,19 +93,19 @@ def _archive(path: Path) -> str | None:
 
 def _pickle(path: Path) -> str | None:
     """A pickle that torch.save did not write."""
-    calls = None
+    calls: str | None = None
     try:
         with path.open("rb") as file:
             for code, argument, _ in pickletools.genops(file):
                 if code.name in ("GLOBAL", "STACK_GLOBAL", "INST"):
-                    calls = calls or str(argument or "a class").replace(" ", ".")
+                    calls = calls or (f" ({str(argument).replace(' ', '.')})" if argument else "")
     except ValueError:
         return "cannot be read as weights (its pickle has no end); it is cut or damaged"
     if calls is None:
         return "is a pickle without tensors; give a state dict saved by torch.save or as safetensors"
     return (
-        f"is a pickle that torch.save did not write and could run code when loaded ({calls}), so it is not read; save "
-        "its tensors by torch.save, or convert it to safetensors"
+        f"is a pickle that torch.save did not write and could run code when loaded{calls}, so it is not read; "
+        "convert it to safetensors"
     )
 
 
