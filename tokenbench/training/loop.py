@@ -27,8 +27,7 @@ from tokenbench.training import log, optim, state, telling
 from tokenbench.training.processes import Processes, joined
 from tokenbench.training.stream import Stream, Targets, check_training, seed_all
 from tokenbench.training.task import MethodTask
-from tokenbench.weights import checkpoints, files, sources, told
-from tokenbench.weights.choice import ALL, Take
+from tokenbench.weights import checkpoints, choice, files, sources, told
 
 RESULT = "model.safetensors"
 LOG_EVERY = 50  # updates
@@ -63,7 +62,7 @@ class Job:
     pixels: Mapping[str, Any] = field(
         default_factory=dict
     )  # mean, std, crop_pct, interpolation, if not the model's own
-    take: Take = ALL  # which weights, of files that hold several
+    take: choice.Take = choice.ALL  # which weights, of files that hold several
 
 
 class Watch(runner.Watch, Protocol):
@@ -102,9 +101,8 @@ def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
     images, held_out = data.open_training(job.data_dir, job.class_order, job.labels)
     check_training(images)
     method = _with_knobs(job.method, job.recipe)
-    given = sources.single(
-        "random" if job.weights == "auto" and job.recipe.start == "scratch" else job.weights, job.take
-    )
+    auto = job.weights == "auto" and job.recipe.start == "scratch"
+    given = sources.single("random" if auto else job.weights, job.take)
     backbone = given.create(job.backbone, job.image_size, len(images.classes), job.recipe.drop_path, job.pixels)
     start = _start(job, given, backbone)
     if start.note and processes.leads:
