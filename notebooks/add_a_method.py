@@ -101,7 +101,7 @@ pd.DataFrame(
         "tokens": model.run(images[:1]).trace[-1].count,
         "GMAC": f"{flops.count(model, images[:1]).gmacs:.4f}",
         "top-1 %": f"{predictions[name].top1:.1f}",
-        "95 %": "{:.1f} to {:.1f}".format(*accuracy.bootstrap(predictions[name])),
+        "95 %": "{:.1f} to {:.1f}".format(*predictions[name].interval),
     }
     for name, model in models.items()
 ).set_index("method")

@@ -62,7 +62,7 @@ print(f"{flops.count(model, images[:1]).gmacs:.4f} GMAC an image")
 # %% [markdown]
 # ## Methods side by side
 #
-# Each measure takes any modules from images to logits. Accuracy comes with a 95 % bootstrap interval from one pass over
+# Each measure takes any modules from images to logits. Accuracy comes with a 95 % interval from one pass over
 # the data for all models; speed is timed in turns beside dense, so that the ratio holds on a noisy machine.
 
 # %%
@@ -81,7 +81,7 @@ table = pd.DataFrame(
     {
         "method": m.method.label,
         "top-1 %": f"{predictions[name].top1:.1f}",
-        "95 %": "{:.1f} to {:.1f}".format(*accuracy.bootstrap(predictions[name])),
+        "95 %": "{:.1f} to {:.1f}".format(*predictions[name].interval),
         "GMAC": f"{flops.count(m, images[:1]).gmacs:.4f}",
         "speed-up": f"{times[name].speedup:.2f}",
     }

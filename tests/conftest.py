@@ -10,13 +10,17 @@ from contextlib import contextmanager
 import pytest
 import torch
 from browser import chromium, visit  # noqa: F401  fixtures, here so that one browser serves all modules
+from hypothesis import settings
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tokenbench.backbones import Backbone
 from tokenbench.contract import FAMILIES, tiny_swin, tiny_vit  # noqa: F401  tests import them from here
 from tokenbench.methods import all_methods, load_plugin
+from tokenbench.runs import runner
 
+settings.register_profile("tests", deadline=None)  # a busy machine is no failure
+settings.load_profile("tests")
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
 
 
@@ -46,6 +50,12 @@ def counting() -> Iterator[FlopCounterMode]:
     fused = sdpa_kernel(SDPBackend.MATH)
     with torch.device("meta"), fused, FlopCounterMode(display=False) as counter, torch.no_grad():
         yield counter
+
+
+@pytest.fixture(autouse=True)
+def no_more_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds as many as are asked for, and none more because the machine that runs the tests is busy."""
+    monkeypatch.setattr(runner, "MOST", 1)
 
 
 @pytest.fixture

@@ -183,3 +183,10 @@ def test_refusals(method: str, vit: object, reason: str) -> None:
 def test_options_of_one_size_are_refused(knob: str) -> None:
     with pytest.raises(Unsupported, match=f"its {knob} is made for one image size"):
         pyramid(STViTR(**{knob: True}))
+
+
+def test_its_norms_are_where_and_what_the_model_is() -> None:
+    model = tokenbench.build("dense", tiny_swin().double())
+    assert {parameter.dtype for parameter in tokenbench.Pyramid(model).parameters()} == {torch.float64}
+    on_meta = tokenbench.Pyramid(tokenbench.build("dense", tiny_swin().to("meta")))
+    assert {parameter.device.type for parameter in on_meta.parameters()} == {"meta"}

@@ -36,8 +36,9 @@ class Pyramid(nn.Module):
         self.blocks = nn.ModuleList(backbone.turn(i, (), False) for i in range(backbone.depth))
         self.ends = [end - 1 for end in accumulate(backbone.stages)]
         self.out_channels = [int(stage.blocks[0].dim) for stage in self.layers]
+        like = next(self.layers.parameters())
         for level, width in enumerate(self.out_channels):
-            self.add_module(f"norm{level}", nn.LayerNorm(width))
+            self.add_module(f"norm{level}", nn.LayerNorm(width).to(like))
         self.train(model.training)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

@@ -120,21 +120,23 @@ def test_json_is_all_that_is_on_stdout() -> None:
         ("--batch-size 0", "--batch-size 0 is not allowed; write 32, or 1,32,128, or auto."),
         ("--batch-size 2,,4", "--batch-size 2,,4 is not allowed; write 32, or 1,32,128, or auto."),
         ("--batch-size many", "--batch-size many is not allowed; write 32, or 1,32,128, or auto."),
-        ("--image-size 0", "--image-size 0 is not allowed; write 384, or 224x448."),
-        ("--image-size 1x2x3", "--image-size 1x2x3 is not allowed; write 384, or 224x448."),
+        ("--image-size 0", "--image-size 0 is not allowed; write 384, or 224x448, 16384 at most."),
+        ("--image-size 1x2x3", "--image-size 1x2x3 is not allowed; write 384, or 224x448, 16384 at most."),
         ("--device cuda:99", "device=cuda:99 is not here, "),
         ("--device tpu", "device=tpu is not allowed, it must be cpu, cuda, cuda:N or mps."),
         ("--device meta", "device=meta cannot be used here, it must be one that torch finds; try auto."),
         ("--rounds 1", "Invalid value for '--rounds': 1 is not in the range x>=3. See `main run --help`."),
         ("--limit many", "Invalid value for '--limit': 'many' is not a valid integer range. See `main run --help`."),
-        ("--seed -1", "Invalid value for '--seed': -1 is not in the range x>=0. See `main run --help`."),
-        ("--workers -1", "Invalid value for '-j' / '--workers': -1 is not in the range x>=0. See `main run --help`."),
+        ("--seed -1", "Invalid value for '--seed': -1 is not in the range 0<=x<=4294967295. See `main run --help`."),
+        (
+            "--workers -1",
+            "Invalid value for '-j' / '--workers': -1 is not in the range 0<=x<=1024. See `main run --help`.",
+        ),
         ("--precision fp8", "Invalid value for '--precision': 'fp8' is not one of 'fp32', 'bf16', 'fp16'. See "),
         ("--labels l.csv", "--labels says something of the images in --data-dir; give that too."),
         ("--restrict-classes", "--restrict-classes says something of the images in --data-dir; give that too."),
         ("--class-order upwards --data-dir .", "Data folder '.' has no class folders; put the images of each class"),
         ("--precision fp16 --amp", "--amp means bf16 and --precision says fp16; give one of them."),
-        ("--method evit", "No such option '--method'. Did you mean '--methods'? See `main run --help`."),
         (
             "--plugin none.py",
             "Plug-in 'none.py' is not a Python file; give the path of a .py file with a Method, Task or Backbone",
@@ -154,7 +156,7 @@ def test_usage_errors_are_one_sentence(args: str, sentence: str) -> None:
     [
         (
             "import nowhere_to_be_found\n",
-            "does not import (ModuleNotFoundError: No module named 'nowhere_to_be_found')",
+            "does not import (ModuleNotFoundError: No module named 'nowhere_to_be_found' (own.py:1))",
         ),
         ("def (\n", "does not import (SyntaxError: "),
         ("x = 1\n", "holds no Method, Task or Backbone with a name; see CONTRIBUTING.md for examples."),
@@ -226,8 +228,8 @@ def spoilt(nano: bytes, kind: str) -> str:
     [
         ("another shape", "it has width 192, blocks 12, and deit_nano has width 64, blocks 12; give --backbone deit_t"),
         ("cut short", "it is cut or damaged."),
-        ("pickle", "could run code when loaded, so it is not read; convert it to safetensors."),
-        ("torch pickle", ".mkdir), so it is not read; convert it to safetensors."),
+        ("pickle", "could run code when loaded (a.class), so it is not read; save its tensors"),
+        ("torch pickle", ".mkdir), so it is not read; save its tensors alone"),
         ("missing", "Weights file 'none.pth' does not exist; give a .safetensors or .pth file, 'auto' or 'random'."),
     ],
 )
@@ -235,6 +237,12 @@ def test_weights_that_cannot_be_used(nano: bytes, kind: str, sentence: str) -> N
     code, out, err = call("run", *QUICK, "--weights", spoilt(nano, kind))
     assert (code, out) == (1, "") and sentence in err and err.startswith("Error: ") and err.count("\n") == 1
     assert not Path("executed").exists() and not Path("results.jsonl").exists()
+
+
+def test_weights_of_other_classes_are_not_scored_on_the_sample() -> None:
+    files.save("three.safetensors", backbones.create("deit_nano", classes=3), {})
+    code, out, err = call("run", *QUICK, "--weights", "three.safetensors")
+    assert code == 0 and "no --data-dir, so no accuracy" in out, err
 
 
 def test_data_that_cannot_be_used(weights: str, here: Path) -> None:

@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tokenbench import contract, methods, training
+from tokenbench.backbones import hub
 from tokenbench.cli import main, screen
 from tokenbench.maps import following
 from tokenbench.reports import files
 from tokenbench.reports.maps import traces
 from tokenbench.runs import runner
 from tokenbench.training import loop
-from tokenbench.weights import hub
 
 BOUNDED = settings(
     max_examples=40,

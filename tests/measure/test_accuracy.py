@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,9 @@ from torch import Tensor, nn
 
 from tokenbench.backbones import Backbone
 from tokenbench.errors import DataError, ResultsError, TokenbenchError, UsageError
-from tokenbench.measure.accuracy import Predictions, bootstrap, mcnemar, predict
+from tokenbench.measure.accuracy import Predictions, paired, predict
 from tokenbench.measure.running import OutOfMemory
+from tokenbench.measure.verdicts import wilson
 
 
 def of(hits: list[bool]) -> Predictions:
@@ -218,50 +218,26 @@ def test_agreement_counts_equal_guesses_right_or_wrong() -> None:
 def test_different_images_cannot_be_paired() -> None:
     a = of([True, False])
     for other in (of([True]), Predictions(a.top, a.target + 1)):
-        for pair in (mcnemar, bootstrap, Predictions.agreement):
+        for pair in (paired, Predictions.agreement):
             with pytest.raises(UsageError, match="cannot be paired"):
                 pair(a, other)
 
 
 @given(pairs)
-def test_mcnemar_is_the_exact_binomial(pair: tuple[Predictions, Predictions]) -> None:
+def test_pairs_are_counted(pair: tuple[Predictions, Predictions]) -> None:
     a, b = pair
-    x, y = int((a.hits & ~b.hits).sum()), int((b.hits & ~a.hits).sum())
-    tail = sum(Fraction(math.comb(x + y, i), 2 ** (x + y)) for i in range(min(x, y) + 1))
-    assert mcnemar(a, b) == float(min(Fraction(1), 2 * tail))
-    assert mcnemar(a, b) == mcnemar(b, a)
-    assert 0.0 <= mcnemar(a, b) <= 1.0
-    assert mcnemar(a, a) == 1.0
+    found = paired(a, b)
+    sides = list(zip(a.hits.tolist(), b.hits.tolist(), strict=True))
+    assert (found.gained, found.lost, found.images) == (
+        sides.count((True, False)),
+        sides.count((False, True)),
+        len(sides),
+    )
+    assert found.difference == pytest.approx(a.top1 - b.top1, abs=1e-5)
+    assert paired(a, a).difference == 0 and paired(a, a).p == 1
+    assert a.interval == wilson(sum(x for x, _ in sides), len(sides))
 
 
-def test_mcnemar_known_and_large() -> None:
-    assert mcnemar(*split(10, 5, 0, 10)) == 0.0625
-    assert mcnemar(*split(0, 1, 9, 0)) == pytest.approx(22 / 1024)
-    normal = math.erfc((400 - 1) / math.sqrt(50_000) / math.sqrt(2))  # with continuity correction
-    assert mcnemar(*split(0, 24_800, 25_200, 0)) == pytest.approx(normal, rel=1e-3)
-    assert mcnemar(*split(0, 25_000, 25_000, 0)) == 1.0
-    assert mcnemar(*split(0, 0, 50_000, 0)) == 0.0
-
-
-@given(pairs, st.integers(0, 5))
-def test_bootstrap_holds_the_estimate(pair: tuple[Predictions, Predictions], seed: int) -> None:
-    a, b = pair
-    low, high = bootstrap(a, seed=seed, draws=500)
-    assert 0.0 <= low <= a.top1 + 1e-9 and a.top1 - 1e-9 <= high <= 100.0
-    low, high = bootstrap(a, b, seed=seed, draws=500)
-    assert -100.0 <= low <= a.top1 - b.top1 + 1e-9 and a.top1 - b.top1 - 1e-9 <= high <= 100.0
-    assert bootstrap(a, a, seed=seed) == (0.0, 0.0)
-    assert bootstrap(a, b, seed=seed) == bootstrap(a, b, seed=seed)
-
-
-def test_bootstrap_is_as_wide_as_theory_says() -> None:
-    a, b = split(7600, 300, 100, 2000)
-    half = 100 * 1.96 * math.sqrt(0.79 * 0.21 / 10_000)
-    assert bootstrap(a) == pytest.approx((79 - half, 79 + half), abs=0.08)
-    half = 100 * 1.96 * math.sqrt((0.04 - 0.02**2) / 10_000)
-    assert bootstrap(a, b) == pytest.approx((2 - half, 2 + half), abs=0.05)
-    low, high = bootstrap(a, level=0.5)
-    assert bootstrap(a)[0] < low < high < bootstrap(a)[1]
-    for bad in ({"draws": 0}, {"level": 0.0}, {"level": 1.0}):
-        with pytest.raises(UsageError, match="0 < level < 1"):
-            bootstrap(a, **bad)
+def test_a_difference_shows_the_same_digits_everywhere() -> None:
+    a, b = split(0, 19, 0, 1981)
+    assert a.top1 - b.top1 == paired(a, b).difference == 0.95

@@ -22,7 +22,7 @@ from tokenbench.methods import get
 from tokenbench.methods.base import make
 from tokenbench.reports import files, groups, pareto, published, style
 from tokenbench.reports.page import html
-from tokenbench.reports.paper import figures
+from tokenbench.reports.paper import figures, tables
 from tokenbench.runs.row import Row, WeightsId
 
 SHIPPED = Path(__file__).parents[2] / "benchmarks/imagenet/results.jsonl"
@@ -99,14 +99,22 @@ def test_trained_and_training_free_rows_are_told_apart() -> None:
     ]
 
 
-def test_savings_and_noise() -> None:
-    evit = row("evit", gmacs=1.5, speedup=2.0, diff_dense=-1.0, diff_dense_low=-2.0, diff_dense_high=0.0)
-    sure = row("tome", speedup=0.5, diff_dense_low=-2.0, diff_dense_high=-0.1)
+def test_savings_and_verdicts() -> None:
+    evit = row("evit", gmacs=1.5, speedup=2.0, **change(-1.0, -2.0, 0.0, 0.06))
+    sure = row("tome", speedup=0.5, **change(-1.05, -2.0, -0.1, 0.024))
     dense, near, far = groups.grouped([evit, sure, row()])[0].points
-    assert (dense.saved, dense.time_saved, dense.inside_noise) == (None, None, None)
-    assert (near.saved, near.time_saved, near.inside_noise) == (0.25, 0.5, True)
-    assert (far.time_saved, far.inside_noise) == (-1.0, False)
+    assert (dense.saved, dense.time_saved, dense.verdict) == (None, None, None)
+    assert (near.saved, near.time_saved) == (0.25, 0.5) and near.verdict.words == "too few images to say"
+    assert far.time_saved == -1.0 and far.verdict.words == "less accurate" and far.verdict.judged == 2
     assert [p.saved for p in groups.grouped([evit])[0].points] == [None], "only against the dense model beside it"
+    (_, kind), *_ = [(p, p.verdict) for p in groups.grouped([evit], margin=2.0)[0].points]
+    assert kind.words == "at most 2.0 lost"
+    failed = row("topk", status="failed", reason="it broke", **change(-9.0, -10.0, -8.0, 0.0))
+    assert groups.grouped([failed])[0].points[0].verdict is None
+
+
+def change(value: float, low: float, high: float, p: float) -> dict[str, float]:
+    return {"diff_dense": value, "diff_dense_low": low, "diff_dense_high": high, "p_value": p}
 
 
 def test_a_subset_is_said_and_unreadable_images_make_none() -> None:
@@ -117,26 +125,102 @@ def test_a_subset_is_said_and_unreadable_images_make_none() -> None:
     assert subset(images=98, skipped=2, images_total=100) is None and subset(images=100) is None
 
 
-def reasons(made: Row) -> list[str]:
-    return published.Comparison(made, published.of(made)[0]).reasons
+def tome(backbone: str = "deit_s", **changes: Any) -> Row:
+    """As published, on all of ImageNet's validation set and with the weights that the paper began from."""
+    setting = make(get("tome"), {"r": 13})
+    values = {"setting": setting.model_dump(mode="json"), "backbone": backbone, "images": 50_000, "dataset": "imagenet"}
+    values |= {"weights": {"kind": "hub", "name": "timm/deit_small_patch16_224.fb_in1k@0123456789ab", "hash": "ab"}}
+    values |= {"top1": 78.0, "top1_low": 77.6, "top1_high": 78.4, "gmacs": 2.7, "images_total": 50_000}
+    return row("tome", setting.label, **values | changes)
 
 
 def test_a_difference_from_the_paper_has_its_reasons() -> None:
-    setting = make(get("tome"), {"r": 13})
-    identity = {"setting": setting.model_dump(mode="json"), "backbone": "deit_s", "images": 50_000}
-    made = row("tome", setting.label, top1=78.0, top1_low=77.6, top1_high=78.4, gmacs=2.7, **identity)
-    free, trained = [published.Comparison(made, reported) for reported in published.of(made)]
+    free, trained = published.compared(tome())
     assert free.reasons == ["nothing known differs"] and free.inside is False and free.top1 == pytest.approx(-0.83)
     assert trained.reasons == ["published after training with the method, measured with weights that were not"]
     assert trained.gmacs == pytest.approx(0) and free.gmacs is None
-    few = made.model_copy(update={"images": 100, "precision": "bf16", "top1_high": 79.0})
-    assert reasons(few) == [
-        "measured on 100 images of photos, published on ImageNet validation",
-        "measured in bf16",
-    ]
-    assert published.Comparison(few, published.of(few)[0]).inside is True
-    none = made.model_copy(update={"top1": None, "reason": "no --data-dir, so no accuracy"})
-    assert reasons(none)[0] == "accuracy was not measured (no --data-dir, so no accuracy)"
+    few = published.compared(tome(images=100, precision="bf16", top1_high=79.0))[0]
+    assert few.reasons == ["measured on 100 of 50,000 images", "measured in bf16"] and few.inside is True
+    none = published.compared(tome(top1=None, reason="no --data-dir, so no accuracy"))[0]
+    assert none.reasons == ["accuracy was not measured (no --data-dir, so no accuracy)"] and none.top1 is None
+    own = published.compared(tome(weights={"kind": "file", "name": "mine.pth", "hash": "ab"}))[0]
+    assert own.reasons == ["measured with the weights in mine.pth"] and own.top1 is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"dataset": "photos"}, "measured on photos (val), published on ImageNet-1k's validation set"),
+        ({"dataset": "imagenet-v2", "images": 10_000, "images_total": 10_000}, "imagenet-v2 (val)"),
+        ({"dataset": "imagenet", "split": "train"}, "imagenet (train)"),
+        ({"dataset": "imagenet", "images": 2000, "images_total": 2000}, "measured on imagenet (val)"),
+        ({"dataset": "cifar10"}, "cifar10"),
+        ({"dataset": "5"}, "measured on 5 (val)"),
+        (
+            {"weights": {"kind": "hub", "name": "timm/deit_small_patch16_224.other@01", "hash": "ab"}},
+            "measured with timm/deit_small_patch16_224.other, published for timm/deit_small_patch16_224.fb_in1k",
+        ),
+    ],
+    ids=str,
+)
+def test_no_difference_from_the_paper_on_other_images_or_weights(
+    changes: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    made = tome(**changes)
+    (free, _), found = published.compared(made), data(html.page([made]))["published"]
+    assert free.top1 is None and free.inside is None and why in free.reasons[0]
+    assert [(c["published_top1"], c["t_difference"], c["t_inside"]) for c in found] == [(None, "–", "")] * 2
+    assert [c["t_published"] for c in found] == ["78.83", "79.36"], "it still stands there"
+    (drawn, *_) = figures.write([made], tmp_path, ("svg",)).files
+    assert ">published<" not in drawn.read_text(), "no star"
+    (table,) = tables.tables([made])
+    assert any(why in note for note in table.notes)
+
+
+def test_published_numbers_are_found_by_timms_names_too() -> None:
+    for name in (
+        "deit_s",
+        "deit_small_patch16_224",
+        "deit_small_patch16_224.fb_in1k",
+        "hf-hub:timm/deit_small_patch16_224.fb_in1k",
+    ):
+        assert [c.reported.top1 for c in published.compared(tome(name))] == [78.83, 79.36], name
+        assert published.compared(tome(name))[0].top1 is not None
+    for name in ("deit_base_patch16_224", "deit_small_patch16_224.nope", "deit_small_distilled_patch16_224"):
+        assert published.compared(tome(name)) == [], name
+
+
+def test_folders_that_are_imagenets_validation_set() -> None:
+    for name in ("imagenet", "ImageNet-1k", "ILSVRC2012", "imagenet_1k", "in1k", "CLS-LOC", "imagenet2012"):
+        assert published.is_imagenet(tome(dataset=name)), name
+    for name in ("imagenet-c", "imagenet-a", "imagenetv2", "imagenette", "imagenet-100", "in", "photos", None):
+        assert not published.is_imagenet(tome(dataset=name)), name
+    assert published.is_imagenet(tome(images=49_998, skipped=2, images_total=None)), "rows that do not say the total"
+
+
+def test_the_first_words() -> None:
+    def said(*found: tuple[float, float, float, float]) -> str:
+        made = [row("topk", f"topk[keep_rate=0.{i}]", gmacs=1.5 - i / 2, **change(*f)) for i, f in enumerate(found)]
+        answer = data(html.page([row(), *made]))["groups"][0]["answers"]["gmacs"]
+        return "".join(part if isinstance(part, str) else f"*{part[0]}*" for part in answer["lead"])
+
+    better, fine, more = (2.0, 1.0, 3.0, 0.001), (-0.1, -0.6, 0.4, 0.8), (-5.0, -7.0, -3.0, 1e-6)
+    less, unsure = (-2.0, -3.5, -0.5, 0.01), (-0.4, -2.0, 1.2, 0.7)
+    assert "On 100 images one is more accurate than dense. It is *topk[keep_rate=0.0]*, -25 % GMAC for +2.0" in said(
+        better
+    )
+    assert "On 100 images one loses at most 1.0 point. It is *topk" in said(fine)
+    both = said(better, fine)
+    assert "one is more accurate than dense and one loses at most 1.0 point. Saving most" in both
+    assert "without losing more: *topk[keep_rate=0.1]*, -50 % GMAC for -0.1 [-0.6, +0.4] points; speed-up 1.00." in both
+    assert said(more, less, unsure).endswith(
+        "one loses more than 1.0 point, one is less accurate and one cannot be judged; "
+        "for that there are too few images."
+    )
+    assert said(unsure, unsure).endswith("2 cannot be judged; for that there are too few images.")
+    assert "dense" not in said(unsure), "what cannot be told from dense is not as good as dense"
+    chance = said(*[(1.0, 0.1, 1.9, 0.03)] * 5)
+    assert "5 lose at most 1.0 point" in chance, "each alone would be more accurate"
 
 
 def data(page: str) -> Any:
@@ -162,7 +246,7 @@ def test_the_page_is_one_small_file_that_asks_for_nothing(tmp_path: Path) -> Non
 def test_numbers_come_through_and_null_is_not_zero() -> None:
     found = data(html.page([row(top1=12.3456789, top5=0.0), row("evit", top1=None, top5=None)]))
     columns = {name: [c["values"][i] for i in c.get("at", range(2))] for name, c in found["columns"].items()}
-    assert columns["top1"] == [12.3457, None] and columns["top5"] == [0.0, None]
+    assert columns["score"] == [12.3457, None] and columns["top5"] == [0.0, None]
     assert columns["method"] == ["dense", "evit"] and columns["group"] == [0, 0]
 
 
@@ -195,7 +279,9 @@ def test_figures_are_written_for_what_was_measured(tmp_path: Path) -> None:
     names = ["accuracy_gmac", "accuracy_images_per_s", "differences", "gmac_time", "tokens"]
     assert [p.stem for p in drawn.files] == names and drawn.left_out is None
     svg = drawn.files[0].read_text()
-    assert style.colour("tome") in svg and "GMAC an image" in svg and "published" in svg
+    assert style.colour("tome") in svg and "GMAC an image" in svg and ">published<" not in svg, "of other images"
+    (drawn,) = [p for p in figures.write([tome()], tmp_path, ("svg",)).files if p.stem == "accuracy_gmac"]
+    assert ">published<" in drawn.read_text()
     bare = row("evit", top1=None, images_per_s=None, speedup=None)
     assert figures.write([bare], tmp_path, ("pdf",)).files == []
     many = figures.write([row(hardware=f"CPU {i}", batch=b) for i in range(5) for b in (1, 2)], tmp_path, ("svg",))
@@ -243,7 +329,7 @@ def test_the_page_comes_where_its_engine_cannot_start(tmp_path: Path, monkeypatc
     try:
         written = files.write([row()], tmp_path)
         text = written.page.read_text()
-        assert len(text) < 200_000 and json.loads(text.split('id="data">')[1].split("</script>")[0])["rows"]
+        assert len(text) < 200_000 and json.loads(text.split('id="data">')[1].split("</script>")[0])["columns"]
         assert written.figures and "The page has no charts" in written.left_out[0]
     finally:
         html.runtime.cache_clear()

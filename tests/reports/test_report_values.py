@@ -22,7 +22,7 @@ from rows import row
 from tokenbench.reports import curves, groups, pareto, style
 from tokenbench.reports.page import html
 from tokenbench.reports.paper import figures, tables
-from tokenbench.runs.results import Row
+from tokenbench.runs.row import Row
 
 SAME: dict[str, Any] = {
     "backbone": "deit_s",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tokenbench.cli import screen
 from tokenbench.errors import UsageError
 from tokenbench.methods.base import Method, Reported
 from tokenbench.reports.paper import tables
+from tokenbench.runs.row import Row
 
 
 def cells(table: tables.Table) -> list[dict[str, str]]:
@@ -221,3 +223,79 @@ def test_a_narrow_terminal_loses_columns_and_says_so(
     screen.print_results([full])
     wide = capsys.readouterr().out
     assert "70.0 [60.0, 80.0]" in wide and "params M" in wide and "too wide" not in wide
+
+
+def test_verdicts_stand_in_the_table_with_the_test_they_are_by(capsys: pytest.CaptureFixture[str]) -> None:
+    won = {"diff_dense": 0.9, "diff_dense_low": 0.0, "diff_dense_high": 1.8, "p_value": 0.0503}
+    lost = {"diff_dense": -4.0, "diff_dense_low": -6.0, "diff_dense_high": -2.0, "p_value": 0.0001}
+    made = [row(), row("evit", **won), row("tome", **lost), row("topk")]
+    (table,) = tables.tables(made)
+    assert list(table.frame["verdict"]) == ["–", "at most 1.0 lost", "less accurate, more than 1.0 lost", "–"]
+    (rule,) = [note for note in table.notes if note.startswith("verdict")]
+    assert "McNemar's exact test at 5 %, after Holm's correction for 2 settings" in rule
+    (wide,) = tables.tables(made, margin=7.5)
+    assert list(wide.frame["verdict"])[2] == "less accurate, at most 7.5 lost"
+    screen.print_results(made, margin=7.5)
+    assert "less accurate, at most 7.5 lost" in capsys.readouterr().out
+
+
+def test_three_kinds_of_brackets_are_told_apart() -> None:
+    made = row(
+        **{"top1_low": 60.0, "top1_high": 80.0, "speedup_low": 0.9, "speedup_high": 1.1},
+        **{"latency_p50": 5.0, "latency_p10": 4.0, "latency_p90": 6.0},
+    )
+    (table,) = tables.tables([made])
+    assert table.notes == (
+        "in brackets, top-1 %: 95 % interval (Wilson); speed-up: 10th and 90th percentile over rounds; "
+        "ms a batch: 10th and 90th percentile.",
+    )
+
+
+def test_speeds_say_how_sure_they_are_and_keep_a_decimal_where_they_are_small() -> None:
+    made = [row(images_per_s=9.94), row("evit", images_per_s=0.349, spread=0.0449), row("tome", images_per_s=10.4)]
+    noisy = made[1].model_copy(update={"label": "noisy", "noisy": True})
+    (table,) = tables.tables([*made, noisy])
+    assert list(table.frame["img/s"]) == ["9.9", "0.3", "10", "0.3"]
+    assert list(table.frame["spread"]) == ["–", "4 %", "–", "4 %, noisy"]
+    assert any(note.startswith("spread: interquartile range") for note in table.notes)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_speeds_of_another_session_than_dense_are_marked(known: bool) -> None:
+    first, later = (datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2))
+
+    def of(method: str, session: str, time: datetime, **changes: Any) -> Row:
+        return row(method, time=time, env={**ENV, "session": session} if known else ENV, **changes)
+
+    made = [of("dense", "b", later), of("evit", "a", first, speedup=1.5), of("tome", "b", later + timedelta(seconds=1))]
+    (table,) = tables.tables(made)
+    assert list(table.frame["img/s"]) == ["50", "50†", "50"]
+    assert list(table.frame["speed-up"]) == ["1.00", "1.50", "1.00"], "each beside the dense model of its own rounds"
+    assert next(note for note in table.notes if note.startswith("†")).startswith("† evit: timed in another session")
+    assert not any("†" in note for note in tables.tables(made[1:])[0].notes)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd", "-2+3+cmd|' /C calc'!A0", "@SUM(A1)", "\t=1", " =1"])
+def test_no_cell_is_a_formula(text: str, tmp_path: Path) -> None:
+    made = row("evit", text, reason=text, setting={"knob": text}, env={**ENV, "cpu": text}, skipped=1, top1=1.0)
+    markdown, text_csv, _ = (path.read_text(encoding="utf-8") for path in tables.write([made], tmp_path))
+    (line,) = csv.DictReader(io.StringIO(text_csv))
+    for field in ("label", "reason", "setting.knob", "env.cpu"):
+        assert line[field] == f"'{text}"
+    cells = [cell.strip() for line in markdown.splitlines() if line.startswith("|") for cell in line.split(" | ")]
+    assert not [cell for cell in cells if cell.lstrip("| ").startswith(tuple("=+@")) or cell.startswith("-2+3")]
+
+
+def test_numbers_stay_numbers_and_nothing_is_a_python_object(tmp_path: Path) -> None:
+    env = {**ENV, "gpu": {"name": "H100", "memory_gib": 80.0}}
+    made = [
+        row(env={**ENV, "gpu": None}),
+        row("evit", diff_dense=-1.25, gmacs_by_part={"mlp": 0.5}, env=env, tokens_mean=[9.0, None]),
+    ]
+    text = tables.write(made, tmp_path)[1].read_text(encoding="utf-8")
+    dense, evit = csv.DictReader(io.StringIO(text))
+    assert float(evit["diff_dense"]) == -1.25 and evit["tokens_mean"] == "[9.0, null]"
+    assert (evit["gmacs_by_part.mlp"], evit["env.gpu.name"], dense["env.gpu.name"]) == ("0.5", "H100", "")
+    assert not [name for name, value in evit.items() if value.startswith("{") or name in ("env", "env.gpu")]
+    markdown = tables.markdown(tables.tables(made)[0])
+    assert "| -1.2 |" in markdown and "| --- | ---: |" in markdown

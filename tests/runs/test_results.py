@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -116,7 +117,8 @@ def test_a_cut_at_any_byte_loses_only_the_last_row(file: Path) -> None:
         assert [p.line for p in problems] == ([3] if start < end < len(whole) - 1 else [])
 
 
-NUMBERS = st.none() | st.floats() | st.integers(-(2**53), 2**53)
+USUAL = st.floats().filter(lambda v: not math.isfinite(v) or v == 0 or 1e-100 <= abs(v) <= 1e100)  # others are damage
+NUMBERS = st.none() | USUAL | st.integers(-(2**53), 2**53)
 VALUES = st.recursive(NUMBERS | st.text() | st.booleans(), lambda v: st.lists(v, max_size=3), max_leaves=5)
 
 

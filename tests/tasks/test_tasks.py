@@ -150,7 +150,7 @@ def test_rows_of_a_task_that_is_not_loaded_are_reported(plugin: str, tmp_path: P
         (
             "classification[a=1]",
             BadSetting,
-            "classification has no knob 'a'; it has none. See `tokenbench show classif",
+            "classification has no knob 'a'; it has class_order, labels, restrict_classes. See `tokenbench show ",
         ),
         ("classification,classification", UsageError, "gives 2 settings; run one task at a time."),
         ("", UsageError, "gives 0 settings"),

@@ -13,7 +13,7 @@ from tokenbench.errors import PLUGIN
 from tokenbench.methods import all_methods, get
 from tokenbench.methods.base import Method
 from tokenbench.methods.recipe import Recipe
-from tokenbench.reports.paper import tables
+from tokenbench.reports.cells import MISSING
 from tokenbench.tasks import all_tasks
 from tokenbench.tasks import get as get_task
 from tokenbench.tasks.base import Task
@@ -23,7 +23,7 @@ def print_methods() -> None:
     """Every method in a line."""
     grid = Grid("method", "what it does", "needs its own training", "paper", box=None, header_style="bold")
     for name, cls in all_methods().items():
-        paper = f"{cls.paper.venue}, arXiv {cls.paper.arxiv}" if cls.paper else tables.MISSING
+        paper = f"{cls.paper.venue}, arXiv {cls.paper.arxiv}" if cls.paper else MISSING
         add(grid, name, _first_line(cls), "yes" if cls.trained else "no", paper)
     console().print(grid)
 
@@ -80,7 +80,7 @@ def print_task(name: str) -> None:
     grid = Grid("metric", "what it is", "better", "interval", box=None, header_style="bold")
     for metric in cls.metrics:
         better = "more" if metric.better == "up" else "less"
-        add(grid, metric.name, metric.axis, better, "95 %" if metric.interval else tables.MISSING)
+        add(grid, metric.name, metric.axis, better, "95 %" if metric.interval else MISSING)
     out.print()
     out.print(grid)
     _print_knobs(cls)
@@ -124,8 +124,8 @@ def print_method(name: str) -> None:
     if cls.reported:
         grid = Grid("backbone", "setting", "top-1 %", "GMAC", "", box=None, header_style="bold")
         for r in cls.reported:
-            setting = ", ".join(f"{k}={_value(v)}" for k, v in r.settings.items()) or tables.MISSING
-            top1, gmacs = (tables.MISSING if v is None else f"{v:g}" for v in (r.top1, r.gmacs))
+            setting = ", ".join(f"{k}={_value(v)}" for k, v in r.settings.items()) or MISSING
+            top1, gmacs = (MISSING if v is None else f"{v:g}" for v in (r.top1, r.gmacs))
             how = "trained for it" if r.trained else "off the shelf"
             add(grid, r.backbone, setting, top1, gmacs, f"{how}; {r.note}" if r.note else how)
         out.print("\nreported by the paper", style="bold")

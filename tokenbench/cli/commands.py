@@ -7,6 +7,7 @@ from __future__ import annotations
 import click
 
 from tokenbench.cli.check import check
+from tokenbench.cli.compare import compare
 from tokenbench.cli.convert import convert
 from tokenbench.cli.group import Group
 from tokenbench.cli.listing import env, list_, show
@@ -14,6 +15,7 @@ from tokenbench.cli.report import merge, report
 from tokenbench.cli.run import run
 from tokenbench.cli.trace import trace
 from tokenbench.cli.train import train
+from tokenbench.cli.verify import verify
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -25,5 +27,5 @@ def main() -> None:
     """
 
 
-for command in (run, train, list_, show, env, trace, report, merge, convert, check):
+for command in (run, train, list_, show, env, trace, report, compare, merge, convert, check, verify):
     main.add_command(command)

@@ -15,6 +15,7 @@ import click
 from tokenbench.cli import streams
 from tokenbench.core import atomic
 from tokenbench.errors import UnknownName, UsageError
+from tokenbench.measure.verdicts import MARGIN
 
 if TYPE_CHECKING:
     from tokenbench.weights.choice import Take
@@ -124,6 +125,13 @@ labels = click.option("--labels", metavar="FILE", help="File with the label of e
 limit = click.option("--limit", type=click.IntRange(min=1), help="Use this many images, spread evenly.")
 device = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
 amp = click.option("--amp", is_flag=True, help="Short for --precision bf16.")
+margin = click.option(
+    "--margin",
+    type=click.FloatRange(min=0, max=100),
+    default=MARGIN,
+    show_default=True,
+    help="Points of top-1 whose loss is called small.",
+)
 workers = click.option(
     "-j", "--workers", type=click.IntRange(0, 1024), default=0, show_default=True, help="Processes that load."
 )

@@ -18,7 +18,8 @@ from tokenbench.errors import UsageError
     type=click.Path(path_type=Path),
     help="Token maps to show, as `tokenbench trace` writes them.  [default: OUTPUT/maps, where there are any]",
 )
-def report(results: tuple[Path, ...], output: Path, maps: Path | None) -> None:
+@options.margin
+def report(results: tuple[Path, ...], output: Path, maps: Path | None, margin: float) -> None:
     """A page, tables and figures of RESULTS (results.jsonl if none is given) in --output; the tables here, too."""
     from tokenbench.cli import screen
     from tokenbench.maps import files as mapfiles
@@ -36,8 +37,8 @@ def report(results: tuple[Path, ...], output: Path, maps: Path | None) -> None:
     if maps is None and any((output / "maps").glob("*.npz")):
         maps = output / "maps"
     shown = viewer.fragment(mapfiles.load(maps)) if maps else ""
-    written = files.write(rows, output, shown)
-    screen.print_results(rows)
+    written = files.write(rows, output, shown, margin)
+    screen.print_results(rows, margin)
     for sentence in written.left_out:
         click.echo(f"\n{sentence}", err=True)
     drawn = f"{len(written.figures)} files in {output / 'figures'}"

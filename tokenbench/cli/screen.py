@@ -15,13 +15,17 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from tokenbench.maps.arrays import TokenMaps
+from tokenbench.measure.verdicts import MARGIN
+from tokenbench.reports.cells import MISSING
 from tokenbench.reports.paper import tables
 from tokenbench.runs.row import Row
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SPARE = ("params M", "top-5 %", "peak MB", "selecting", "last tokens", "latency ms", "Δ GMAC")  # first to go
+SPARE = (  # first to go
+    *("params M", "top-5 %", "peak MiB", "selecting", "spread", "last tokens", "ms a batch", "Δ GMAC", "verdict"),
+)
 WIDE = 4000  # columns, for output that is piped: nothing is cut or wrapped
 
 
@@ -89,10 +93,10 @@ class Watching:
         self._progress.console.print(plain(text), soft_wrap=True)
 
 
-def print_results(rows: Sequence[Row]) -> None:
+def print_results(rows: Sequence[Row], margin: float = MARGIN) -> None:
     """A table for each set of conditions, then speed-ups by batch size where several were timed."""
     out = console()
-    for table in tables.tables(rows):
+    for table in tables.tables(rows, margin):
         out.print()
         out.print(plain(table.title, "bold"))
         out.print(plain(table.conditions, "dim"))
@@ -124,7 +128,7 @@ def print_environment(values: Mapping[str, Any]) -> None:
     """Hardware and versions."""
     grid = Grid(box=None, show_header=False)
     for key, value in values.items():
-        add(grid, key, tables.MISSING if value is None else str(value))
+        add(grid, key, MISSING if value is None else str(value))
     console().print(grid)
 
 

@@ -105,7 +105,7 @@ class Block(nn.Module):
         for reducer in within:
             tokens, attn = reducer(tokens, attn)
         if tokens.x is not start:
-            y = block.norm1(tokens.x)
+            y, attn = block.norm1(tokens.x), replace(attn, real=tokens.real)
         if attn.v is None:
             attn = replace(attn, v=values(block.attn, y))
         x = tokens.x + block.drop_path1(block.ls1(attend(block.attn, attn, y)))

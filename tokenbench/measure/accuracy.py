@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tokenbench.core import atomic
 from tokenbench.errors import DataError, ResultsError, TokenbenchError, UsageError
 from tokenbench.measure.running import evaluating, forward
+from tokenbench.measure.verdicts import Paired, wilson
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,11 @@ class Predictions:
     def top1(self) -> float:
         """How often the first guess is right, in percent."""
         return 100.0 * float(self.hits.mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of `top1`, in percent; see `verdicts.wilson`."""
+        return wilson(int(self.hits.sum()), len(self.target))
 
     @property
     def top5(self) -> float | None:
@@ -149,56 +155,10 @@ def gather(ranked: Sequence[Tensor], targets: Sequence[Tensor]) -> Predictions:
     return Predictions(torch.cat(list(ranked)).numpy(), torch.cat(list(targets)).to("cpu", torch.int32).numpy())
 
 
-def mcnemar(a: Predictions, b: Predictions) -> float:
-    """Exact two-sided p-value that two models are equally often right (McNemar's test on the same images).
-
-    Only the n images that just one of them gets right count; under the null hypothesis each falls to either model
-    like a fair coin. Whole-number arithmetic throughout, so nothing is lost however large n is.
-
-    Raises:
-        UsageError: the predictions are not of the same images.
-    """
+def paired(a: Predictions, b: Predictions) -> Paired:
+    """Which images only one of them got right, b being the reference; `UsageError` on different images."""
     _same_images(a, b)
-    only_a, only_b = int((a.hits & ~b.hits).sum()), int((b.hits & ~a.hits).sum())
-    n = only_a + only_b
-    term = tail = 1  # n choose 0
-    for i in range(min(only_a, only_b)):
-        term = term * (n - i) // (i + 1)
-        tail += term
-    return min(1.0, 2 * tail / (1 << n))
-
-
-def bootstrap(
-    a: Predictions, b: Predictions | None = None, seed: int = 0, draws: int = 2000, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval over images, for top-1 of `a` or for the paired difference in top-1, a - b.
-
-    An image can only score 0 or 1 (or -1, 0, 1 for a difference), so drawing images with replacement is drawing how
-    many of each there are.
-
-    Args:
-        a: the predictions of one model.
-        b: those of another on the same images.
-        seed: of the draws.
-        draws: number of resamples.
-        level: share of them inside the interval.
-
-    Returns:
-        The ends of the interval, in percent, or in points for a difference.
-
-    Raises:
-        UsageError: the predictions are not of the same images, or `draws` or `level` is out of range.
-    """
-    if draws < 1 or not 0 < level < 1:
-        raise UsageError(f"draws={draws} and level={level} make no interval; give 1 <= draws and 0 < level < 1.")
-    score = a.hits.astype(np.int64)
-    if b is not None:
-        _same_images(a, b)
-        score = score - b.hits
-    values, counts = np.unique(score, return_counts=True)
-    resampled = np.random.default_rng(seed).multinomial(len(score), counts / len(score), size=draws)  # (draws, values)
-    low, high = np.quantile(resampled @ values / len(score), [(1 - level) / 2, (1 + level) / 2])
-    return 100.0 * float(low), 100.0 * float(high)
+    return Paired(int((a.hits & ~b.hits).sum()), int((b.hits & ~a.hits).sum()), len(a.target))
 
 
 def _rank(logits: Tensor, target: Tensor, name: str) -> Tensor:

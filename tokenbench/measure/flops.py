@@ -98,6 +98,11 @@ def count(model: nn.Module, images: Tensor) -> Flops:
     )
 
 
+def _singly(images: Tensor) -> list[Tensor]:
+    """Batches of one; none of none, where `split` would give an empty one."""
+    return [images[i : i + 1] for i in range(len(images))]
+
+
 def _padded(model: nn.Module, images: Tensor) -> bool:
     """Whether images of this batch are padded in any block."""
     run: Any = getattr(model, "run", None)
@@ -118,10 +123,10 @@ def over(model: nn.Module, images: Tensor) -> Flops:
     """
     first = count(model, images[:1])
     with _plainly(model):
-        probes = [sum(_by_torch(model, image, Met())[0].values()) / 1e9 for image in images[1:PROBED].split(1)]
+        probes = [sum(_by_torch(model, image, Met())[0].values()) / 1e9 for image in _singly(images[1:PROBED])]
     if all(probe == first.gmacs for probe in probes):
         return first
-    each = [first, *(count(model, image) for image in images[1:].split(1))]
+    each = [first, *(count(model, image) for image in _singly(images[1:]))]
 
     def mean(values: Iterable[float]) -> float:
         return math.fsum(values) / len(each)
@@ -142,6 +147,12 @@ def over(model: nn.Module, images: Tensor) -> Flops:
         pstdev(one.gmacs for one in each),
         len(each),
     )
+
+
+def gmacs(model: nn.Module, images: Tensor) -> float:
+    """The headline of `count`, by torch's counter alone, which on the meta device needs no arithmetic."""
+    with _plainly(model):
+        return sum(_by_torch(model, images, Met())[0].values()) / (1e9 * images.shape[0])
 
 
 def _by_torch(model: nn.Module, images: Tensor, met: Met) -> tuple[dict[str, float], list[float], dict[str, float]]:

@@ -50,7 +50,8 @@ class Paper:
 class Reported:
     """A number its paper printed, to stand beside the measured one.
 
-    `trained` tells whether with weights trained for the method or off the shelf; `note` gives further conditions.
+    `trained` tells whether with weights trained for the method or off the shelf; `note` gives further conditions, and
+    `reason` why the GMACs counted here differ from those printed, where they do.
     """
 
     backbone: str
@@ -59,6 +60,10 @@ class Reported:
     gmacs: float | None = None  # 1e9 multiply-adds; papers say FLOPs
     trained: bool = False
     note: str = ""
+    params_m: float | None = None  # 1e6
+    saved: float | None = None  # percent of the dense model's GMACs
+    tokens: int | None = None  # after the last block
+    reason: str = ""
 
 
 class Method(BaseModel):

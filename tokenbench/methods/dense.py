@@ -12,6 +12,8 @@ from tokenbench.core.block import Reducer
 from tokenbench.methods.base import Method, Reported
 from tokenbench.methods.released import SUITE, Release, Stored, suite_model
 
+NORMS = "timm's count has norms, as fvcore's has"
+
 
 class Dense(Method):
     """The plain backbone, all tokens to the end."""
@@ -20,15 +22,15 @@ class Dense(Method):
     neutral: ClassVar[Mapping[str, Any] | None] = {}
     windowed: ClassVar[bool] = True
     reported = (
-        Reported("deit_t", {}, 72.19, note="timm weights"),
-        Reported("deit_s", {}, 79.86, note="timm weights"),
-        Reported("deit_b", {}, 81.98, note="timm weights"),
-        Reported("vit_ti", {}, 75.45, note="timm AugReg weights"),
-        Reported("vit_s", {}, 81.40, note="timm AugReg weights"),
-        Reported("vit_b", {}, 84.53, note="timm AugReg weights"),
-        Reported("swin_t", {}, 81.39, 4.51, note="timm weights"),
-        Reported("swin_s", {}, 83.23, 8.77, note="timm weights"),
-        Reported("swin_b", {}, 83.60, 15.47, note="timm weights"),
+        Reported("deit_t", {}, 72.19, 1.3, note="timm weights", params_m=5.72),
+        Reported("deit_s", {}, 79.86, 4.6, note="timm weights", params_m=22.05),
+        Reported("deit_b", {}, 81.98, 17.6, note="timm weights", params_m=86.57),
+        Reported("vit_ti", {}, 75.45, note="timm AugReg weights", params_m=5.72),
+        Reported("vit_s", {}, 81.40, note="timm AugReg weights", params_m=22.05),
+        Reported("vit_b", {}, 84.53, note="timm AugReg weights", params_m=86.57),
+        Reported("swin_t", {}, 81.39, 4.51, note="timm weights", params_m=28.29, reason=NORMS),
+        Reported("swin_s", {}, 83.23, 8.77, note="timm weights", params_m=49.61, reason=NORMS),
+        Reported("swin_b", {}, 83.60, 15.47, note="timm weights", params_m=87.77, reason=NORMS),
     )
 
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tokenbench.core import atomic
 from tokenbench.errors import ResultsError
+from tokenbench.measure.verdicts import MARGIN
 from tokenbench.reports.page import html
 from tokenbench.reports.paper import figures, tables
 from tokenbench.runs.row import Row
@@ -23,17 +24,17 @@ class Written:
     left_out: list[str]
 
 
-def write(rows: Sequence[Row], folder: Path, maps: str = "") -> Written:
-    """Write `index.html`, `tables` and `figures` to a folder, all of them or none; `maps` is as in `html.page`.
+def write(rows: Sequence[Row], folder: Path, maps: str = "", margin: float = MARGIN) -> Written:
+    """Write `index.html`, `tables` and `figures` to a folder, all of them or none; the rest is as in `html.page`.
 
     Raises:
         ResultsError: the folder cannot be written.
         UsageError: there are no rows.
     """
     with atomic.filling(folder, ResultsError) as stage:
-        made = tables.write(rows, stage)
+        made = tables.write(rows, stage, margin)
         drawn = figures.write(rows, stage)
-        html.write(rows, stage, maps)
+        html.write(rows, stage, maps, margin)
     left_out = []
     if drawn.left_out:
         left_out.append(f"Of {folder / 'figures'}, {drawn.left_out}; report fewer results files to have them.")

@@ -11,14 +11,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from tokenbench.reports import pareto
+from tokenbench.measure.verdicts import MARGIN, Verdict
+from tokenbench.reports import cells, pareto
 from tokenbench.reports.paper import tables
 from tokenbench.reports.published import is_trained
 from tokenbench.runs.row import Row
 from tokenbench.tasks import metrics_of
 from tokenbench.tasks.base import Metric
-
-MISSING = tables.MISSING
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Point:
     saved: float | None  # share of the dense model's GMACs
     time_saved: float | None  # share of the dense model's time
     score: float | None  # the task's main metric
-    inside_noise: bool | None  # the paired interval of the difference from dense holds 0
+    verdict: Verdict | None  # on the difference from dense, among all of the group
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,17 @@ class Group:
     def first(self) -> Row:
         """A row that has the conditions of all."""
         return self.points[0].row
+
+    @property
+    def dense(self) -> Row | None:
+        """The row of the dense model, if it is here."""
+        return self.first if self.first.method == "dense" else None
+
+    @property
+    def notes(self) -> list[str]:
+        """What must be known to read the cells of these rows."""
+        judged = {id(p.row): p.verdict for p in self.points if p.verdict}
+        return cells.notes([p.row for p in self.points], judged, self.dense)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -114,9 +124,9 @@ class Group:
         return [sorted(line, key=lambda p: p.knob or 0.0) for line in lines.values() if len(line) > 1]
 
 
-def grouped(rows: Iterable[Row]) -> list[Group]:
-    """Rows by their conditions, in the order these first appear."""
-    return [_group(members) for members in tables.grouped(rows).values()]
+def grouped(rows: Iterable[Row], margin: float = MARGIN) -> list[Group]:
+    """Rows by their conditions, in the order these first appear; for `margin` see `verdicts.judge`."""
+    return [_group(members, margin) for members in tables.grouped(rows).values()]
 
 
 def names(groups: Sequence[Group]) -> list[str]:
@@ -132,7 +142,7 @@ def names(groups: Sequence[Group]) -> list[str]:
     return [f"{name} · {i}" if twice[name] > 1 else name for i, name in enumerate(found, 1)]
 
 
-def _group(rows: Sequence[Row]) -> Group:
+def _group(rows: Sequence[Row], margin: float) -> Group:
     rows = sorted(rows, key=lambda row: (row.method != "dense", is_trained(row) and row.method == "dense"))
     fronts: dict[int, set[str]] = defaultdict(set)
     main = metrics_of(rows[0].task, list(rows[0].metrics))[0]
@@ -144,15 +154,14 @@ def _group(rows: Sequence[Row]) -> Group:
         for i, best in zip(able, flags, strict=True):
             if best:
                 fronts[i].add(axis.field)
-    lines = _lines(rows)
+    lines, judged = _lines(rows), cells.judged(rows, margin)
     dense = rows[0].gmacs if rows[0].method == "dense" else None
     points = []
     for i, row in enumerate(rows):
         saved = 1 - row.gmacs / dense if dense and row.gmacs is not None and row.method != "dense" else None
         time = 1 - 1 / row.speedup if row.speedup and row.method != "dense" else None
-        low, high = (row.metrics.get(f"diff_dense_{end}") for end in ("low", "high"))
-        noise = None if low is None or high is None else low <= 0 <= high
-        points.append(Point(row, *lines[i], frozenset(fronts[i]), saved, time, row.metrics.get(main.name), noise))
+        score, verdict = row.metrics.get(main.name), judged.get(id(row))
+        points.append(Point(row, *lines[i], frozenset(fronts[i]), saved, time, score, verdict))
     return Group(tuple(points))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import secrets
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -37,7 +38,8 @@ def hardware(device: str | torch.device) -> str:
 def describe(device: str | torch.device) -> dict[str, Any]:
     """Hardware, system and versions, ready for JSON; None where a thing does not exist or cannot be known.
 
-    Memory is in GiB. Raises `BadSetting` where there is no such device.
+    `session` is another at each call: what has the same was measured together. Memory is in GiB. Raises
+    `BadSetting` where there is no such device.
     """
     import torch
 
@@ -57,6 +59,7 @@ def describe(device: str | torch.device) -> dict[str, Any]:
         **{package: version(package) for package in PACKAGES},
         "commit": commit,
         "dirty": dirty,
+        "session": secrets.token_hex(4),
     }
 
 

@@ -172,7 +172,7 @@ def _check(value: object, name: str = "row", depth: int = 0) -> None:
             _check(inner, key, depth + 1)
     elif isinstance(value, str) and len(value) > LONGEST:
         raise ValueError(f"the row is damaged: a text of it has {len(value)} characters")
-    elif isinstance(value, int | float) and value and math.isfinite(value if isinstance(value, float) else 0):
+    elif isinstance(value, int | float) and value and value not in (math.inf, -math.inf):  # which mean null
         small = abs(value) < 1 / LARGEST and name != "p_value"
         if small or abs(value) > LARGEST:
             raise ValueError(f"the row is damaged: {name[:100]}: no such number is measured")

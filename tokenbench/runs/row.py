@@ -94,7 +94,7 @@ class Row(Identity):
 
     images_per_s: float | None = None
     speedup: float | None = None  # over the dense model
-    speedup_low: float | None = None
+    speedup_low: float | None = None  # 95 % interval; in rows without `noisy` 10th and 90th percentile over rounds
     speedup_high: float | None = None
     latency_p10: float | None = None  # milliseconds a batch
     latency_p50: float | None = None
@@ -102,6 +102,7 @@ class Row(Identity):
     reduction_share: float | None = None  # of the time, spent in the reducers: 0 to 1
     runs: int | None = None  # timed
     spread: float | None = None  # of the timed runs, relative to their median
+    noisy: bool | None = None  # whether its speed is less sure than it should be
     peak_memory_mb: float | None = None  # MiB
 
     tokens_mean: list[float | None] | None = None  # after each block

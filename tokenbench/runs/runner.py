@@ -104,15 +104,14 @@ def _count(group: Group, watch: Watch) -> None:
     live = list(group.live())
     if not live:
         return
-    images = next((images for images, _ in group.few or ()), random_images(group.backbone, 1, group.plan.seed))
-    images = images.to(group.plan.device)
+    images = _some_images(group).to(group.plan.device)
     watch.stretch(f"{group.backbone.name}: counting", len(live))
     for done, (candidate, model) in enumerate(live, 1):
         with failing(candidate):
             counted = flops.over(model, images)
-            left = tokens.per_block(model, [images[: flops.PROBED]])
+            left = tokens.per_block(model, images[: flops.PROBED].split(1))  # a batch may not fit
             if left is not None and (counted.images > 1 or any(left.std)):
-                left = tokens.per_block(model, images.split(flops.PROBED))
+                left = tokens.per_block(model, images.split(1))
             candidate.measured |= {
                 "gmacs": counted.gmacs,
                 "gmacs_fvcore": counted.fvcore_gmacs,
@@ -125,6 +124,14 @@ def _count(group: Group, watch: Watch) -> None:
             why = group.no_accuracy(candidate)
             candidate.notes += [*([why] if why else []), *counted.notes]
         watch.step(done)
+
+
+def _some_images(group: Group) -> Tensor:
+    """Images to count on, which matter where counts depend on them; noise where there are none that can be read."""
+    with suppress(DataError, RuntimeError, OSError):  # told when the data is passed over
+        for images, _ in group.few or ():
+            return images
+    return random_images(group.backbone, 1, group.plan.seed)
 
 
 def _sharing(groups: Sequence[Group]) -> list[list[Group]]:
@@ -234,6 +241,7 @@ def _time(plan: Plan, trials: Sequence[Candidate], images: Tensor, watch: Watch)
                 "latency_p50": timed.latency_p50_ms,
                 "latency_p90": timed.latency_p90_ms,
                 "spread": timed.spread,
+                "noisy": timed.noisy,
                 "runs": timed.runs,
                 "speedup": timed.speedup,
                 "speedup_low": timed.speedup_low,

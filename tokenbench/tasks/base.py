@@ -50,6 +50,11 @@ class Metric:
         return f"{self.title or self.short}{f', {self.unit}' if self.unit else ''}"
 
     @property
+    def noun(self) -> str:
+        """What it measures, in a sentence: accuracy."""
+        return (self.title or self.short).split()[-1]
+
+    @property
     def points(self) -> str:
         """The unit of a difference."""
         return "points" if self.unit == "%" else self.unit

@@ -76,15 +76,15 @@ class Classification(Task):
         """Top-1 and top-5; with `dense`, agreement and the paired difference."""
         from tokenbench.measure import accuracy
 
-        low, high = accuracy.bootstrap(own, seed=seed)
+        low, high = own.interval
         scores: dict[str, float | None] = {"top1": own.top1, "top1_low": low, "top1_high": high, "top5": own.top5}
         if dense is None:
             return scores
-        low, high = accuracy.bootstrap(own, dense, seed=seed)
+        change = accuracy.paired(own, dense).told
         return scores | {
             "agreement": own.agreement(dense),
-            "diff_dense": round(own.top1 - dense.top1, 6),  # or 0.95 is shown as 0.9 here and 1.0 there
-            "diff_dense_low": low,
-            "diff_dense_high": high,
-            "p_value": accuracy.mcnemar(own, dense),
+            "diff_dense": change.value,
+            "diff_dense_low": change.low,
+            "diff_dense_high": change.high,
+            "p_value": change.p,
         }

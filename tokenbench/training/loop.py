@@ -145,9 +145,6 @@ def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
     if processes.count > 1:
         task.prepare_distributed([torch.cuda.current_device()] if processes.device.startswith("cuda") else None)
     run = _Run(job, watch, processes, method, settings, task, optimizer, schedule, stream, total)
-    if processes.leads:
-        for sentence in telling.what_on(images, held_out, backbone):
-            watch.say(sentence)
     if done and processes.leads:
         watch.say(f"Going on after update {done} of {total}.")
     run.updates(done, held_out)
@@ -186,6 +183,8 @@ class _Run:
             for name in (state.NAME, RESULT):  # found now, not after hours; and what a killed start left is removed
                 atomic.check(self.job.output / name, WeightsError, "give another --output")
             self.log = log.Log(self.job.output, done, follow or None)
+            for sentence in telling.what_on(self.stream.images, held_out, self.task.model.backbone):
+                self.watch.say(sentence)
             self.watch.stretch(f"{self.method.label} on {self.job.backbone}", self.total)
             self.watch.step(done)
         self.saved, began, first = done, time.monotonic(), done

@@ -1,7 +1,7 @@
 """The charts of the page, as Vega-Lite made with Altair.
 
 They hold no data: the page gives each the rows of the chosen conditions (`rows`, and `published`), with the columns of
-`html.records` and the texts of `page.js` (`t_…`). Colours are the page's own variables, so that light, dark and print
+`html.records` and `texts` (`t_…`). Colours are the page's own variables, so that light, dark and print
 need no second drawing. What the task measures is written `{axis}`, `{heading}`, `{short}` and `{points}`, which the
 page fills in.
 """
@@ -22,10 +22,11 @@ PARTS = ("attention", "mlp", "embed", "head", "selection")
 HOVER = {
     "t_score": "{heading}",
     "t_diff": "difference from dense",
+    "t_verdict": "verdict",
     "t_gmacs": "GMAC",
-    "t_speed": "images/s",
+    "t_speed": "img/s",
     "t_speedup": "speed-up",
-    "t_latency": "latency, ms",
+    "t_latency": "ms a batch",
     "t_images": "images",
     "t_timed": "timed rounds",
 }
@@ -134,11 +135,11 @@ class _Look:
         )
 
     def differences(self) -> dict[str, Any]:
-        """Top-1 minus dense with its paired interval; hollow and grey where the interval holds 0."""
+        """Top-1 minus dense with its paired interval; hollow and grey where no difference is shown."""
         base = alt.Chart(alt.NamedData("rows")).transform_filter("datum.method != 'dense' && isValid(datum.diff_dense)")
         y = _settings("diff_dense", "descending")
         title = "{short} minus dense, {points}"
-        told = alt.condition("datum.inside_noise", alt.value(FAINT), self.colour)
+        told = alt.condition("datum.differs", self.colour, alt.value(FAINT))
         zero = alt.Chart(alt.Data(values=[{"x": 0}])).mark_rule(color=FAINT).encode(x="x:Q")
         x = alt.X("diff_dense:Q", title=title, axis=alt.Axis(tickCount=8, format="+~g"))
         return _spec(
@@ -150,9 +151,9 @@ class _Look:
                 x=x,
                 y=y,
                 shape=self.shape,
-                stroke=alt.condition("datum.inside_noise", alt.value(FAINT), self.stroke),
-                fill=alt.condition("datum.inside_noise", alt.value("var(--page)"), self.fill),
-                tooltip=_hover({"t_diff": HOVER["t_diff"], "t_p": "McNemar's p", **HOVER}),
+                stroke=alt.condition("datum.differs", self.stroke, alt.value(FAINT)),
+                fill=alt.condition("datum.differs", self.fill, alt.value("var(--page)")),
+                tooltip=_hover({"t_diff": HOVER["t_diff"], "t_p": "p, alone", **HOVER}),
             ),
             height=BAND,
         )

@@ -1,7 +1,7 @@
 """Rows as one page that opens offline: everything is inside, and nothing from a row can run.
 
-What is a judgement (fronts, noise, break-even, what differs from a paper) is made here and in `groups` and
-`published`; the page's script only chooses, sorts and draws.
+What is a judgement (fronts, verdicts, break-even, what differs from a paper) is made in `groups` and `published` and
+said in `texts`; the page's script only chooses, sorts and draws.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from markupsafe import Markup
 
 from tokenbench.errors import UsageError
 from tokenbench.measure.speed import break_even
-from tokenbench.reports import pareto, published, style
+from tokenbench.measure.verdicts import MARGIN
+from tokenbench.reports import cells, pareto, published, style
 from tokenbench.reports.groups import Group, Point, grouped, names
+from tokenbench.reports.page import texts
 from tokenbench.reports.page.charts import CONFIG, PARTS, charts
 from tokenbench.reports.paper import tables
 from tokenbench.runs.row import Row
@@ -40,26 +42,27 @@ FIELDS = (
 )
 
 
-def write(rows: Sequence[Row], folder: Path, maps: str = "") -> Path:
-    """Write `index.html` to `folder`, which is there, and return its path; `maps` is a fragment for the token maps."""
+def write(rows: Sequence[Row], folder: Path, maps: str = "", margin: float = MARGIN) -> Path:
+    """Write `index.html` to `folder`, which is there, and return its path; see `page`."""
     path = folder / NAME
-    path.write_text(page(rows, maps), encoding="utf-8")
+    path.write_text(page(rows, maps, margin), encoding="utf-8")
     return path
 
 
-def page(rows: Sequence[Row], maps: str = "") -> str:
+def page(rows: Sequence[Row], maps: str = "", margin: float = MARGIN) -> str:
     """The page of some rows as text.
 
     Args:
         rows: at least one.
         maps: a fragment of HTML to take in as it is, with its own scripts and styles; from `reports.viewer`.
+        margin: see `verdicts.judge`.
 
     Raises:
         UsageError: there are no rows.
     """
     if not rows:
         raise UsageError("There are no rows to report; run `tokenbench run` first, or give another results file.")
-    groups = grouped(rows)
+    groups = grouped(rows, margin)
     methods = sorted({row.method for row in rows}, key=lambda name: (name != "dense", name))
     loader = PackageLoader("tokenbench.reports.page")
     environment = Environment(loader=loader, autoescape=True)
@@ -75,6 +78,7 @@ def page(rows: Sequence[Row], maps: str = "") -> str:
         data=Markup(_json(_data(rows, groups, methods))),
         maps=Markup(maps),
         axes=pareto.AXES,
+        of_speed=cells.of_speed(rows),
         parts={name: i for i, name in enumerate(PARTS)},
     )
 
@@ -103,10 +107,13 @@ def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) 
             **{"id": p.row.id, "group": g, "backbone": p.row.backbone, "name": named[id(p.row)]},
             **{"trained": f"{p.row.trained.name} ({p.row.trained.hash})" if p.row.trained else None},
             **{"series": series.setdefault(f"{g} {p.series}", len(series)), "knob": p.knob},
-            **{"saved": p.saved, "inside_noise": p.inside_noise, **_time_saved(p)},
+            **{"saved": p.saved, "differs": p.verdict.differs if p.verdict else None, **_time_saved(p)},
+            "last_tokens": p.row.tokens_mean[-1] if p.row.tokens_mean else None,
             **{f"part_{name}": (p.row.gmacs_by_part or {}).get(name) for name in PARTS},
             **{"fronts": [axis.field for axis in pareto.AXES if axis.field in p.fronts]},
             **sweeps[id(p.row)],
+            **dict.fromkeys((f"t_{name}" for name in others), cells.MISSING),
+            **texts.of(p, groups[g].dense, PARTS),
         }
         for g, p in points
     ]
@@ -122,10 +129,12 @@ def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) 
                 "subset": group.subset,
                 "images": group.images,
                 "metric": _metric(group.metrics[0]),
+                "notes": group.notes,
+                "answers": texts.answers(group),
             }
             for name, group in zip(names(groups), groups, strict=True)
         ],
-        "others": [_metric(metric) for metric in others.values()],
+        "cells": [vars(column) for column in cells.columns([groups[0].metrics[0], *others.values()])],
         "published": [_compared(i, c) for i, (_, p) in enumerate(points) for c in _comparisons(p.row)],
         "charts": {name: vars(chart) for name, chart in charts(methods).items()},
         "axes": [vars(axis) for axis in pareto.AXES],
@@ -146,7 +155,7 @@ def _metric(metric: Metric) -> dict[str, Any]:
     return {
         **{"name": metric.name, "heading": metric.heading, "axis": metric.axis, "digits": metric.digits},
         **{
-            "noun": (metric.title or metric.short).split()[-1],
+            "noun": metric.noun,
             "short": metric.short,
             "points": metric.points,
             "sign": metric.sign,
@@ -197,19 +206,15 @@ def _names(group: Group) -> dict[int, str]:
 
 
 def _comparisons(row: Row) -> list[published.Comparison]:
-    return [published.Comparison(row, reported) for reported in published.of(row)] if row.status == "ok" else []
+    return published.compared(row) if row.status == "ok" else []
 
 
 def _compared(index: int, made: published.Comparison) -> dict[str, Any]:
     return {
         "row": index,
-        "published_top1": made.reported.top1,
-        "published_gmacs": made.reported.gmacs,
-        "published_trained": made.reported.trained,
-        "difference": _short(made.top1),
-        "gmacs_ratio": _short(made.gmacs),
+        "published_top1": None if made.hinders else made.reported.top1,  # to be drawn beside the measured one
         "inside": made.inside,
-        "reasons": made.reasons,
+        **texts.compared(made),
     }
 
 

@@ -130,16 +130,16 @@ def accuracy(group: Group, axis: Axis = AXES[0]) -> Figure | None:
         _bars(axes, method, [(at(p)[0], *_ends(p.row, group.metrics[0].name)) for p in ahead])
         _marks(axes, method, [at(p) for p in ahead])
         _marks(axes, method, [at(p) for p in behind], alpha=1 if method == "dense" else PALE)
-        printed = [(at(p)[0], r.top1) for p in members for r in published.of(p.row) if r.top1 is not None]
+        printed = [(at(p)[0], top1) for p in members for top1 in _printed(p)]
         _marks(axes, method, printed, fillstyle="none", markeredgewidth=0.8)
-    _legend(axes, _by_method(points), any(r.top1 is not None for p in points for r in published.of(p.row)))
+    _legend(axes, _by_method(points), any(_printed(p) for p in points))
     return figure
 
 
 def differences(group: Group) -> Figure | None:
-    """Top-1 minus dense with its paired 95 % interval; hollow and grey where that holds 0."""
+    """Top-1 minus dense with its paired 95 % interval; hollow and grey where no difference is shown."""
     main = group.metrics[0]
-    points = [p for p in _ok(group) if p.row.metrics.get("diff_dense") is not None and p.inside_noise is not None]
+    points = [p for p in _ok(group) if p.verdict is not None and None not in _ends(p.row, "diff_dense")]
     points = sorted(_fewer(points, MOST_BANDS), key=lambda p: p.row.diff_dense or 0.0)
     if not points:
         return None
@@ -148,8 +148,8 @@ def differences(group: Group) -> Figure | None:
     )
     axes.axvline(0, color=GREY, linewidth=0.6)
     for place, point in enumerate(points):
-        noise = {"color": GREY, "markerfacecolor": "white"} if point.inside_noise else {}
-        look = _mark(point.row.method) | noise
+        shown = point.verdict is not None and point.verdict.differs
+        look = _mark(point.row.method) | ({} if shown else {"color": GREY, "markerfacecolor": "white"})
         axes.hlines(place, *_ends(point.row, "diff_dense"), linewidth=0.9, colors=look["color"])  # type: ignore[arg-type]
         axes.plot([point.row.diff_dense or 0.0], [place], **look)
     axes.set_yticks(range(len(points)), [p.row.label for p in points])
@@ -191,6 +191,12 @@ def tokens(group: Group) -> Figure | None:
     axes.set_ylim(bottom=0)
     _legend(axes, _by_method(points))
     return figure
+
+
+def _printed(point: Point) -> list[float]:
+    """The published accuracies that may stand beside a measured one."""
+    found = [made.reported.top1 for made in published.compared(point.row) if not made.hinders]
+    return [top1 for top1 in found if top1 is not None]
 
 
 def _ok(group: Group) -> list[Point]:

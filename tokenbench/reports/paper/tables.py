@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenbench.errors import UsageError
-from tokenbench.reports import published
-from tokenbench.runs.row import FIRST_TASK, Identity, Row, frame
-from tokenbench.tasks import metrics_of
+from tokenbench.measure.verdicts import MARGIN, Verdict
+from tokenbench.reports import cells, published
+from tokenbench.reports.cells import MISSING, number
+from tokenbench.reports.paper import spreadsheet
+from tokenbench.runs.row import FIRST_TASK, Identity, Row
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from tokenbench.methods.base import Reported
 
-MISSING = "–"
 _LATEX = str.maketrans(
     {
         **{sign: f"\\{sign}" for sign in "%_&#${}"},
@@ -43,22 +44,25 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-def tables(rows: Iterable[Row]) -> list[Table]:
-    """A table for each set of conditions in the order they first appear, then speed-ups where batch sizes differ."""
+def tables(rows: Iterable[Row], margin: float = MARGIN) -> list[Table]:
+    """A table for each set of conditions in the order they first appear, then speed-ups where batch sizes differ.
+
+    A loss of accuracy is called bounded where it is at most `margin` points.
+    """
     rows = list(rows)
-    measured = [_table(group) for group in grouped(rows).values()]
+    measured = [_table(group, margin) for group in grouped(rows).values()]
     sweeps = [_sweep(group) for group in grouped(rows, "batch").values()]
     return measured + [table for table in sweeps if table is not None]
 
 
-def write(rows: Sequence[Row], folder: Path) -> list[Path]:
+def write(rows: Sequence[Row], folder: Path, margin: float = MARGIN) -> list[Path]:
     """Write `results.md`, `results.csv` (every field of every row) and `results.tex` to `folder`/tables."""
     if not rows:
         raise UsageError("There are no rows to report; run `tokenbench run` first, or give another results file.")
-    made = tables(rows)
+    made = tables(rows, margin)
     texts = {
         "results.md": "\n".join(map(markdown, made)),
-        "results.csv": frame(rows).to_csv(index=False),
+        "results.csv": spreadsheet.text(rows),
         "results.tex": "% needs \\usepackage{booktabs}\n" + "\n".join(map(latex, made)),
     }
     out = folder / "tables"
@@ -72,7 +76,7 @@ def markdown(table: Table) -> str:
     """A heading, the conditions, the cells and the notes as GitHub's Markdown."""
     head = list(table.frame.columns)
     lines = [f"### {_cell(table.title)}", "", _cell(table.conditions), ""]
-    lines += [_pipes(head), _pipes(["---", *["---:"] * (len(head) - 1)])]
+    lines += [_pipes(head), f"| --- |{' ---: |' * (len(head) - 1)}"]
     lines += [_pipes(values) for values in table.frame.itertuples(index=False, name=None)]
     return "\n".join([*lines, "", *[f"- {_cell(note)}" for note in table.notes], ""])
 
@@ -83,11 +87,11 @@ def latex(table: Table) -> str:
     def escaped(text: str) -> str:
         return _flat(text).translate(_LATEX)
 
-    cells = table.frame.map(escaped)
-    cells.columns = [escaped(name) for name in cells.columns]
+    made = table.frame.map(escaped)
+    made.columns = [escaped(name) for name in made.columns]
     caption = escaped(" ".join([f"{table.title}: {table.conditions}.", *table.notes]))
-    columns = "l" + "r" * (len(cells.columns) - 1)
-    return str(cells.to_latex(index=False, escape=False, caption=caption, column_format=columns))
+    columns = "l" + "r" * (len(made.columns) - 1)
+    return str(made.to_latex(index=False, escape=False, caption=caption, column_format=columns))
 
 
 def grouped(rows: Iterable[Row], *without: str) -> dict[str, list[Row]]:
@@ -105,7 +109,7 @@ def is_subset(rows: Iterable[Row]) -> bool:
     return any(row.images and row.images + (row.skipped or 0) < (row.images_total or 0) for row in rows)
 
 
-def _table(rows: list[Row]) -> Table:
+def _table(rows: list[Row], margin: float) -> Table:
     import pandas as pd
 
     rows = sorted(rows, key=lambda row: row.method != "dense")
@@ -113,11 +117,13 @@ def _table(rows: list[Row]) -> Table:
     seen = max((row.images or 0 for row in rows), default=0)
     chosen = f"{seen} of {max(row.images_total or 0 for row in rows)}" if is_subset(rows) else f"{seen}"
     data = f"{chosen} images of {first.dataset} ({first.split}, sample {first.sample_hash})" if seen else "no accuracy"
-    cells = pd.DataFrame([_line(row, rows[0]) for row in rows])
+    dense, judged = first if first.method == "dense" else None, cells.judged(rows, margin)
+    made = pd.DataFrame([_line(row, dense, judged.get(id(row))) for row in rows])
     if not any(row.trained for row in rows):
-        cells = cells.drop(columns="weights")
-    filled = [name for name in cells if name == "method" or (cells[name] != MISSING).any()]
-    return Table(first.backbone, _conditions(first, data, f"batch {first.batch}"), cells[filled], _notes(rows))
+        made = made.drop(columns="weights")
+    filled = [name for name in made if name == "method" or (made[name] != MISSING).any()]
+    notes = (*_notes(rows), *(f"{note}." for note in cells.notes(rows, judged, dense)))
+    return Table(first.backbone, _conditions(first, data, f"batch {first.batch}"), made[filled], notes)
 
 
 def _conditions(row: Row, data: str, batch: str) -> str:
@@ -137,9 +143,9 @@ def _notes(rows: Iterable[Row]) -> tuple[str, ...]:
     for row in rows:
         if row.reason:
             notes.setdefault(row.reason if row.status == "ok" else f"{row.status}: {row.reason}", []).append(row.label)
-        for reported in published.of(row):
-            if reported.note:
-                notes.setdefault(f"published for {reported.note}", []).append(row.label)
+        for made in published.compared(row):
+            for why in ([f"published for {made.reported.note}"] if made.reported.note else []) + made.hinders:
+                notes.setdefault(why, []).append(row.label)
         if row.trained:
             name = f"{row.trained.name} ({row.trained.hash})"
             notes.setdefault(f"weights of its own, trained with the method: {name}", []).append(row.label)
@@ -148,37 +154,15 @@ def _notes(rows: Iterable[Row]) -> tuple[str, ...]:
     return tuple(f"{', '.join(labels)}: {why}." for why, labels in notes.items())
 
 
-def _line(row: Row, dense: Row) -> dict[str, str]:
+def _line(row: Row, dense: Row | None, verdict: Verdict | None) -> dict[str, str]:
     printed = published.of(row)
-    saved = 100 * (row.gmacs / dense.gmacs - 1) if dense.method == "dense" and row.gmacs and dense.gmacs else None
     return {
         "method": row.label,
         "weights": "own" if row.trained else "dense",
-        **_scores(row),
-        "GMAC": _number(row.gmacs, "{:.3f}"),
-        "Δ GMAC": _number(None if row is dense else saved, "{:+.0f} %"),
-        "params M": _number(row.params_m, "{:.2f}"),
-        "img/s": _number(row.images_per_s, "{:.0f}"),
-        "speed-up": _interval(row.speedup, row.speedup_low, row.speedup_high, "{:.2f}"),
-        "latency ms": _interval(row.latency_p50, row.latency_p10, row.latency_p90, "{:.1f}"),
-        "selecting": _number(None if row.reduction_share is None else 100 * row.reduction_share, "{:.0f} %"),
-        "peak MB": _number(row.peak_memory_mb, "{:.0f}"),
-        "last tokens": _number(row.tokens_mean[-1] if row.tokens_mean else None, "{:.0f}"),
+        **cells.line(row, dense, verdict),
         "published": "; ".join(_both(r) for r in printed if not r.trained) or MISSING,
         "published, trained": "; ".join(_both(r) for r in printed if r.trained) or MISSING,
     }
-
-
-def _scores(row: Row) -> dict[str, str]:
-    """The task's main metric, its difference from dense, and the task's other metrics."""
-
-    def ends(name: str) -> tuple[float | None, float | None, float | None]:
-        return row.metrics.get(name), row.metrics.get(f"{name}_low"), row.metrics.get(f"{name}_high")
-
-    main, *others = metrics_of(row.task, list(row.metrics))
-    cells = {main.heading: _interval(*ends(main.name), f"{{:.{main.digits}f}}")}
-    cells["Δ dense"] = _interval(*ends("diff_dense"), f"{{:+.{main.digits}f}}")
-    return cells | {m.heading: _interval(*ends(m.name), f"{{:.{m.digits}f}}") for m in others if m.shown}
 
 
 def _sweep(rows: Sequence[Row]) -> Table | None:
@@ -197,27 +181,15 @@ def _sweep(rows: Sequence[Row]) -> Table | None:
     lines = []
     for label, speedups in found.items():
         even = break_even(speedups)
-        line = {"method": label} | {f"batch {b}": _number(speedups.get(b), "{:.2f}×") for b in sizes}
+        line = {"method": label} | {f"batch {b}": number(speedups.get(b), "{:.2f}×") for b in sizes}
         lines.append(line | {"no slower from batch": MISSING if even is None else str(even)})
     title = f"{rows[0].backbone}: speed-up over dense by batch size"
     return Table(title, _conditions(rows[0], "random images", "several batch sizes"), pd.DataFrame(lines))
 
 
 def _both(reported: Reported) -> str:
-    top1 = _number(reported.top1, "{:g} %")
+    top1 = number(reported.top1, "{:g} %")
     return top1 if reported.gmacs is None else f"{top1}, {reported.gmacs:g} G"
-
-
-def _number(value: float | None, form: str) -> str:
-    return MISSING if value is None else form.format(value)
-
-
-def _interval(value: float | None, low: float | None, high: float | None, form: str) -> str:
-    if value is None:
-        return MISSING
-    if low is None or high is None:
-        return form.format(value)
-    return f"{form.format(value)} [{form.format(low)}, {form.format(high)}]"
 
 
 def _flat(text: str) -> str:
@@ -225,8 +197,9 @@ def _flat(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return _flat(text).translate(_MARKDOWN)
+    cell = _flat(text).translate(_MARKDOWN)
+    return f"\\{cell}" if spreadsheet.is_formula(cell) else cell
 
 
-def _pipes(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(map(_cell, cells)) + " |"
+def _pipes(texts: Iterable[str]) -> str:
+    return "| " + " | ".join(map(_cell, texts)) + " |"

@@ -2,7 +2,6 @@
 (() => {
   const page = JSON.parse(document.getElementById("data").textContent);
   const MISSING = "–";
-  const NOWRAP = "\u00a0";
   const MOST_POINTS = 1000;
   const MOST_BANDS = 40;
   const A_PAGE = 50;
@@ -24,39 +23,14 @@
   }
 
   const known = (value) => value !== null && value !== undefined;
-  const number = (value, digits = 1) => (known(value) ? value.toFixed(digits).replace("-", "−") : MISSING);
-  const signed = (value, digits = 1) => (known(value) && value >= 0 ? "+" : "") + number(value, digits);
-  const percent = (value, form = number) => (known(value) ? `${form(100 * value, 0)}${NOWRAP}%` : MISSING);
-  const between = (low, high, form) => (known(low) && known(high) ? `[${form(low)}, ${form(high)}]` : "");
-  const rate = (value) => number(value, value < 10 ? 1 : 0);
-  const times = (value) => number(value, 2);
-  const saving = (value) => (known(value) ? percent(-value, signed) : MISSING);
+  const minus = (text) => text.replace(/-(?=\d)/g, "−");
 
   function words(row) {
-    const speed = between(row.speedup_low, row.speedup_high, times);
-    const latency = between(row.latency_p10, row.latency_p90, number);
-    const noise = row.inside_noise ? ", inside the noise" : "";
-    const inner = row.label.includes("[") ? row.label.slice(row.label.indexOf("[") + 1, -1) : row.label;
     return {
       ...row,
+      ...Object.fromEntries(Object.entries(row).filter(([name]) => name.startsWith("t_")).map(([name, text]) => [name, minus(text)])),
       ...Object.fromEntries(page.axes.map((axis) => [`front_${axis.field}`, row.fronts.includes(axis.field)])),
-      t_setting: inner.replace("keep_rate=", ""),
-      t_score: `${number(row.score)} ${between(row.score_low, row.score_high, number)}`,
-      t_diff: `${signed(row.diff_dense)} ${between(row.diff_dense_low, row.diff_dense_high, signed)}${noise}`,
-      t_p: known(row.p_value) ? (row.p_value < 0.001 ? "< 0.001" : number(row.p_value, 3)) : MISSING,
-      t_gmacs: number(row.gmacs, 3) + (known(row.saved) ? ` (${saving(row.saved)})` : ""),
-      t_speed: rate(row.images_per_s),
-      t_speedup: `${times(row.speedup)} ${speed}`,
-      t_latency: `${number(row.latency_p50)} ${latency}`,
-      t_images: known(row.images) ? row.images.toLocaleString("en") : MISSING,
-      t_timed: known(row.runs) ? String(row.runs) : MISSING,
-      t_saved: percent(row.saved),
-      t_time_saved: `${percent(row.time_saved)} ${between(row.time_saved_low, row.time_saved_high, percent)}`,
-      t_came_true: row.saved > 0.01 && known(row.time_saved) ? percent(row.time_saved / row.saved) : MISSING,
       t_even: known(row.break_even) ? String(row.break_even) : "none of these",
-      t_share: percent(row.reduction_share),
-      t_tokens: (row.tokens_mean || []).map((n) => (known(n) ? number(n, 0) : MISSING)).join(" "),
-      t_parts: page.parts.filter((part) => known(row[`part_${part}`])).map((part) => `${part} ${number(row[`part_${part}`], 3)}`).join(", "),
       blocks: row.tokens_mean ? row.tokens_mean.map((_, i) => i) : null,
       tokens_low: row.tokens_mean ? row.tokens_mean.map((mean, i) => mean - ((row.tokens_std || [])[i] || 0)) : null,
       tokens_high: row.tokens_mean ? row.tokens_mean.map((mean, i) => mean + ((row.tokens_std || [])[i] || 0)) : null,
@@ -98,7 +72,12 @@
 
   const setting = (row) => make("span", {}, mark(row.method), row.name);
   const small = (text) => (text ? make("small", {}, text) : null);
-  const interval = (low, high, form) => small(between(low, high, form).replace(/[[\]]/g, "").replace(", ", " to "));
+
+  // A cell's value, and its interval in small.
+  function cell(text) {
+    const [value, ends] = minus(text).split(" [");
+    return [value, small(ends && ends.slice(0, -1).replace(", ", " to "))];
+  }
 
   function table(columns, list, options = {}) {
     const head = make("tr");
@@ -122,28 +101,17 @@
   // ---- columns
 
   const SETTING = { title: "setting", value: (row) => row.name, show: (row) => [setting(row), small(row.trained ? `weights ${row.trained}` : "")] };
-  const COLUMNS = [
-    { get title() { return new Set(page.groups.map((group) => group.metric.heading)).size === 1 ? metric(0).heading : "score"; }, value: (row) => row.score, show: (row) => [number(row.score), interval(row.score_low, row.score_high, number)] },
-    {
-      title: "Δ dense",
-      value: (row) => row.diff_dense,
-      show: (row) => [
-        make("span", { class: row.inside_noise ? "noise" : null, title: row.inside_noise ? "inside the noise" : null }, signed(row.diff_dense, 1).replace("+–", MISSING)),
-        interval(row.diff_dense_low, row.diff_dense_high, signed),
-      ],
-    },
-    ...page.others.filter((other) => other.shown).map(({ name, heading, digits }) => ({ title: heading, spare: true, value: (row) => row[name], show: (row) => number(row[name], digits) })),
-    { title: "GMAC", value: (row) => row.gmacs, show: (row) => [number(row.gmacs, 3), small(known(row.saved) ? saving(row.saved) : "")] },
-    { title: "images/s", value: (row) => row.images_per_s, show: (row) => rate(row.images_per_s) },
-    { title: "speed-up", value: (row) => row.speedup, show: (row) => [times(row.speedup), interval(row.speedup_low, row.speedup_high, times)] },
-    { title: "latency ms", value: (row) => row.latency_p50, show: (row) => [number(row.latency_p50), interval(row.latency_p10, row.latency_p90, number)] },
-    { title: "selecting", spare: true, value: (row) => row.reduction_share, show: (row) => percent(row.reduction_share) },
-    { title: "peak MiB", spare: true, value: (row) => row.peak_memory_mb, show: (row) => number(row.peak_memory_mb, 0) },
-    { title: "params M", spare: true, value: (row) => row.params_m, show: (row) => number(row.params_m, 2) },
-    { title: "last tokens", spare: true, value: (row) => (row.tokens_mean || []).at(-1), show: (row) => number((row.tokens_mean || []).at(-1), 0) },
-  ];
-  const metric = (group = state.group) => page.groups[group || 0].metric;
-  const measured = (columns, list) => columns.filter((column) => list.some((row) => known(column.value(row))));
+  const headings = new Set(page.groups.map((group) => group.metric.heading));
+  const COLUMNS = page.cells.map(({ title, name, field, spare }) => ({
+    title: name === "score" && headings.size > 1 ? "score" : title,
+    spare,
+    text: name === "verdict",
+    value: (row) => row[field],
+    show: (row) => cell(row[`t_${name}`]),
+    filled: (row) => row[`t_${name}`] !== MISSING,
+  }));
+  const metric = (group = state.group) => page.groups[group].metric;
+  const measured = (columns, list) => columns.filter((column) => list.some(column.filled || ((row) => known(column.value(row)))));
 
   // ---- the answer
 
@@ -151,56 +119,17 @@
     const group = page.groups[state.group];
     const c = group.conditions;
     const axis = page.axes.find((a) => a.field === state.axis);
-    const all = ok(rows.filter((row) => row.group === state.group));
-    const scored = all.filter((row) => known(row.score));
-    const front = scored.filter((row) => row.fronts.includes(state.axis) && row.method !== "dense");
-    const held = Map.groupBy(front, (row) => row.method);
-    const methods = [...held.keys()].sort((a, b) => held.get(b).length - held.get(a).length);
-    find("headline").textContent = !scored.length
-      ? `${c.backbone}: no ${metric().noun} was measured here`
-      : `${c.backbone}: ${list(methods) || "nothing but dense"} ${methods.length > 1 ? "are" : "is"} on the front of ${metric().noun} against ${axis.short}`;
-    find("lead").replaceChildren(...lead(all, scored, front));
+    const { headline, lead } = group.answers[state.axis];
+    find("headline").textContent = headline;
+    find("lead").replaceChildren(...lead.map((part) => (Array.isArray(part) ? make("strong", {}, ...part) : minus(part))));
     const parts = [c.weights === "random" ? "random weights" : `weights ${c.weights}`, `${c["image size"]}`, c.data, c.hardware, c.precision, `batch ${c.batch}`, c.mode];
     const badges = [group.subset, c.weights === "random" ? "random weights" : null].filter(known);
     find("conditions").replaceChildren(...badges.map((text) => make("span", { class: "badge" }, text)), parts.join("; ") + ".");
     const shown = ok(here()).filter((row) => row.fronts.includes(state.axis)).sort((a, b) => metric().sign * (b.score - a.score));
     const columns = measured([SETTING, ...COLUMNS.filter((column) => !column.spare)], shown);
     find("front").replaceChildren(shown.length ? table(columns, shown, { caption: `On the front of ${metric().noun} against ${axis.short}` }) : "");
+    find("notes").replaceChildren(...group.notes.map((note) => make("li", {}, minus(note))));
   }
-
-  function lead(all, scored, front) {
-    const better = scored.filter((row) => known(row.diff_dense_low) && row.diff_dense_low > 0);
-    const close = scored.filter((row) => row.inside_noise);
-    const fine = [...better, ...close].sort((a, b) => (b.saved || 0) - (a.saved || 0));
-    const said = [];
-    if (!scored.length) {
-      const why = [...new Set(all.map((row) => row.reason).filter(known))];
-      said.push(why.length ? `Why: ${why.join("; ")}. ` : "", "GMACs, speed, memory and tokens were.");
-    } else {
-      said.push(`${front.length} of ${scored.length - 1} settings ${front.length === 1 ? "is" : "are"} beaten by no other. `);
-      if (fine.length) {
-        const best = fine[0];
-        const images = `on ${(best.images || 0).toLocaleString("en")} images`;
-        const speed = known(best.speedup) ? `; speed-up ${times(best.speedup)} ${between(best.speedup_low, best.speedup_high, times)}` : "";
-        const count = (rows, one, many) => (rows.length ? [rows.length === 1 ? one : `${rows.length} ${many}`] : []);
-        const told = [
-          ...count(better, "one is more accurate than dense", "are more accurate than dense"),
-          ...count(close, "one cannot be told from dense", "cannot be told from dense"),
-        ].join(", ");
-        said.push(
-          `${told[0].toUpperCase()}${told.slice(1)} ${images}${fine.length === 1 ? ": " : "; of these "}`,
-          make("strong", {}, best.name),
-          `${fine.length === 1 ? ", " : " saves most: "}${saving(best.saved)} GMAC for ${signed(best.diff_dense)} `,
-          `${between(best.diff_dense_low, best.diff_dense_high, signed)} points${speed}.`
-        );
-      } else if (scored.some((row) => known(row.diff_dense))) {
-        said.push("Every one is less accurate than dense by more than the noise.");
-      }
-    }
-    return said;
-  }
-
-  const list = (names) => (names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`);
 
   // ---- charts
 
@@ -277,8 +206,7 @@
       .map((made) => ({
         ...rows[made.row],
         ...made,
-        t_published: `${number(made.published_top1, 2)}${made.published_trained ? " (trained)" : ""}`,
-        t_why: made.reasons.join("; "),
+        t_published: `${made.t_published} (${made.t_how})`,
       }));
 
   function where(group, name) {
@@ -312,15 +240,12 @@
     const columns = [
       { title: "setting", show: (made) => setting(made.of) },
       page.groups.length > 1 ? { title: "conditions", text: true, show: group } : null,
-      { title: "published top-1 %", show: (made) => [number(made.published_top1, 2), small(made.published_trained ? "trained" : "off the shelf")] },
-      { title: "measured", show: (made) => [number(made.of.score), interval(made.of.score_low, made.of.score_high, number)] },
-      {
-        title: "difference",
-        show: (made) => [make("span", { class: made.inside ? "noise" : null }, known(made.difference) ? signed(made.difference) : MISSING), small(made.inside ? "inside the interval" : "")],
-      },
-      { title: "published GMAC", show: (made) => number(made.published_gmacs, 2) },
-      { title: "measured", show: (made) => [number(made.of.gmacs, 2), small(known(made.gmacs_ratio) ? `${signed(100 * made.gmacs_ratio)}${NOWRAP}%` : "")] },
-      { title: "what differs", text: true, show: (made) => made.reasons.join("; ") },
+      { title: "published top-1 %", show: (made) => [made.t_published, small(made.t_how)] },
+      { title: "measured", show: (made) => cell(made.of.t_score) },
+      { title: "difference", show: (made) => [make("span", { class: made.inside ? "noise" : null }, minus(made.t_difference)), small(made.t_inside)] },
+      { title: "published GMAC", show: (made) => made.t_published_gmacs },
+      { title: "measured", show: (made) => [made.of.t_gmacs, small(minus(made.t_ratio))] },
+      { title: "what differs", text: true, show: (made) => made.t_why },
     ].filter(known);
     find("comparison").replaceChildren(
       all.length ? table(columns, all.slice(0, 200)) : make("p", { class: "note" }, "No paper printed a number for any of these settings.")

@@ -1,0 +1,99 @@
+"""What papers printed is counted again, and what is off without a reason is not passed over."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+from rows import row
+from torch import nn
+
+from tokenbench.cli import main
+from tokenbench.methods import all_methods, get
+from tokenbench.methods.base import Method, Reported
+from tokenbench.runs.results import Results
+from tokenbench.runs.verify import Check, checks
+
+
+class Printed(Method):
+    """Does nothing, and its paper printed numbers."""
+
+    name = "printed"
+
+    def reducers(self, vit: object) -> dict[int, list[nn.Module]]:
+        return {}
+
+
+def reporting(patch: pytest.MonkeyPatch, *reported: Reported) -> None:
+    patch.setattr(Printed, "reported", reported)
+    patch.setattr("tokenbench.runs.verify.all_methods", lambda: {"printed": Printed})
+
+
+@pytest.mark.parametrize(
+    ("published", "counted", "reason", "same", "off"),
+    [
+        (4.0, 4.049, "", True, False),
+        (4.0, 4.051, "", False, True),
+        (2.9, 2.981, "cut off", False, False),
+        (2.9, 2.995, "cut off", False, True),  # more than a reason explains
+        (22.774, 22.7744, "", True, False),
+        (22.774, 22.7746, "", False, True),
+        (16, 16, "", True, False),
+        (16, 17, "", False, True),
+    ],
+)
+def test_the_last_printed_digit_decides(published: float, counted: float, reason: str, same: bool, off: bool) -> None:
+    check = Check("tome", "deit_s", "GMAC", published, counted, reason)
+    assert (check.same, check.off) == (same, off)
+
+
+def test_a_saving_may_be_three_points_off_with_a_reason() -> None:
+    assert (
+        not Check("a", "b", "GMAC saved %", 24, 21.1, "why").off
+        and Check("a", "b", "GMAC saved %", 24, 20.9, "why").off
+    )
+
+
+def test_each_number_is_counted_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeiT-T by hand: 12 blocks of 12 n w^2 + 2 n^2 w on n = 197 tokens of w = 192, patches and head."""
+    by_hand = (12 * (12 * 197 * 192**2 + 2 * 197**2 * 192) + 196 * 768 * 192 + 192 * 1000) / 1e9
+    own = Reported(
+        "deit_t", {}, 72.2, round(by_hand, 3), params_m=5.717416, saved=0, tokens=197, reason="for GMACs only"
+    )
+    reporting(monkeypatch, own, Reported("deit_t", {}, 72.2))
+    found = {check.what: check for check in checks()}
+    assert set(found) == {"GMAC", "GMAC saved %", "params M", "tokens at the end"} and all(
+        c.same for c in found.values()
+    )
+    assert found["GMAC"].counted == pytest.approx(by_hand) and found["GMAC"].setting == "printed"
+    reporting(monkeypatch, Reported("deit_t", {}, None, 1.26, params_m=5.8, tokens=196, reason="for GMACs only"))
+    assert {check.what: check.off for check in checks()} == {"GMAC": False, "params M": True, "tokens at the end": True}
+
+
+def test_the_command_fails_where_one_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    reporting(monkeypatch, Reported("deit_t", {}, gmacs=1.3), Reported("deit_t", {}, gmacs=1.5, reason="nobody knows"))
+    done = CliRunner().invoke(main, ["verify"])
+    assert done.exit_code == 1 and "2 published numbers, 1 off without a reason." in done.stdout
+    assert "OFF" in done.stdout and "nobody knows" in done.stdout and done.stderr == ""
+    reporting(monkeypatch, Reported("deit_t", {}, gmacs=1.3), Reported("deit_t", {}, gmacs=1.27, reason="with norms"))
+    done = CliRunner().invoke(main, ["verify"])
+    assert done.exit_code == 0 and "with norms" in done.stdout and "0 off" in done.stdout
+
+
+def test_accuracies_of_rows_are_set_beside_too(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    reporting(monkeypatch)
+    made = {"backbone": "deit_s", "images": 50_000, "images_total": 50_000, "dataset": "imagenet"}
+    for top1, code in ((79.9, 0), (78.0, 1)):
+        file = f"{tmp_path}/{code}.jsonl"
+        Results(file).append(row(**made, top1=top1, top1_low=top1 - 0.3, top1_high=top1 + 0.3))
+        done = CliRunner().invoke(main, ["verify", file])
+        assert done.exit_code == code and "79.86" in done.stdout and f"{top1}" in done.stdout
+    Results(f"{tmp_path}/other.jsonl").append(row(**made | {"dataset": "photos"}, top1_low=69.0, top1_high=71.0))
+    done = CliRunner().invoke(main, ["verify", f"{tmp_path}/other.jsonl"])
+    assert done.exit_code == 0 and "measured on photos (val)" in done.stdout
+
+
+@pytest.mark.parametrize("name", [n for n in all_methods() if get(n).reported])
+def test_every_published_number_is_matched_or_explained(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenbench.runs.verify.all_methods", lambda: {name: get(name)})
+    found = list(checks())
+    assert found and [(c.setting, c.backbone, c.what, c.published, c.counted) for c in found if c.off] == []

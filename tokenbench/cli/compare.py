@@ -1,0 +1,128 @@
+"""`tokenbench compare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tokenbench.cli import options
+
+if TYPE_CHECKING:
+    from tokenbench.runs.compare import Change, Pair
+
+LINES = {  # field: its name, and the format of its values
+    "top1": ("top-1 %", "{:.1f}"),
+    "top5": ("top-5 %", "{:.1f}"),
+    "agreement": ("agreement %", "{:.1f}"),
+    "gmacs": ("GMAC", "{:.3f}"),
+    "params_m": ("params M", "{:.2f}"),
+    "images_per_s": ("img/s", ""),
+    "speedup": ("speed-up over dense", "{:.2f}"),
+    "latency_p50": ("ms a batch", "{:.1f}"),
+    "peak_memory_mb": ("peak MiB", "{:.0f}"),
+}
+
+
+@click.command()
+@click.argument("what", nargs=-1, required=True, metavar="RESULTS [RESULTS] [SETTING] [SETTING]")
+@click.option(
+    "--fail-if",
+    "conditions",
+    multiple=True,
+    metavar="CONDITION",
+    help="Exit code 1 where it holds: top1<-0.5 (points), images_per_s<0.95 (second over first), p_value<0.05.",
+)
+@options.margin
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines, one a pair, instead of tables.")
+@options.plugin
+def compare(what: tuple[str, ...], conditions: tuple[str, ...], margin: float, as_json: bool) -> int:
+    """What changes from one row to another: accuracy paired image by image, speed, GMACs, memory.
+
+    Two results files are compared setting by setting; in one file, two settings, or dense and one. The second is told
+    against the first: top-1, top-5 in points, everything else as a ratio. Conditions of --fail-if ask about these, and
+    about top1_low, images_per_s_high and the like, the ends of 95 % intervals.
+    """
+    from tokenbench.runs import compare as comparing
+    from tokenbench.runs import gates
+
+    wanted = [gates.gate(text) for text in conditions]
+    files = [Path(text) for text in what if _is_file(text)]
+    pairs = comparing.compare(files, [text for text in what if not _is_file(text)], margin)
+    failed = gates.failing(pairs, wanted)
+    if as_json:
+        for pair in pairs:
+            click.echo(json.dumps(_plain(pair, [gate.text for of, gate in failed if of is pair]), allow_nan=False))
+    else:
+        for pair in pairs:
+            _show(pair)
+        click.echo(f"\n{_note(sum('top1' in pair.changes for pair in pairs))}")
+    for pair, gate in failed:
+        click.echo(
+            f"Failed: {gate.text}: {gates.value(pair, gate.field):.6g} from {pair.first} to {pair.second}.", err=True
+        )
+    return int(bool(failed))
+
+
+def _is_file(text: str) -> bool:
+    return text.endswith(".jsonl") or Path(text).exists()
+
+
+def _show(pair: Pair) -> None:
+    from rich.table import Table
+
+    from tokenbench.cli.screen import console, plain
+
+    out, (first, second) = console(), (pair.first, pair.second)
+    same = first.row.label == second.row.label
+    names = [str(side.file) if same else side.row.label for side in (first, second)]
+    title = f"{first.row.label if same else ' → '.join(names)}: {first.row.backbone}, batch {first.row.batch}"
+    out.print()
+    out.print(plain(title, "bold"))
+    out.print(plain(str(first.file) if first.file == second.file else f"{first.file} → {second.file}", "dim"))
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    for i, name in enumerate(("", *names, "change", "")):
+        grid.add_column(plain(name), justify="right" if 0 < i < 4 else "left", no_wrap=i != 4)
+    for field, change in pair.changes.items():
+        grid.add_row(*(plain(text) for text in _line(field, change)))
+    out.print(grid)
+    for name, (mine, theirs) in pair.differ.items():
+        out.print(plain(f"· {name} differs: {mine} → {theirs}", "dim"))
+
+
+def _line(field: str, change: Change) -> tuple[str, ...]:
+    from tokenbench.reports.cells import MISSING, interval, number, rate
+
+    name, form = LINES[field]
+    sides = [number(v, form) if form else rate(v) for v in (change.first, change.second)]
+    if field == "agreement":
+        return (name, MISSING, MISSING, number(change.value, form), "the same first guess")
+    shown = interval(change.value, change.low, change.high, "{:+.1f}" if field in ("top1", "top5") else "×{:.2f}")
+    words = change.words if change.p is None else f"{change.words} (p = {change.p:.3g})"
+    return (name, *sides, shown, words)
+
+
+def _note(scored: int) -> str:
+    many = f" with Holm's correction over what is compared here ({scored} pairs with accuracy)" if scored > 1 else ""
+    return (
+        f"Brackets: 95 % intervals; of top-1 paired (Tango), of speeds from those of both rows. Accuracy differs by "
+        f"McNemar's exact test at 5 %{many}; p is of one pair alone."
+    )
+
+
+def _plain(pair: Pair, failed: list[str]) -> dict[str, Any]:
+    sides = {
+        name: {"file": str(side.file), "id": side.row.id, "label": side.row.label}
+        for name, side in (("first", pair.first), ("second", pair.second))
+    }
+    shared = {"backbone": pair.first.row.backbone, "batch": pair.first.row.batch}
+    changes = {
+        field: {
+            **{"first": change.first, "second": change.second, "change": change.value},
+            **{"low": change.low, "high": change.high, "p_value": change.p, "verdict": change.words or None},
+        }
+        for field, change in pair.changes.items()
+    }
+    return {**sides, **shared, "changes": changes, "differ": pair.differ, "failed": failed}

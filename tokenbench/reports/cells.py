@@ -1,0 +1,178 @@
+"""What a row's numbers look like: rounded once, here, so that screen, tables and page show the same digits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from tokenbench.measure.verdicts import ALPHA, MARGIN, Difference, Verdict, judge
+from tokenbench.runs.row import FIRST_TASK, Row
+from tokenbench.tasks import metrics_of
+from tokenbench.tasks.base import PAIRED, Metric
+
+MISSING = "–"
+ELSEWHERE = "†"  # of another session than the dense row beside it
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of every table of rows."""
+
+    title: str
+    name: str
+    field: str  # of the row or of its point, to sort by
+    brackets: str = ""  # what its brackets are
+    spare: bool = False  # can be done without
+
+
+_COSTS = (
+    Column("GMAC", "gmacs", "gmacs"),
+    Column("Δ GMAC", "change", "gmacs"),
+    Column("params M", "params", "params_m", spare=True),
+    Column("img/s", "speed", "images_per_s"),
+    Column("speed-up", "speedup", "speedup", "as `of_speed` has it"),
+    Column("spread", "spread", "spread", spare=True),
+    Column("ms a batch", "latency", "latency_p50", "10th and 90th percentile"),
+    Column("selecting", "share", "reduction_share", spare=True),
+    Column("peak MiB", "peak", "peak_memory_mb", spare=True),
+    Column("last tokens", "last", "last_tokens", spare=True),
+)
+
+
+def columns(metrics: Sequence[Metric]) -> tuple[Column, ...]:
+    """The columns of rows whose task measures this, the main metric first; its column is always called `score`."""
+    main, *others = metrics
+    return (
+        Column(main.heading, "score", "score", "95 % interval"),
+        Column("Δ dense", "diff", "diff_dense", "paired 95 % interval"),
+        Column("verdict", "verdict", "p_value"),
+        *(Column(m.heading, m.name, m.name, "95 % interval", spare=True) for m in others if m.shown),
+        *_COSTS,
+    )
+
+
+def judged(rows: Sequence[Row], margin: float = MARGIN) -> dict[int, Verdict]:
+    """By `id(row)`, the verdicts on those of some rows, shown together, that were compared with dense."""
+    told, changes = [], []
+    for row in rows:
+        value, low, high, p = (row.metrics.get(name) for name in PAIRED)
+        if row.status == "ok" and value is not None and p is not None:
+            told.append(row)
+            less_is_better = metrics_of(row.task, list(row.metrics))[0].sign < 0
+            changes.append(
+                Difference(value, low, high, p).turned() if less_is_better else Difference(value, low, high, p)
+            )
+    return {id(row): verdict for row, verdict in zip(told, judge(changes, margin), strict=True)}
+
+
+def cells(row: Row, dense: Row | None, verdict: Verdict | None) -> dict[str, str]:
+    """The text of each column, by the column's name.
+
+    Args:
+        row: what is shown.
+        dense: the dense model's row beside it, if there is one.
+        verdict: what may be said of the difference between them.
+    """
+    main, *others = metrics_of(row.task, list(row.metrics))
+
+    def score(name: str, form: str) -> str:
+        value, low, high = (row.metrics.get(f"{name}{end}") for end in ("", "_low", "_high"))
+        return interval(value, low, high, form)
+
+    saved = 100 * (row.gmacs / dense.gmacs - 1) if dense and row.gmacs and dense.gmacs and row is not dense else None
+    share = None if row.reduction_share is None else 100 * row.reduction_share
+    return {
+        "score": score(main.name, f"{{:.{main.digits}f}}"),
+        "diff": score("diff_dense", f"{{:+.{main.digits}f}}"),
+        "verdict": verdict.words if verdict else MISSING,
+        **{metric.name: score(metric.name, f"{{:.{metric.digits}f}}") for metric in others},
+        "gmacs": number(row.gmacs, "{:.3f}"),
+        "change": number(saved, "{:+.0f} %"),
+        "params": number(row.params_m, "{:.2f}"),
+        "speed": rate(row.images_per_s) + ELSEWHERE * is_elsewhere(row, dense),
+        "speedup": interval(row.speedup, row.speedup_low, row.speedup_high, "{:.2f}"),
+        "spread": MISSING if row.spread is None else f"{100 * row.spread:.0f} %{', noisy' if row.noisy else ''}",
+        "latency": interval(row.latency_p50, row.latency_p10, row.latency_p90, "{:.1f}"),
+        "share": number(share, "{:.0f} %"),
+        "peak": number(row.peak_memory_mb, "{:.0f}"),
+        "last": number(row.tokens_mean[-1] if row.tokens_mean else None, "{:.0f}"),
+    }
+
+
+def line(row: Row, dense: Row | None, verdict: Verdict | None) -> dict[str, str]:
+    """The cells by the titles of their columns, in order."""
+    texts = cells(row, dense, verdict)
+    return {column.title: texts[column.name] for column in columns(metrics_of(row.task, list(row.metrics)))}
+
+
+def notes(rows: Sequence[Row], verdicts: Mapping[int, Verdict], dense: Row | None) -> list[str]:
+    """What must be known to read the cells of some rows that are shown together."""
+    first = rows[0].task == FIRST_TASK
+    shown = [cells(row, dense, verdicts.get(id(row))) for row in rows]
+    kinds: dict[str, list[str]] = {}
+    for column in columns(metrics_of(rows[0].task, list(rows[0].metrics))):
+        if column.brackets and any("[" in texts[column.name] for texts in shown):
+            kind = of_speed(rows) if column.name == "speedup" else column.brackets
+            kind += {"score": " (Wilson)", "diff": " (Tango)"}.get(column.name, "") if first else ""
+            kinds.setdefault(kind, []).append(column.title)
+    told = [f"{', '.join(names)}: {kind}" for kind, names in kinds.items()]
+    found = [f"in brackets, {'; '.join(told)}"] if told else []
+    found += [rule(verdict, first) for verdict in list(verdicts.values())[:1]]
+    away = [row.label for row in rows if is_elsewhere(row, dense)]
+    if away:
+        found.append(
+            f"{ELSEWHERE} {', '.join(away)}: timed in another session than the dense row here, so compare by speed-up, "
+            "which is to dense in the same rounds"
+        )
+    if any(row.spread is not None for row in rows):
+        found.append("spread: interquartile range of the timed passes over their median")
+    if any(row.noisy for row in rows):
+        found.append("noisy: the machine was too busy for the speed to be known to 2 %")
+    return found
+
+
+def rule(verdict: Verdict, mcnemar: bool = True) -> str:
+    """Which tests the verdicts of a table are by."""
+    test = "McNemar's exact test" if mcnemar else "the test of the task"
+    many = f", after Holm's correction for {verdict.judged} settings" if verdict.judged > 1 else ""
+    return (
+        f"verdict: more or less accurate by {test} at "
+        f"{100 * ALPHA:.0f} %{many}; at most {verdict.margin} points lost where the 95 % interval ends above "
+        f"-{verdict.margin}; else there are too few images to say"
+    )
+
+
+def of_speed(rows: Sequence[Row]) -> str:
+    """What the interval of a speed-up is: rows of earlier versions have percentiles."""
+    old = all(row.noisy is None for row in rows)
+    return "10th and 90th percentile over rounds" if old else "95 % interval of the median over rounds"
+
+
+def is_elsewhere(row: Row, dense: Row | None) -> bool:
+    """Whether a row was timed in another session than the dense row beside it, measured anew since."""
+    if dense is None or row is dense or None in (row.images_per_s, dense.images_per_s):
+        return False
+    mine, theirs = row.env.get("session"), dense.env.get("session")
+    if mine and theirs:
+        return bool(mine != theirs)
+    return dense.time - row.time > timedelta(seconds=1)  # in one session dense is written first
+
+
+def number(value: float | None, form: str) -> str:
+    """A value in its format; a dash where it was not measured."""
+    return MISSING if value is None else form.format(value)
+
+
+def rate(value: float | None) -> str:
+    """Images a second, to three digits or more where there are decimals."""
+    return number(value, "{:.1f}" if value is not None and value < 10 else "{:.0f}")
+
+
+def interval(value: float | None, low: float | None, high: float | None, form: str) -> str:
+    """A value and the ends of its interval, if it has one."""
+    if value is None:
+        return MISSING
+    if low is None or high is None:
+        return form.format(value)
+    return f"{form.format(value)} [{form.format(low)}, {form.format(high)}]"
