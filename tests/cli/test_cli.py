@@ -183,7 +183,7 @@ def test_unknown_commands_get_the_nearest() -> None:
             ("--ema", "--weights-key", "model"),
             "--ema and --weights-key both say which weights to take; give one of them.",
         ),
-        (("--weights", ""), "--weights names no file; give auto, dense, random, or files and folders."),
+        (("--weights", " , "), "--weights names no file; give auto, dense, random, or files and folders."),
     ],
 )
 def test_flags_of_weights_and_pixels_that_mean_nothing(flags: tuple[str, ...], says: str) -> None:
@@ -228,8 +228,8 @@ def spoilt(nano: bytes, kind: str) -> str:
     [
         ("another shape", "it has width 192, blocks 12, and deit_nano has width 64, blocks 12; give --backbone deit_t"),
         ("cut short", "it is cut or damaged."),
-        ("pickle", "could run code when loaded (a.class), so it is not read; save its tensors"),
-        ("torch pickle", ".mkdir), so it is not read; save its tensors alone"),
+        ("pickle", "could run code when loaded, so it is not read; convert it to safetensors."),
+        ("torch pickle", ".mkdir), so it is not read; convert it to safetensors."),
         ("missing", "Weights file 'none.pth' does not exist; give a .safetensors or .pth file, 'auto' or 'random'."),
     ],
 )
