@@ -26,7 +26,6 @@ Tiny = Callable[..., Backbone]
 REFUSED = {  # of 36 patches, blocks 0 to 11
     "tome[r=500]": "block 0 merges at most half of its 36 patches, and r=500 is more",
     "tome[r=19]": "r=19 is more",
-    "tome[r=0/0/19]": "block 2 merges at most half of its 36 patches, and r=19 is more",
     "evit[blocks=3/3/3]": "its stages are in blocks 3/3/3, and each must lie in a later block than the one before",
     "evit[blocks=9/3]": "its stages are in blocks 9/3",
     "topk[blocks=3/3]": "its stages are in blocks 3/3",
@@ -115,3 +114,12 @@ def test_swin_refuses_to_change_attention() -> None:
     tokens = swin.embed(torch.randn(1, 3, 160, 160))
     with pytest.raises(ValueError, match="Attention within windows cannot be asked for"):
         swin.turn(0, [Within()], False)(tokens)
+
+
+def test_a_list_of_r_that_asks_for_more_is_said(tiny: Callable[..., Backbone]) -> None:
+    (method,) = parse("tome[r=0/0/19]")
+    assert method.refusal(tiny()) is None
+    assert (
+        method.caveat(tiny())
+        == "from block 2 on fewer than r merge, for at most half of 36 tokens can, and r is 19 there"
+    )

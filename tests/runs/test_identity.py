@@ -70,7 +70,13 @@ def test_every_part_of_the_identity_decides_the_id(change: dict[str, Any]) -> No
 
 def test_nothing_else_decides_the_id() -> None:
     for field in set(Row.model_fields) - set(Identity.model_fields) - {"status", "time"}:
-        value = {"env": {"a": 1}, "reason": "so", "gmacs_by_part": {"a": 1.0}, "metrics": {"top1": 1.0}}.get(field, 5)
+        value = {
+            "env": {"a": 1},
+            "reason": "so",
+            "gmacs_by_part": {"a": 1.0},
+            "metrics": {"top1": 1.0},
+            "noisy": True,
+        }.get(field, 5)
         changed = row(**{field: [value] if "tokens" in field or field == "gmacs_by_block" else value})
         assert changed.id == row().id and changed != row(), field
     assert row(status="failed", reason="it broke").id == row().id

@@ -359,6 +359,7 @@ def timed(clock: Clock, label: str, batch: int) -> dict[str, Any]:
     ratios = sorted(ref / own for ref, own in zip(reference, seconds, strict=True))
     shares = [inside / whole for inside, whole in clock.passes[label, batch][-rounds - 2 - ROUNDS : -rounds - 2]]
     middle, out = statistics.median(seconds), left_out(rounds)
+    sure = sorted(seconds) if label == "dense" else ratios  # its own time stands for dense
     return {
         "peak_memory_mb": PEAKS[label.split("[")[0]] * batch / 4,
         "images_per_s": batch / middle,
@@ -367,6 +368,7 @@ def timed(clock: Clock, label: str, batch: int) -> dict[str, Any]:
         "latency_p90": 1000 * percentile(seconds, 90),
         "spread": (percentile(seconds, 75) - percentile(seconds, 25)) / middle,
         "runs": rounds,
+        "noisy": (sure[-1 - out] - sure[out]) / 2 / statistics.median(sure) > 0.02,
         "speedup": statistics.median(ratios),
         "speedup_low": ratios[out],
         "speedup_high": ratios[-out - 1],

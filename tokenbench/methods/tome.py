@@ -151,11 +151,14 @@ class ToMe(Method):
         return self.prop_attn
 
     def supports(self, vit: Backbone) -> str | None:
-        """Any backbone; a list of r may not be longer than the model, nor the first block merge more than it can."""
+        """Any backbone; a list of r may not be longer than the model, nor one r for all be more than a block can merge.
+
+        A list, as published models have, may ask for more: at most half is merged there, and `caveat` says so.
+        """
         if isinstance(self.r, tuple) and len(self.r) > vit.depth:
             return f"r lists {len(self.r)} blocks, and this backbone has {vit.depth}"
         block, r, count = next(self._short(vit), (vit.depth, 0, 0))
-        if count == vit.grid[0] * vit.grid[1]:
+        if not isinstance(self.r, tuple) and count == vit.grid[0] * vit.grid[1]:
             return f"block {block} merges at most half of its {count} patches, and r={r} is more"
         return None
 

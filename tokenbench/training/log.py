@@ -83,3 +83,11 @@ def tracker(name: str, run: str, settings: Mapping[str, Any]) -> Tracker:
     except Exception as error:  # each raises its own, of accounts and networks
         raise TokenbenchError(f"Tracker '{name}' cannot start ({error}); set it up, or leave --tracker out.") from None
     return module  # type: ignore[return-value]
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """A row in words."""
+    parts = [f"epoch {row['epoch']:.2f}", f"loss {row['loss']:.4f}", f"lr {row['lr']:.2e}"]
+    if "top1" in row:
+        parts.append(f"top-1 {row['top1']:.2f} %")
+    return ", ".join([*parts, f"{row['images_per_s']:.0f} images/s"])

@@ -203,7 +203,7 @@ class _Run:
                     row["top1"] = self._evaluate(held_out).top1
                 if self.log is not None:  # before the checkpoint: lines after it are dropped, none before it is missing
                     self.log.add(row)
-                    self.watch.note(_line(row))
+                    self.watch.note(log.line(row))
                 if saving or time.monotonic() - self.saved_at > SAVE_SECONDS:
                     self._save(now)
                 began, first = time.monotonic(), now
@@ -340,10 +340,3 @@ def _teacher(job: Job, classes: int) -> tuple[Model | None, dict[str, Any] | Non
             f"{found.note or 'they are random'}; give --teacher FILE, or --set teacher=none."
         )
     return Model(backbone, Dense()), found.identity
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    parts = [f"epoch {row['epoch']:.2f}", f"loss {row['loss']:.4f}", f"lr {row['lr']:.2e}"]
-    if "top1" in row:
-        parts.append(f"top-1 {row['top1']:.2f} %")
-    return ", ".join([*parts, f"{row['images_per_s']:.0f} images/s"])

@@ -23,7 +23,7 @@
   }
 
   const known = (value) => value !== null && value !== undefined;
-  const minus = (text) => text.replace(/-(?=\d)/g, "−");
+  const minus = (text) => text.replace(/(?<![\w])-(?=\d)/g, "−");
 
   function words(row) {
     return {
