@@ -183,7 +183,7 @@ def test_unknown_commands_get_the_nearest() -> None:
             ("--ema", "--weights-key", "model"),
             "--ema and --weights-key both say which weights to take; give one of them.",
         ),
-        (("--weights", ""), "--weights is empty; give it a value, or leave it out."),
+        (("--weights", " , "), "--weights names no file; give auto, dense, random, or files and folders."),
     ],
 )
 def test_flags_of_weights_and_pixels_that_mean_nothing(flags: tuple[str, ...], says: str) -> None:

@@ -27,8 +27,7 @@ from tokenbench.training import log, optim, state, telling
 from tokenbench.training.processes import Processes, joined
 from tokenbench.training.stream import Stream, Targets, check_training, seed_all
 from tokenbench.training.task import MethodTask
-from tokenbench.weights import checkpoints, files, sources
-from tokenbench.weights.choice import ALL, Take
+from tokenbench.weights import checkpoints, choice, files, sources, told
 
 RESULT = "model.safetensors"
 LOG_EVERY = 50  # updates
@@ -63,7 +62,7 @@ class Job:
     pixels: Mapping[str, Any] = field(
         default_factory=dict
     )  # mean, std, crop_pct, interpolation, if not the model's own
-    take: Take = ALL  # which weights, of files that hold several
+    take: choice.Take = choice.ALL  # which weights, of files that hold several
 
 
 class Watch(runner.Watch, Protocol):
@@ -102,7 +101,8 @@ def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
     images, held_out = data.open_training(job.data_dir, job.class_order, job.labels)
     check_training(images)
     method = _with_knobs(job.method, job.recipe)
-    given = sources.single(_from(job), job.take)
+    auto = job.weights == "auto" and job.recipe.start == "scratch"
+    given = sources.single("random" if auto else job.weights, job.take)
     backbone = given.create(job.backbone, job.image_size, len(images.classes), job.recipe.drop_path, job.pixels)
     start = _start(job, given, backbone)
     if start.note and processes.leads:
@@ -126,8 +126,7 @@ def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
         "teacher": taught_by,
         "precision": job.precision,
         "seed": job.seed,
-        **({"pool": given.told.pool} if given.told.pool else {}),
-        **({"pixels": backbone.pixels} if backbone.pixels else {}),
+        **told.kept(given.told.pool, backbone.pixels),
     }
     task = MethodTask(model, teacher, torch.device(processes.device)).to(processes.device)
     if job.recipe.ema:
@@ -312,11 +311,6 @@ def _with_knobs(method: Method, recipe: Recipe) -> Method:
             "give more epochs, or a shorter schedule."
         )
     return method
-
-
-def _from(job: Job) -> str:
-    """What the run starts from, as `--weights` has it."""
-    return "random" if job.weights == "auto" and job.recipe.start == "scratch" else job.weights
 
 
 def _start(job: Job, given: sources.Sources, backbone: Backbone) -> checkpoints.Weights:

@@ -27,7 +27,7 @@ from tokenbench.model import Model
 from tokenbench.weights import files, fitting
 from tokenbench.weights.choice import ALL, Take
 from tokenbench.weights.files import Reading
-from tokenbench.weights.told import NOTHING, Told, by_others
+from tokenbench.weights.told import NOTHING, Told, by_others, kept
 
 HUB_NAME = re.compile(r"(?P<hub>hf-hub:)?(?P<repo>[\w-][\w.-]*/[\w.-]+)(@(?P<revision>[\w.-]+))?/(?P<file>.+)")
 PLAIN = "timm or DeiT"  # the layout that dense, EViT and ToMe weights share
@@ -64,8 +64,7 @@ class Published:
             "image_size": list(self.image_size),
             "published": {"layout": self.layout, "source": self.source, "hash": self.hash},
             "assumed": list(self.assumed),
-            **({"pool": self.told.pool} if self.told.pool else {}),
-            **({"pixels": dict(self.told.pixels)} if self.told.pixels else {}),
+            **kept(self.told.pool, self.told.pixels),
         }
 
     def model(self) -> Model:

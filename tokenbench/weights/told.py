@@ -43,6 +43,11 @@ def by_header(header: Mapping[str, Any]) -> Told:
     )
 
 
+def kept(pool: str | None, pixels: Mapping[str, Any]) -> dict[str, Any]:
+    """What our own headers keep of these, where it is not the backbone's own."""
+    return {**({"pool": pool} if pool else {}), **({"pixels": dict(pixels)} if pixels else {})}
+
+
 def by_others(reading: Reading, path: Path) -> Told:
     """What the tensors, the options of the training run, and a configuration beside the file tell."""
     config, processor = _json(path, "config.json"), _json(path, "preprocessor_config.json")
