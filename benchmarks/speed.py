@@ -44,7 +44,7 @@ def main() -> None:
     models = {label: Model(backbone, m).to(args.device).eval() for label, m in methods.items()}
     images = backbones.random_images(backbone, args.batch).to(args.device)
     gmacs = {label: flops.count(model, images[:1]).gmacs for label, model in models.items()}
-    rounds = {"min_rounds": args.rounds, "max_rounds": args.rounds, "warmup": 2}
+    rounds = {"min_rounds": max(8, args.rounds), "max_rounds": 10 * max(8, args.rounds), "warmup": 2}
     timed = speed.measure(models, images, precision=args.precision, **rounds)
 
     lines, data = [], {}
@@ -52,7 +52,7 @@ def main() -> None:
         ratio = gmacs["dense"] / gmacs[label]
         least = LEAST.get(methods[label].name)
         low, mid, high = (value / ratio for value in (found.speedup_low, found.speedup, found.speedup_high))
-        share = speed.reduction_share(models[label], images, args.precision, runs=5, warmup=1)
+        share = speed.reduction_share(models[label], images, args.precision, runs=args.rounds, warmup=1)
         lines.append(
             [
                 label,
@@ -63,10 +63,11 @@ def main() -> None:
                 f"{found.speedup:.2f} [{found.speedup_low:.2f}, {found.speedup_high:.2f}]",
                 f"{mid:.2f} [{low:.2f}, {high:.2f}]",
                 "" if least is None else f"{least:.2f}",
-                "" if share is None else f"{100 * share:.1f} %",
+                "" if share is None else f"{100 * share.median:.1f} %",
             ]
         )
-        data[label] = {"gmacs": gmacs[label], "efficiency": mid, "reduction_share": share, **vars(found)}
+        selecting = {"reduction_share": share and share.median, "reduction_share_spread": share and share.spread}
+        data[label] = {"gmacs": gmacs[label], "efficiency": mid, **selecting, **vars(found)}
     head = ["method", "GMAC", "img/s", "spread", "GMAC ratio", "speed-up", "efficiency", "at least", "selecting"]
     count = torch.get_num_threads()
     threads = f", {count} thread{'s' if count > 1 else ''}" if args.device == "cpu" else ""
@@ -78,8 +79,8 @@ def main() -> None:
     )
     body = (
         f"{args.backbone}, random weights and images, batch {args.batch}, {args.precision}, eager{threads}, "
-        f"{args.rounds} rounds, interleaved. Speed-up over fused dense is the median over rounds, with the 10th and "
-        f"90th percentile.{clock}\n\n{table(head, lines)}"
+        f"{found.runs} rounds, interleaved. Speed-up over fused dense is the median over rounds, with its 95 % "
+        f"interval.{clock}\n\n{table(head, lines)}"
     )
     output = args.output or Path(__file__).parent / f"speed_{args.backbone}_b{args.batch}_{args.device}"
     write(output, "GMACs saved and time saved", body, {"methods": data}, args.device)

@@ -75,7 +75,7 @@ settings = {
 }
 models = {name: tokenbench.build(name, "deit_nano", **knobs) for name, knobs in settings.items()}
 predictions = accuracy.predict(models, batches)
-times = speed.measure(models, images[:32], min_rounds=5, seconds=1)
+times = speed.measure(models, images[:32], min_rounds=8, max_seconds=1)
 
 table = pd.DataFrame(
     {

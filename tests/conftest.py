@@ -10,12 +10,11 @@ from contextlib import contextmanager
 import pytest
 import torch
 from browser import chromium, visit  # noqa: F401  fixtures, here so that one browser serves all modules
-from timm.models.swin_transformer import SwinTransformer
-from timm.models.vision_transformer import VisionTransformer
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tokenbench.backbones import Backbone
+from tokenbench.contract import FAMILIES, tiny_swin, tiny_vit  # noqa: F401  tests import them from here
 from tokenbench.methods import all_methods, load_plugin
 
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
@@ -28,23 +27,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for path in config.getoption("--plugin"):
         load_plugin(path)
-
-
-def tiny_vit(seed: int = 0, **options: object) -> VisionTransformer:
-    """A random model of 12 blocks and 6x6 patches."""
-    torch.manual_seed(seed)
-    size = dict(img_size=48, patch_size=8, embed_dim=32, depth=12, num_heads=2, num_classes=10)
-    return VisionTransformer(**{**size, **options}).eval()
-
-
-def tiny_swin(seed: int = 0, **options: object) -> SwinTransformer:
-    """A random model of 9 blocks, whose third stage has six of them and 2x2 windows of 5x5 tokens."""
-    torch.manual_seed(seed)
-    size = dict(img_size=160, window_size=5, embed_dim=8, depths=(1, 1, 6, 1), num_heads=(1, 1, 2, 2), num_classes=10)
-    return SwinTransformer(**{**size, **options}).eval()
-
-
-FAMILIES: dict[str, Callable[..., torch.nn.Module]] = {"vit": tiny_vit, "swin": tiny_swin}
 
 
 def served() -> list[object]:

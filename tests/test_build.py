@@ -10,9 +10,9 @@ import torch
 
 import tokenbench
 from tokenbench import backbones
-from tokenbench.backbones import Backbone
+from tokenbench.backbones import Backbone, hub
 from tokenbench.errors import BadSetting, UnknownName, Unsupported, WeightsError
-from tokenbench.weights import files, hub, sources
+from tokenbench.weights import files, sources
 from tokenbench.weights.checkpoints import SHIPPED
 
 Tiny = Callable[..., Backbone]

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from tokenbench import backbones
 from tokenbench.backbones import Backbone
 from tokenbench.errors import WeightsError
 from tokenbench.methods import get
 from tokenbench.methods.base import make
 from tokenbench.model import Model
-from tokenbench.weights import checkpoints, sources
+from tokenbench.weights import sources
 
 
 def build(method: str, backbone: str | nn.Module, *, weights: str = "auto", seed: int = 0, **knobs: Any) -> Model:
@@ -36,9 +35,9 @@ def build(method: str, backbone: str | nn.Module, *, weights: str = "auto", seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if isinstance(backbone, nn.Module):
-            return Model(Backbone(backbone), setting).eval()
+            return _said(Model(Backbone(backbone), setting).eval())
         given = sources.find(weights, backbone)
-        adapted = backbones.create(backbone, classes=given.classes(backbone))
+        adapted = given.create(backbone)
         own = given.trained(setting, backbone)
         if own is None and weights not in sources.WORDS and given.dense == "auto":
             raise WeightsError(
@@ -46,7 +45,14 @@ def build(method: str, backbone: str | nn.Module, *, weights: str = "auto", seed
                 "weights of the dense model."
             )
         if own is None:
-            note = checkpoints.load_dense(adapted, given.dense, seed).note
+            note = given.load(adapted, seed).note
             if note:
                 warnings.warn(note, stacklevel=2)
-        return sources.model(setting, adapted, own)[0]
+        return _said(sources.model(setting, adapted, own)[0])
+
+
+def _said(model: Model) -> Model:
+    caveat = model.method.caveat(model.backbone)
+    if caveat:
+        warnings.warn(f"{model.method.label} on {model.backbone.name}: {caveat}", stacklevel=3)
+    return model

@@ -5,16 +5,23 @@ TokenbenchError                 (exit code 1)
 │   ├── UnknownName             no method, backbone or knob of that name; the nearest one is offered
 │   ├── BadSetting              a knob's value is out of range or of the wrong type
 │   └── Unsupported             the method cannot run on that backbone, or the backbone is not served
-├── DataError                   a data folder or image that cannot be used
+├── DataError                   images or labels that cannot be used
+│   └── BadData                 (exit code 2, a UsageError too) the data folder or file of labels given is none
 ├── WeightsError                a weights file that is cut short, does not fit, or would run code
 ├── TrainingError               a training run that cannot go on
-└── ResultsError                a results file that cannot be read or written
+├── ResultsError                a results file that cannot be read or written
+└── ContractBroken              a method that does not keep what every method must
 """
 
 from __future__ import annotations
 
 import difflib
+import signal
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
+
+PLUGIN = "tokenbench_plugin_"  # what the name of a plug-in's module begins with
 
 
 class TokenbenchError(Exception):
@@ -47,7 +54,11 @@ class Unsupported(UsageError):
 
 
 class DataError(TokenbenchError):
-    """A data folder or image that cannot be used."""
+    """Images or labels that cannot be used."""
+
+
+class BadData(DataError, UsageError):
+    """The data folder or file of labels that was given is none, or what is meant by it is not clear."""
 
 
 class WeightsError(TokenbenchError):
@@ -62,6 +73,18 @@ class ResultsError(TokenbenchError):
     """A results file that cannot be read or written."""
 
 
+class ContractBroken(TokenbenchError):
+    """A method that does not keep what every method must; the message is a clause that says what."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal that ends the process; like Ctrl-C it passes by whatever handles errors."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"Stopped by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
 def first_line(error: BaseException) -> str:
     """What an error says first, as a clause; the name of its type where it says nothing, or only a key."""
     lines = "" if isinstance(error, KeyError) else str(error).strip()
@@ -71,3 +94,12 @@ def first_line(error: BaseException) -> str:
 def first_sentence(error: BaseException) -> str:
     """As `first_line`, up to the first full stop: what libraries say after it is advice for other users than ours."""
     return first_line(error).split(". ")[0]
+
+
+def place(error: BaseException) -> str:
+    """Where in a plug-in an error arose, as ` (halve.py:12)`; nothing where in none."""
+    found = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__")).startswith(PLUGIN):
+            found = f" ({Path(frame.f_code.co_filename).name}:{line})"
+    return found or (place(error.__cause__) if error.__cause__ else "")

@@ -5,15 +5,16 @@ The timm model stays untouched and its own parts are run; a block that nothing r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tokenbench.backbones import Backbone
-from tokenbench.core.block import Output
+from tokenbench.core.block import Output, Place, Reducer
 from tokenbench.core.tokens import Tokens
+from tokenbench.errors import Unsupported
 from tokenbench.methods.base import Method
 
 
@@ -22,7 +23,7 @@ class Model(nn.Module):
 
     Args:
         backbone: the adapted timm model; its weights are used in place.
-        method: a setting of a method; see `tokenbench.methods`.
+        method: a setting of a method; see `tokenbench.methods`. What it adds takes the timm model's dtype and device.
 
     Raises:
         Unsupported: the method cannot run on this backbone; the message gives the reason.
@@ -33,12 +34,15 @@ class Model(nn.Module):
     def __init__(self, backbone: Backbone, method: Method) -> None:
         super().__init__()
         method.check(backbone)
+        given = backbone.vit
         self.backbone = backbone = method.wrap(backbone)
         self.vit = backbone.vit
         reducers = method.reducers(backbone)
+        _check(reducers, method, backbone)
         self.blocks = nn.ModuleList(
             backbone.turn(i, reducers.get(i, ()), method.proportional) for i in range(backbone.depth)
         )
+        _like(given, self)
         self.use(method)
 
     def idle(self) -> Sequence[nn.Parameter]:
@@ -74,3 +78,35 @@ class Model(nn.Module):
             if steps is not None:
                 steps.append(tokens)
         return tokens
+
+
+def _check(reducers: Mapping[int, Sequence[Reducer]], method: Method, backbone: Backbone) -> None:
+    """Raise `Unsupported` for what is no reducer, or one that would never be called."""
+    places = get_args(Place)
+    for block, several in reducers.items():
+        if block not in range(backbone.depth):
+            raise Unsupported(
+                f"{method.label} puts a reducer into block {block} of {backbone.name}, whose blocks are 0 to "
+                f"{backbone.depth - 1}; mend its `reducers`, or let its `supports` refuse this setting."
+            )
+        if not isinstance(several, Sequence) or not all(isinstance(reducer, Reducer) for reducer in several):
+            raise Unsupported(
+                f"{method.label} gives block {block} a {type(several).__name__}; give a list of reducers, `[Mine()]`."
+            )
+        nowhere = next((reducer.where for reducer in several if reducer.where not in places), None)
+        if nowhere is not None:
+            raise Unsupported(
+                f"{method.label} has a reducer that stands '{nowhere}'; it may stand {', '.join(places)}."
+            )
+
+
+def _like(given: nn.Module, model: nn.Module) -> None:
+    """Move what is in a model and not in the given module to that one's device, and its numbers to that one's dtype."""
+    theirs = set(given.modules())
+    first = next((p for p in given.parameters() if p.is_floating_point()), None)
+    if first is None:
+        return
+    for module in set(model.modules()) - theirs:
+        module._apply(  # `to` of this module alone, without those inside it
+            lambda t: t.to(first.device, first.dtype if t.is_floating_point() else t.dtype), recurse=False
+        )

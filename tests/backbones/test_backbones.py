@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from reducing import Threshold
 
 from tokenbench import backbones
 from tokenbench.backbones import SHORT_NAMES, Backbone
@@ -79,6 +80,21 @@ def test_every_method_runs_or_says_why(family: str, method: str) -> None:
     assert out.logits.shape == (2, 10)
     assert out.logits.isfinite().all()
     assert out.tokens.prefix == (0 if method == "stvit" else backbone.prefix)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("family", [f for f in FAMILIES if FAMILIES[f] not in REFUSED])
+@torch.inference_mode()
+def test_padding_is_seen_by_none(family: str, fused: bool) -> None:
+    vit = small(FAMILIES[family], img_size=(56, 84) if "14" in FAMILIES[family] else (64, 96))
+    for module in vit.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = fused
+    model = Model(Backbone(vit, family), Threshold()).eval()
+    images = torch.randn(3, *model.backbone.input_size, generator=torch.Generator().manual_seed(2))
+    together = model.run(images)
+    assert len(set(together.tokens.counts.tolist())) > 1
+    torch.testing.assert_close(together.logits, torch.cat([model(x) for x in images.split(1)]), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", list(REFUSED))

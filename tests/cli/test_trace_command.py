@@ -45,8 +45,8 @@ def test_what_cannot_work_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.png").write_text("no image")
     for arguments, code, words in (
-        (("--images", tmp_path / "empty"), 1, "has no images"),
-        (("--images", tmp_path / "nowhere.jpg"), 1, "does not exist"),
+        (("--images", tmp_path / "empty"), 2, "has no images"),
+        (("--images", tmp_path / "nowhere.jpg"), 2, "does not exist"),
         (("--images", tmp_path / "text.png"), 1, "None of the 1 images can be read"),
         (("--methods", "evti", "-o", tmp_path), 2, "Did you mean evit?"),
         (("--methods", "stvit[tokens=400]"), 2, "None of the methods given can run on deit_nano"),

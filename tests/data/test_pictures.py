@@ -47,9 +47,10 @@ def test_sixteen_bits_are_scaled_and_not_cut(tmp_path: Path) -> None:
     assert np.asarray(pictures.open_image(tmp_path / "deep.png")).tolist() == [[0, 127, 255]]
 
 
-def test_transparent_pixels_are_white(tmp_path: Path) -> None:
+def test_transparent_pixels_have_their_colour(tmp_path: Path) -> None:
+    """As timm and torchvision see them."""
     Image.new("RGBA", (2, 2), (255, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert (np.asarray(pictures.open_image(tmp_path / "clear.png")) == 255).all()
+    assert (np.asarray(pictures.open_image(tmp_path / "clear.png")) == [255, 0, 0]).all()
 
 
 def test_pixels_undo_the_normalisation() -> None:

@@ -10,8 +10,14 @@ from reducing import Half, Scored, model
 from torch import Tensor, nn
 
 from tokenbench.backbones import Backbone
+from tokenbench.core.attention import Attn
+from tokenbench.core.block import Reducer
+from tokenbench.core.tokens import Tokens
 from tokenbench.measure.memory import parameters, peak
 from tokenbench.measure.running import OutOfMemory
+from tokenbench.methods import get
+from tokenbench.methods.stvit_r.blocks import Semantic
+from tokenbench.model import Model
 
 X = torch.randn(1, 1000)
 
@@ -73,6 +79,44 @@ def test_grows_with_the_batch_and_falls_with_the_tokens(tiny: Callable[..., Back
     assert peak(model(tiny(), {11: [Half()]}), images) == dense
     tiny_width, tokens = 32, 37  # at the peak: a block's input, its sum with attention, its norm, and 4 + 4 in the MLP
     assert dense == pytest.approx(images.shape[0] * 4 * tiny_width * tokens * 11, rel=0.01)
+
+
+class Row(Reducer):
+    """Asks for the class row, or for all of attention, and changes nothing."""
+
+    def __init__(self, matrix: bool) -> None:
+        super().__init__()
+        self.matrix = matrix  # type: ignore[misc]
+
+    def forward(self, tokens: Tokens, attn: Attn | None) -> Tokens:
+        assert attn is not None
+        attn.class_row()
+        return tokens
+
+
+@pytest.mark.parametrize("matrix", [False, True])
+def test_attention_is_let_go_before_the_mlp(matrix: bool, tiny: Callable[..., Backbone], images: Tensor) -> None:
+    """Queries, keys and values are a view of one large tensor, which must not live on beside the MLP's."""
+    dense = peak(model(tiny()), images)
+    assert peak(model(tiny(), {i: [Row(matrix)] for i in range(12)}), images) == dense
+
+
+@pytest.mark.parametrize(("name", "knobs", "most"), [("evit", {"keep_rate": 0.9}, 1.0), ("tome", {"r": 8}, 0.92)])
+def test_methods_that_reduce_inside_a_block(
+    name: str, knobs: dict[str, float], most: float, tiny: Callable[..., Backbone], images: Tensor
+) -> None:
+    dense = peak(model(tiny()), images)
+    assert peak(Model(tiny(), get(name)(**knobs)).eval(), images) <= most * dense
+
+
+def test_blocks_that_a_method_brings_let_it_go_too() -> None:
+    class First(Semantic):
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(x)[0]
+
+    x = torch.randn(1, 50, 64)
+    # at the peak: what was found, its sum with the input, its norm, and 4 + 4 in the MLP
+    assert peak(First(64, 2, 256), x) == pytest.approx(4 * 11 * x.numel(), rel=0.01)
 
 
 def test_eval_mode_and_no_memory() -> None:

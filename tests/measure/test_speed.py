@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import random
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from tokenbench.backbones import Backbone
 from tokenbench.errors import UsageError
 from tokenbench.measure import speed
 from tokenbench.measure.running import OutOfMemory
-from tokenbench.measure.speed import break_even, measure, reduction_share
+from tokenbench.measure.speed import Share, break_even, measure, median_interval, reduction_share
 
 IMAGES = torch.zeros(8, 3, 2, 2)
 
@@ -26,6 +28,7 @@ class Clock:
     def __init__(self) -> None:
         self.now = 0.0
         self.load = 1.0
+        self.burst = 0  # passes that other work will slow
 
     def __call__(self) -> float:
         return self.now
@@ -57,7 +60,7 @@ class Costs(nn.Module):
 
 
 def test_numbers_of_a_steady_model(clock: Clock) -> None:
-    got = measure({"dense": Costs(clock, 0.04), "half": Costs(clock, 0.02)}, IMAGES, seconds=0, warmup=1)
+    got = measure({"dense": Costs(clock, 0.04), "half": Costs(clock, 0.02)}, IMAGES, warmup=1)
     half = got["half"]
     assert (half.batch, half.runs) == (8, 10)
     assert half.images_per_s == pytest.approx(400.0)
@@ -68,7 +71,7 @@ def test_numbers_of_a_steady_model(clock: Clock) -> None:
 
 
 def test_quantiles_and_spread(clock: Clock) -> None:
-    it = measure({"it": Costs(clock, *range(1, 12))}, IMAGES, min_rounds=11, seconds=0, warmup=0)["it"]
+    it = measure({"it": Costs(clock, *range(1, 12))}, IMAGES, min_rounds=11, max_seconds=0, warmup=0)["it"]
     assert [it.latency_p10_ms, it.latency_p50_ms, it.latency_p90_ms] == pytest.approx([2000.0, 6000.0, 10000.0])
     assert it.spread == pytest.approx((8.5 - 3.5) / 6)
     assert it.images_per_s == pytest.approx(8 / 6)
@@ -79,37 +82,115 @@ def test_ratio_holds_while_the_machine_is_noisy(clock: Clock) -> None:
         clock.load = 1.5**done
 
     models = {"dense": Costs(clock, 3.0), "third": Costs(clock, 1.0)}
-    got = measure(models, IMAGES, seconds=0, warmup=0, progress=worse)["third"]
-    assert got.spread > 1.0
+    got = measure(models, IMAGES, warmup=0, progress=worse)["third"]
+    assert got.spread > 1.0 and not got.noisy and got.runs == 10
     assert [got.speedup, got.speedup_low, got.speedup_high] == pytest.approx([3.0] * 3)
 
 
 def test_every_round_runs_all_in_a_new_order(clock: Clock) -> None:
     log: list[nn.Module] = []
     models = {name: Costs(clock, 1.0, log=log) for name in ("dense", "a", "b")}
-    measure(models, IMAGES, seconds=0, warmup=2, seed=3)
+    measure(models, IMAGES, max_seconds=0, warmup=2, seed=3)
     rounds = [tuple(log[i : i + 3]) for i in range(0, len(log), 3)]
     assert len(rounds) == 12
     assert all(set(one) == set(models.values()) for one in rounds)
     assert len(set(rounds)) > 2
     log.clear()
-    measure(models, IMAGES, seconds=0, warmup=2, seed=3)
+    measure(models, IMAGES, max_seconds=0, warmup=2, seed=3)
     assert [tuple(log[i : i + 3]) for i in range(0, len(log), 3)] == rounds
 
 
-@pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 4), (6.5, 7), (100.0, 20)])
-def test_when_it_stops(clock: Clock, seconds: float, rounds: int) -> None:
+@pytest.mark.parametrize(
+    ("max_seconds", "costs", "rounds"),
+    [
+        (0.0, (1.0, 2.0), 4),  # as many as are asked for, whatever the time
+        (6.5, (1.0, 2.0), 5),  # the time is spent, 1.5 seconds a round
+        (100.0, (1.0, 2.0), 20),  # never known well
+        (100.0, (1.0,), 8),  # known well at the first look that an interval is found at: 4, 6, 8
+        (100.0, (1.0, 1.01, 1.02), 8),
+    ],
+)
+def test_when_it_stops(clock: Clock, max_seconds: float, costs: tuple[float, ...], rounds: int) -> None:
     done: list[int] = []
-    run = measure({"it": Costs(clock, 1.0)}, IMAGES, min_rounds=4, max_rounds=20, seconds=seconds, progress=done.append)
+    it = {"it": Costs(clock, *costs)}
+    run = measure(it, IMAGES, min_rounds=4, max_rounds=20, max_seconds=max_seconds, warmup=0, progress=done.append)
     assert run["it"].runs == rounds
     assert done == list(range(1, rounds + 1))
+    assert run["it"].noisy == (rounds != 8)
+
+
+def test_the_goal_and_the_first_looks_are_the_callers(clock: Clock) -> None:
+    def timed(**options: float) -> speed.Speed:
+        models = {"dense": Costs(clock, 1.0), "it": Costs(clock, 1.0, 1.2)}
+        return measure(models, IMAGES, warmup=0, min_rounds=9, max_rounds=30, max_seconds=1e9, **options)["it"]
+
+    loose, tight = timed(goal=0.1), timed(goal=0.01)
+    assert (loose.runs, loose.noisy) == (9, False)
+    assert (tight.runs, tight.noisy) == (30, True)
+
+
+@pytest.mark.parametrize(
+    ("n", "level", "k"),
+    # 2 P(Bin(n, 1/2) < k) <= 1 - level, from tables of the sign test
+    [(5, 0.95, 0), (6, 0.95, 1), (9, 0.95, 2), (10, 0.95, 2), (20, 0.95, 6), (7, 0.99, 0), (8, 0.99, 1), (12, 0.99, 2)],
+)
+def test_interval_of_a_median(n: int, level: float, k: int) -> None:
+    values = [float(i * i) for i in range(1, n + 1)]
+    expected = (k**2, (n + 1 - k) ** 2) if k else None
+    assert median_interval(values[::-1], level) == expected
+
+
+def test_too_few_rounds_for_an_interval(clock: Clock) -> None:
+    models = {"dense": Costs(clock, 2.0), "a": Costs(clock, 1.0)}
+    got = measure(models, IMAGES, min_rounds=7, max_rounds=7)["a"]
+    assert (got.speedup, got.speedup_low, got.speedup_high, got.noisy) == (2.0, None, None, True)
+
+
+class Noisy(nn.Module):
+    """Takes the time of a machine that other work slows: long tails, drift, bursts that last for a few passes."""
+
+    def __init__(self, clock: Clock, draw: random.Random, cost: float = 1.0) -> None:
+        super().__init__()
+        self.clock, self.draw, self.cost = clock, draw, cost
+
+    def forward(self, images: Tensor) -> Tensor:
+        draw, clock = self.draw, self.clock
+        clock.load *= math.exp(draw.gauss(0, 0.01))
+        if clock.burst == 0 and draw.random() < 1 / 15:
+            clock.burst = 1 + int(draw.expovariate(1 / 6))
+        clock.burst -= clock.burst > 0
+        tail = 0.02 * draw.paretovariate(1.5) + (draw.expovariate(2) if clock.burst else 0.0)
+        clock.spend(self.cost * (1 + tail))
+        return images.flatten(1)
+
+
+def noisy_runs(clock: Clock, seed: int, cost: float, times: Sequence[float]) -> list[speed.Speed]:
+    draw, found = random.Random(seed), []
+    for run in range(40):
+        clock.load = 1.0
+        models = {"dense": Noisy(clock, draw), "it": Noisy(clock, draw, cost)}
+        found.append(measure(models, IMAGES, seed=run, max_seconds=draw.choice(times))["it"])
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_model_is_not_called_different_from_itself(clock: Clock, seed: int) -> None:
+    runs = noisy_runs(clock, seed, 1.0, [15.0, 40.0, 120.0])
+    assert sum(not run.speedup_low <= 1 <= run.speedup_high for run in runs) <= 2
+    assert len({run.runs for run in runs}) > 3, "runs stop at different lengths, or stopping is not tested"
+
+
+def test_a_model_that_is_faster_is_called_so(clock: Clock) -> None:
+    runs = noisy_runs(clock, 1, 0.8, [300.0])
+    assert sum(run.speedup_low > 1 for run in runs) > 30
+    assert sum(run.speedup_low <= 1 / 0.8 <= run.speedup_high for run in runs) >= 38
 
 
 def test_no_reference_no_speedup(clock: Clock) -> None:
     models = {"dense": Costs(clock, 2.0), "a": Costs(clock, 1.0)}
-    got = measure(models, IMAGES, reference="other", seconds=0)["a"]
+    got = measure(models, IMAGES, reference="other", max_seconds=0)["a"]
     assert (got.speedup, got.speedup_low, got.speedup_high) == (None, None, None)
-    assert measure(models, IMAGES, reference="a", seconds=0)["dense"].speedup == 0.5
+    assert measure(models, IMAGES, reference="a", max_seconds=0)["dense"].speedup == 0.5
 
 
 def test_mode_precision_and_compile(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,10 +205,10 @@ def test_mode_precision_and_compile(clock: Clock, monkeypatch: pytest.MonkeyPatc
     compiled: list[nn.Module] = []
     monkeypatch.setattr(torch, "compile", lambda model, **_: compiled.append(model) or model)
     probe = Probe().train()
-    measure({"it": probe}, IMAGES, seconds=0)
+    measure({"it": probe}, IMAGES, max_seconds=0)
     assert (seen, compiled, probe.training) == ({(False, True, False)}, [], True)
     seen.clear()
-    measure({"it": probe}, IMAGES, seconds=0, precision="bf16", compile=True)
+    measure({"it": probe}, IMAGES, max_seconds=0, precision="bf16", compile=True)
     assert (seen, compiled) == ({(False, True, True)}, [probe])
 
 
@@ -150,15 +231,19 @@ def test_refusals(clock: Clock) -> None:
 
 
 def test_share_of_time_in_reducers(clock: Clock, tiny: Callable[..., Backbone], images: Tensor) -> None:
+    seconds = [9.0, 1.0, 1.0, 2.0, 3.0, 3.0]  # of the first of a pass, the warm-up first
+
     class Slow(Half):
         def forward(self, tokens, attn):  # type: ignore[no-untyped-def]
-            clock.spend(1.0)
+            clock.spend(seconds.pop(0) if self is slow and tokens.count == 37 else 1.0)
             return super().forward(tokens, attn)
 
     slow = Slow()
     reduced = model(tiny(), {3: [slow], 6: [slow, Slow()]}).train()
     reduced.vit.patch_embed.register_forward_hook(lambda *_: clock.spend(5.0))
-    assert reduction_share(reduced, images, runs=2, warmup=1) == pytest.approx(3 / 8)
+    shares = [3 / 8, 3 / 8, 4 / 9, 5 / 10, 5 / 10]  # 1, 1, 2, 3, 3 seconds and two more, beside 5
+    got = reduction_share(reduced, images, runs=5, warmup=1)
+    assert got == Share(pytest.approx(4 / 9), pytest.approx(shares[3] - shares[1]), 5)
     assert reduced.training and not slow._forward_hooks and not slow._forward_pre_hooks
     assert reduction_share(model(tiny()), images) is None
     assert reduction_share(tiny().vit, images) is None
@@ -190,7 +275,7 @@ def test_break_even_is_the_smallest_that_holds(speedups: dict[int, float]) -> No
 def test_on_a_gpu(tiny: Callable[..., Backbone], images: Tensor) -> None:
     images = images.cuda()
     models = {"dense": tiny().vit.cuda(), "half": model(tiny(), {0: [Half()]}).cuda()}
-    got = measure(models, images, seconds=0, precision="fp16")
+    got = measure(models, images, max_seconds=0, precision="fp16")
     assert 0.0 < got["half"].latency_p10_ms <= got["half"].latency_p50_ms <= got["half"].latency_p90_ms < 1000.0
     share = reduction_share(models["half"], images)
-    assert share is not None and 0.0 < share < 1.0
+    assert share is not None and 0.0 < share.median < 1.0

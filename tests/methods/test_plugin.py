@@ -12,14 +12,20 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tokenbench import methods
+from tokenbench import contract, methods
 from tokenbench.cli import main
+from tokenbench.errors import ContractBroken
 
 HALVE = '''
+from itertools import count as counting
+
 import torch
 from pydantic import Field
 
 from tokenbench import Method, Reducer
+
+
+COUNT = counting()
 
 
 class EverySecond(Reducer):
@@ -45,6 +51,28 @@ class Halve(Method):
     def reducers(self, vit):
         return {self.block: [EverySecond()]}
 '''
+
+
+UNUSED = """class EverySecond(Reducer):
+    def __init__(self):
+        super().__init__()
+        self.unused = torch.nn.Linear(2, 2)
+"""
+UNSAVED = """    def __init__(self):
+        super().__init__()
+        self.first = torch.initial_seed() == 1
+
+    def forward(self, tokens, attn):
+        if self.first:
+            return tokens
+"""
+COSTLY = """more = (tokens.x @ torch.ones(32, 9999)).sum(-1, keepdim=True)
+        return tokens.with_x(tokens.x + more).keep(index)"""
+ADDED = """def wrap(self, vit):
+        vit.vit.more = torch.nn.Linear(1, 1)
+        return vit
+
+    def reducers"""
 
 
 @pytest.fixture
@@ -87,6 +115,84 @@ def test_its_knobs_are_checked_like_any_others(file: str) -> None:
     assert (code, err) == (2, "Error: halve: block=-1 is not allowed, it should be greater than or equal to 0.\n")
     code, _, err = call("show", "halv", "--plugin", file)
     assert (code, err) == (2, "Error: Unknown method 'halv'. Did you mean halve? See `tokenbench list`.\n")
+
+
+def test_it_is_checked_without_pytest(file: str) -> None:
+    """A line a check on stdout; what is broken says why and where, and the rest is checked all the same."""
+    code, out, _ = call("check", file)
+    *lines, total = out.splitlines()
+    assert code == 0 and len(lines) == len(contract.CHECKS) and total == f"{len(lines) - 1} passed, 1 left out"
+    assert "passed    halve[block=1] on vit: maps sum as they must" in lines
+    assert "left out  halve[block=1] on vit: neutral setting equals dense: halve has no neutral setting" in lines
+    broken = HALVE.replace("        index =", "        if attn is None: {}[0]\n        index =")
+    Path(file).write_text(broken.replace(', description="the block after which half of the patches go"', ""))
+    code, out, _ = call("check", file, "--methods", "halve[block=3]")
+    line = broken.splitlines().index("        if attn is None: {}[0]") + 1
+    assert code == 1 and "broken    halve[block=3] on vit: documented: knob block has no description" in out
+    assert f"broken    halve[block=3] on vit: same seed same result: KeyError: KeyError (halve.py:{line})" in out
+    code, out, err = call("check", file, "--methods", "halve[block=99]")
+    assert (code, out) == (
+        1,
+        "",
+    ) and "no tiny model serves halve[block=99] (vit: block 99 does not exist; swin: " in err
+
+
+@pytest.mark.parametrize(
+    ("check", "old", "new", "why"),
+    [
+        ("documented", '"""Halving: every second patch goes after one block."""', "__doc__ = None", "no docstring"),
+        (
+            "documented",
+            "def supports",
+            'label = property(lambda self: "x")\n    def supports',
+            "label 'x' does not begin with its name",
+        ),
+        (
+            "neutral_setting_equals_dense",
+            'main = "block"',
+            'neutral = {"block": 2}',
+            r"{'block': 2} differs from timm's",
+        ),
+        ("shapes_and_counts", "keep(index)", "keep(index.repeat(1, 3))", "the number of tokens grows: .37, 55"),
+        ("shapes_and_counts", "keep(index)", "with_x(tokens.x / 0)", "logits are NaN or infinite"),
+        ("shapes_and_counts", "tokens.keep(index)", "tokens", "no token is saved"),
+        ("same_seed_same_result", "index = 2", "index = next(COUNT) % 2 + 2", "two runs give different logits"),
+        (
+            "tracing_changes_nothing",
+            "index = 2",
+            "index = (tokens.source is None) + 2",
+            "others when tokens are traced",
+        ),
+        (
+            "one_image_alone_equals_itself_in_a_batch",
+            "index = 2",
+            "index = (tokens.x.shape[0] > 1) + 2",
+            "an image in a batch and alone differ by",
+        ),
+        (
+            "gradients_reach_every_parameter",
+            "class EverySecond(Reducer):",
+            UNUSED,
+            "no gradient reaches blocks.1.*unused",
+        ),
+        (
+            "weights_are_all_there_is",
+            "    def forward(self, tokens, attn):",
+            UNSAVED,
+            "others once its weights are saved",
+        ),
+        ("two_flop_counters_agree", "return tokens.keep(index)", COSTLY, "it costs .* GMAC, and dense"),
+        ("timm_model_stays_untouched", "return {", "vit.vit.head.bias.data += 1; return {", "other logits afterwards"),
+        ("dense_weights_load", "def reducers", ADDED, "dense weights are missing: vit.more"),
+    ],
+)
+def test_each_check_can_fail(file: str, check: str, old: str, new: str, why: str) -> None:
+    assert old in HALVE
+    Path(file).write_text(HALVE.replace(old, new))
+    methods.load_plugin(file)
+    subject = contract.Subject("vit", methods.get("halve")())
+    with pytest.raises(ContractBroken, match=why):
+        getattr(contract, check)(subject)
 
 
 def test_it_goes_through_the_contract(file: str) -> None:

@@ -6,6 +6,8 @@ import base64
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -228,3 +230,20 @@ def test_every_method_looks_different() -> None:
     assert len(looks) == len(all_methods()) and set(style.METHODS) >= set(all_methods())
     assert {style.colour(name) for name in style.METHODS} | set(style.OTHERS) == set(style.ON_DARK)
     assert style.marker("a_plugin") == style.marker("a_plugin") in style.SHAPES
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of address space are enforced on Linux")
+def test_the_page_comes_where_its_engine_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """V8 reserves 16 GiB of addresses and ends the process that does not get them."""
+    code = "ulimit -v 12582912; exec \"$0\" -c 'from tokenbench.reports.page import html; print(html.runtime())'"
+    done = subprocess.run(["bash", "-c", code, sys.executable], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "None\n")
+    monkeypatch.setattr(html, "BUNDLE", "raise SystemExit(1)")
+    html.runtime.cache_clear()
+    try:
+        written = files.write([row()], tmp_path)
+        text = written.page.read_text()
+        assert len(text) < 200_000 and json.loads(text.split('id="data">')[1].split("</script>")[0])["rows"]
+        assert written.figures and "The page has no charts" in written.left_out[0]
+    finally:
+        html.runtime.cache_clear()

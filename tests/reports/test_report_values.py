@@ -180,8 +180,9 @@ def assert_csv(lines: list[dict[str, str]]) -> None:
     """Every field of every row, as it is in the row."""
     assert [line["id"] for line in lines] == [made.id for made in ROWS]
     for line, made in zip(lines, ROWS, strict=True):
-        for field in set(Row.model_fields) - {"setting", "weights", "trained"}:
-            value, told = getattr(made, field), line[field]
+        values = {**made.metrics, **{name: getattr(made, name) for name in Row.model_fields}}
+        for field in set(values) - {"setting", "weights", "trained", "conditions", "metrics"}:
+            value, told = values[field], line[field]
             if value is None:
                 assert told == "", field
             elif isinstance(value, bool) or not isinstance(value, int | float):
@@ -234,9 +235,9 @@ COLUMNS: dict[str, list[Any]] = {  # dense, evit 0.7, tome, evit 0.9, topk
     "inside_noise": [None, False, True, None, None],
     "break_even": [8, 8, 8, None, None],
     "fronts": [[], ["gmacs"], ["gmacs", "latency_p50", "images_per_s"], [], []],
-    "top1": [80.04, 78.92, 80.36, 79.5, 88.0],
-    "top1_low": [78.16, 77.02, 79.02, None, None],
-    "top1_high": [81.83, 79.44, 82.13, None, None],
+    "score": [80.04, 78.92, 80.36, 79.5, 88.0],
+    "score_low": [78.16, 77.02, 79.02, None, None],
+    "score_high": [81.83, 79.44, 82.13, None, None],
     "top5": [95.26, 94.53, 95.01, None, None],
     "agreement": [None, 91.37, 94.11, None, None],
     "diff_dense": [None, -1.12, 0.32, None, None],
@@ -291,7 +292,12 @@ def test_the_conditions_of_the_page(page: dict[str, Any]) -> None:
         "name": "deit_s",
         "subset": "a subset: 1,900 of 2,000 images",
         "images": 1900,
+        "metric": {
+            **{"name": "top1", "heading": "top-1 %", "axis": "top-1 accuracy, %", "digits": 1, "noun": "accuracy"},
+            **{"short": "top-1", "points": "points", "sign": 1, "shown": True},
+        },
         "conditions": {
+            "task": "classification",
             "backbone": "deit_s",
             "weights": "w.safetensors (file)",
             "weights hash": "aa",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -366,7 +367,7 @@ def remade(folder: Path, to: Path, without: str) -> Path:
 def test_data_that_cannot_be_trained_on(folder: Path, tmp_path: Path, without: str, told: str) -> None:
     given = remade(folder, tmp_path / "data", without)
     result = invoke("--method", "evit", "--data-dir", given, "-o", tmp_path / "run")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert told in result.stderr
 
 
@@ -486,11 +487,72 @@ def test_a_full_disk(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not list(job.output.glob(".*.part"))
 
 
-def test_an_image_that_cannot_be_read(folder: Path, tmp_path: Path) -> None:
+def test_images_that_cannot_be_read_are_passed_over(folder: Path, tmp_path: Path) -> None:
+    """The next one stands in their place, they are counted and listed, and a resumed run ends with the same weights."""
     given = remade(folder, tmp_path / "data", "nothing")
     (given / "train/class0/3.png").write_bytes(b"no image")
+    (given / "train/class2/9.png").write_bytes(b"")  # the last, after which comes the first
+    (given / "val/class1/0.png").write_bytes(b"no image")
+    weights = []
+    for workers in (0, 1):
+        run = tmp_path / f"run{workers}"
+        args = ["--method", "tome", "--data-dir", given, "-o", run, "-b", 6, "-j", workers, "--weights", "random"]
+        result = invoke(*args, "--epochs", 2, "--set", "warmup_epochs=0", "--set", "repeats=1")
+        assert result.exit_code == 0, result.output
+        assert "train: 2 of 36 images cannot be read and are left out: class" in result.stderr
+        assert "val: 1 of 12 images cannot be read and are left out: class1/0.png: not an image" in result.stderr
+        assert "on 11 val images" in result.stdout
+        listed = [line.split("\t")[:2] for line in (run / "unreadable.txt").read_text().splitlines()]
+        assert sorted(listed) == [
+            ["data train", "class0/3.png"],
+            ["data train", "class2/9.png"],
+            ["data val", "class1/0.png"],
+        ]
+        weights.append(files.read(run / "model.safetensors"))
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_the_next_image_stands_in_the_place_of_one_that_cannot_be_read(folder: Path, tmp_path: Path) -> None:
+    given = remade(folder, tmp_path / "data", "nothing")
+    first_epoch = stream(given).start(0)
+    whole = [next(first_epoch)[0] for _ in range(6)]
+    (given / "train/class0/9.png").write_bytes(b"no image")
+    damaged = stream(given)
+    order, batches = [image for _, _, image in damaged.places(0)], damaged.start(0)
+    for start in range(0, 36, 6):
+        (images, targets), expected = next(batches), whole[start // 6]
+        places = order[start : start + 6]
+        assert targets.tolist() == [1 if place == 11 else place // 12 for place in places]
+        for image, same, place in zip(images, expected, places, strict=True):
+            assert torch.equal(image, same) is (place != 11)
+    assert list(damaged.skipped) == ["class0/9.png"]
+
+
+def test_no_image_to_train_on_can_be_read(folder: Path, tmp_path: Path) -> None:
+    given = remade(folder, tmp_path / "data", "nothing")
+    for file in given.glob("train/*/*.png"):
+        file.write_bytes(b"no image")
     for workers in (0, 1):
         result = invoke("--method", "tome", "--data-dir", given, "-o", tmp_path / "run", "-b", 6, "-j", workers)
         assert result.exit_code == 1
-        assert "Error: Training image class0/3.png cannot be read" in result.stderr
+        assert (
+            "Error: None of the 36 images of data to train on can be read; the first, class0/0.png: " in result.stderr
+        )
         assert "Traceback" not in result.stderr
+
+
+def test_names_of_classes_are_written_and_held_to(folder: Path, tmp_path: Path) -> None:
+    """Folders in another order are brought into that of the weights; other folders are refused."""
+    run = tmp_path / "run"
+    args = ["--method", "tome", "--data-dir", folder, "-o", run, "-b", 6, "--weights", "random", "--epochs", 1]
+    assert invoke(*args, "--set", "warmup_epochs=0").exit_code == 0
+    assert files.header(run / "model.safetensors")["class_names"] == ["class0", "class1", "class2"]
+    given = tmp_path / "other"
+    shutil.copytree(folder / "val", given)
+    measure = ["run", "--methods", "tome", "--data-dir", given, "--weights", run / "model.safetensors", "--rounds", 3]
+    measure = list(map(str, [*measure, "-b", 2, "-o", tmp_path / "r.jsonl", "--json", "--force"]))
+    (given / "class1").rename(given / "other")
+    refused = CliRunner().invoke(main, measure)
+    assert (
+        refused.exit_code == 2 and "has a class 'other' but the weights of deit_nano were trained on" in refused.stderr
+    )

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from tokenbench import backbones
 from tokenbench.backbones import Backbone
+from tokenbench.backbones import hub as hub_files
 from tokenbench.errors import WeightsError
 from tokenbench.methods import get
 from tokenbench.model import Model
 from tokenbench.weights import checkpoints, files
-from tokenbench.weights import hub as hub_files
 from tokenbench.weights.checkpoints import Weights
 
 Tiny = Callable[..., Backbone]
@@ -91,16 +91,6 @@ def test_pickles_of_tensors_are_loaded(tiny: Tiny, tmp_path: Path, suffix: str, 
     checkpoints.load(backbone, path)
     assert same(backbone, tiny(seed=1))
     assert files.header(path) == {}
-
-
-def test_wrapped_files_are_unwrapped_in_the_documented_order(tiny: Tiny, tmp_path: Path) -> None:
-    path, wrapped = tmp_path / "a.pth", {"epoch": 3}
-    for seed, key in enumerate(("model", "state_dict", "model_ema", "state_dict_ema")):
-        wrapped[key] = {f"module.{k}": v for k, v in state(tiny(seed=seed)).items()}
-        torch.save(wrapped, path)
-        backbone = tiny(seed=9)
-        checkpoints.load(backbone, path)
-        assert same(backbone, tiny(seed=seed)), key
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "pickle", "old pickle"])

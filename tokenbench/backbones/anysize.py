@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tokenbench.backbones.swin import Swin, SwinTurn, laid, patches, shifted
 from tokenbench.core.block import Block, Reducer
+from tokenbench.core.borrowed import unmeddled
 from tokenbench.core.tokens import Tokens
 from tokenbench.core.windows import Pair
 
@@ -25,6 +26,7 @@ class PaddedTurn(SwinTurn):
     def whole(self, tokens: Tokens) -> Tokens:
         """The block, by its parts."""
         block, (rows, cols) = self.borrowed[0], laid(tokens)
+        unmeddled(block, block.attn)
         window = block.attn.window_size
         y, padded = filled(block.norm1(tokens.x).unflatten(1, (rows, cols)), window)
         out = shifted(block.attn, y.flatten(1, 2), padded, window, any(block.target_shift_size), always=True)

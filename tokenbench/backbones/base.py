@@ -28,6 +28,7 @@ class Backbone:
     family: ClassVar[str]
     served: ClassVar[str]  # timm's class of models
     families: ClassVar[list[type[Backbone]]] = []
+    class_names: tuple[str, ...] | None = None  # what the weights call their classes, where they say it
     windowed: ClassVar[bool] = False  # whether blocks attend within windows, which need all tokens of a grid
 
     def __init_subclass__(cls) -> None:
@@ -56,6 +57,7 @@ class Backbone:
         if reason:
             raise Unsupported(f"{self.name} cannot be served: {reason}. See `tokenbench list --backbones`.")
         self.vit: Any = vit
+        self.pixels: dict[str, Any] = {}  # mean, std, crop_pct and interpolation, where other than the model's own
 
     @classmethod
     def knows(cls, vit: nn.Module) -> bool:
@@ -115,6 +117,22 @@ class Backbone:
         """Channels, height and width of an image."""
         height, width = self.vit.patch_embed.img_size
         return int(self.vit.in_chans), int(height), int(width)
+
+    @property
+    def unseen(self) -> str | None:
+        """What of an image no patch covers, as a clause; None if all is seen."""
+        embed = self.vit.patch_embed
+        if embed.dynamic_img_pad:
+            return None
+        left = [side % patch for side, patch in zip(self.input_size[1:], embed.patch_size, strict=True)]
+        if not any(left):
+            return None
+        rows, cols = self.grid
+        best = "x".join(str(side - rest) for side, rest in zip(self.input_size[1:], left, strict=True))
+        return (
+            f"images of {self.input_size[1]}x{self.input_size[2]} make {rows}x{cols} patches of {embed.patch_size[0]} "
+            f"pixels, which leave the last {left[0]} rows and {left[1]} columns unseen; --image-size {best} sees all"
+        )
 
     @property
     def config(self) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock, WindowAttention
 from torch import Tensor, nn
 
 from tokenbench.backbones.base import Backbone
-from tokenbench.core.attention import Attn, mixed
+from tokenbench.core.attention import Attn, heads, mixed
 from tokenbench.core.block import Block, Reducer
+from tokenbench.core.borrowed import thirds, unmeddled
 from tokenbench.core.tokens import Tokens
 from tokenbench.core.windows import Pair, cut, lay, spread
 
@@ -51,6 +51,7 @@ class SwinTurn(Block):
         block, layout = self.borrowed[0], laid(tokens)
         if layout == halved(tokens.grid, self.halvings):
             return tokens.with_x(block(tokens.x.unflatten(1, layout)).flatten(1, 2))
+        unmeddled(block, block.attn)
         window = semantic_window(layout, block.window_size)
         out = shifted(block.attn, block.norm1(tokens.x), layout, window, any(block.target_shift_size))
         return self.mlp(tokens.with_x(tokens.x + block.drop_path1(out)))
@@ -59,24 +60,25 @@ class SwinTurn(Block):
         """Cross-attention to the context.
 
         Raises:
-            ValueError: there is no context; a reducer that asks for attention cannot work on Swin.
+            ValueError: there is no context, or a reducer wants to change attention, which it cannot on Swin.
         """
         block, context, views, layout = self.borrowed[0], tokens.context, tokens.views, laid(tokens)
-        if context is None:
+        if context is None or self._at("attention"):
             raise ValueError("Attention within windows cannot be asked for; let a reducer stand before or after.")
+        unmeddled(block, block.attn)
         y, keys, window = block.norm1(tokens.x), block.norm1(context.x), layout
         if views is not None:
             whole = halved(tokens.grid, self.halvings)
             window = (layout[0] * block.window_size[0] // whole[0], layout[1] * block.window_size[1] // whole[1])
             y, keys = cut(y, layout, window), keys[:, views].flatten(0, 1)
-        out, q, k = cross(block.attn, y, keys)
-        attn = Attn(q, k, block.attn.scale, 0)
+        out, attn = cross(block.attn, y, keys)
         x = tokens.x + block.drop_path1(out if views is None else lay(out, layout, window))
         if context.source is not None:
             weights = attn.weights()
             if views is not None:
                 weights = spread(weights, views, layout, window, context.count)
-            tokens = replace(context.mix(weights, x, layout), context=context, views=views)
+            made = context.mix(weights, x)
+            tokens = replace(tokens, source=made.source, fused=made.fused)
         return tokens.with_x(x), attn
 
     def mlp(self, tokens: Tokens) -> Tokens:
@@ -100,7 +102,7 @@ class Swin(Backbone):
     @classmethod
     def refusal(cls, vit: Any) -> str | None:
         """Anything but timm's own blocks in timm's own forward pass."""
-        if type(vit) is not SwinTransformer:
+        if type(vit) is not SwinTransformer or "forward" in vars(vit):
             return f"{type(vit).__name__} has a forward pass of its own"
         for stage in vit.layers:
             if type(stage.downsample) not in (PatchMerging, nn.Identity):
@@ -196,7 +198,7 @@ def semantic_window(layout: Pair, window: Pair) -> Pair:
     return rows, cols
 
 
-def cross(attn: Any, y: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def cross(attn: Any, y: Tensor, keys: Tensor) -> tuple[Tensor, Attn]:
     """A `WindowAttention`'s projections as cross-attention, without its relative positions.
 
     Args:
@@ -205,14 +207,11 @@ def cross(attn: Any, y: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         keys: (B, N, C) normalised tokens to attend to.
 
     Returns:
-        The projected output (B, M, C), q (B, H, M, d) and k (B, H, N, d).
+        The projected output (B, M, C), and what may be asked of it.
     """
-    width = attn.proj.in_features
-    wq, wkv = attn.qkv.weight.split([width, 2 * width])
-    bq, bkv = (None, None) if attn.qkv.bias is None else attn.qkv.bias.split([width, 2 * width])
-    q = F.linear(y, wq, bq).unflatten(2, (attn.num_heads, -1)).transpose(1, 2)
-    k, v = F.linear(keys, wkv, bkv).unflatten(2, (2, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-    return _out(attn, q, k, v, None), q, k
+    (q,) = heads(thirds(attn.qkv, y, 0, 1), attn.num_heads, 1)
+    k, v = heads(thirds(attn.qkv, keys, 1, 3), attn.num_heads, 2)
+    return _out(attn, q, k, v, None), Attn(q, k, v, attn.scale, 0)
 
 
 def shifted(attn: Any, y: Tensor, layout: Pair, window: Pair, shift: bool, always: bool = False) -> Tensor:
@@ -231,7 +230,7 @@ def shifted(attn: Any, y: Tensor, layout: Pair, window: Pair, shift: bool, alway
     if any(roll):
         grid = grid.roll((-roll[0], -roll[1]), (1, 2))
     windows = cut(grid.flatten(1, 2), layout, window)
-    q, k, v = attn.qkv(windows).unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    q, k, v = heads(attn.qkv(windows), attn.num_heads, 3)
     (h, w), area = window, window[0] * window[1]
     index: Tensor = attn.relative_position_index.reshape(*attn.window_size, *attn.window_size)[:h, :w, :h, :w]
     bias = attn.relative_position_bias_table[index.reshape(-1)].reshape(area, area, -1).permute(2, 0, 1)[None]

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from timm.layers import Attention, PatchDropout
+import torch
+from timm.layers import Attention, AttentionPoolLatent, PatchDropout
 from timm.models import register_model
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block as TimmBlock
@@ -59,7 +60,7 @@ class ViT(Backbone):
     @classmethod
     def refusal(cls, vit: Any) -> str | None:
         """Anything but plain pre-norm blocks in timm's own forward pass."""
-        if type(vit) not in (VisionTransformer, VisionTransformerDistilled):
+        if type(vit) not in (VisionTransformer, VisionTransformerDistilled) or "forward" in vars(vit):
             return f"{type(vit).__name__} has a forward pass of its own"
         if isinstance(vit.patch_drop, PatchDropout):
             return "it drops patches at random in training, which hides which patch a token is"
@@ -110,20 +111,41 @@ class ViT(Backbone):
     def head(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Logits (B, classes) and final-norm features (B, N, C).
 
-        With all prefix tokens and no sizes this is timm's own head. Otherwise mean pooling weighs tokens by their
-        size (ToMe), and a model whose prefix tokens are gone is read through the mean of what is left (STViT).
+        With all prefix tokens, no sizes and no padding this is timm's own head. Otherwise mean pooling weighs tokens by
+        their size (ToMe), no pooling sees padding, and a model whose prefix tokens are gone is read through the mean of
+        what is left (STViT).
         """
         vit = self.vit
         features = vit.norm(tokens.x)
         sized = tokens.size is not None and vit.global_pool in ("avg", "avgmax") and vit.attn_pool is None
-        if tokens.prefix == self.prefix and not sized:
+        padded = tokens.real is not None and vit.global_pool not in ("", "token")
+        if tokens.prefix == self.prefix and not sized and not padded:
             return vit.forward_head(features), features
+        start = 0 if vit.pool_include_prefix else tokens.prefix
+        read = features[:, start:]
+        real = None if tokens.real is None else tokens.real[:, start:]
         if vit.attn_pool is not None:
-            pooled = vit.attn_pool(features)
+            pooled = vit.attn_pool(read) if real is None else _asked(vit.attn_pool, read, real)
+        elif vit.global_pool == "max" and tokens.prefix == self.prefix:
+            pooled = _highest(read, real)
         else:
-            start = 0 if vit.pool_include_prefix else tokens.prefix
             weights = tokens.sizes()[:, start:, None]
-            pooled = (features[:, start:] * weights).sum(1) / weights.sum(1)
+            weights = weights if real is None else weights * real.unsqueeze(-1)
+            pooled = (read * weights).sum(1) / weights.sum(1)
             if vit.global_pool == "avgmax":
-                pooled = 0.5 * (pooled + features[:, start:].amax(1))
+                pooled = 0.5 * (pooled + _highest(read, real))
         return vit.head(vit.head_drop(vit.fc_norm(pooled))), features
+
+
+def _asked(pool: nn.Module, x: Tensor, real: Tensor) -> Tensor:
+    """Attention pooling (B, C) of the tokens x (B, N, C) that are no padding."""
+    if isinstance(pool, AttentionPoolLatent):
+        hidden = torch.zeros_like(x[:, None, None, :, 0]).masked_fill(~real[:, None, None, :], float("-inf"))
+        pooled: Tensor = pool(x, hidden)
+        return pooled
+    return torch.cat([pool(image[here][None]) for image, here in zip(x, real, strict=True)])
+
+
+def _highest(x: Tensor, real: Tensor | None) -> Tensor:
+    """The highest value of each channel, (B, C), over the tokens x (B, N, C) that are no padding."""
+    return (x if real is None else x.masked_fill(~real.unsqueeze(-1), float("-inf"))).amax(1)

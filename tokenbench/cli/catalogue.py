@@ -9,6 +9,7 @@ from rich.table import Table as Grid
 
 from tokenbench.backbones import SHORT_NAMES
 from tokenbench.cli.screen import WIDE, add, console, plain
+from tokenbench.errors import PLUGIN
 from tokenbench.methods import all_methods, get
 from tokenbench.methods.base import Method
 from tokenbench.methods.recipe import Recipe
@@ -99,7 +100,7 @@ def _print_knobs(cls: type[Method] | type[Task]) -> None:
 
 
 def _plugin(cls: type) -> str:
-    return " --plugin FILE" if cls.__module__.startswith("tokenbench_plugin") else ""
+    return " --plugin FILE" if cls.__module__.startswith(PLUGIN) else ""
 
 
 def _told(recipe: Recipe) -> str:

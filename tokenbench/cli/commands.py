@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import click
 
+from tokenbench.cli.check import check
 from tokenbench.cli.convert import convert
 from tokenbench.cli.group import Group
 from tokenbench.cli.listing import env, list_, show
@@ -24,5 +25,5 @@ def main() -> None:
     """
 
 
-for command in (run, train, list_, show, env, trace, report, merge, convert):
+for command in (run, train, list_, show, env, trace, report, merge, convert, check):
     main.add_command(command)

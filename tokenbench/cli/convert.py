@@ -14,17 +14,25 @@ from tokenbench.cli import options
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--method", help='What it is of, where the file does not tell: "evit[keep_rate=0.7]".')
 @click.option("--backbone", help="A short or timm name, where the tensors do not tell.")
-@click.option("--ema", is_flag=True, help="Take averaged weights where the file has both.")
+@options.taking
 @click.option("--force", is_flag=True, help="Replace OUT.")
 @options.plugin
-def convert(source: str, out: Path, method: str | None, backbone: str | None, ema: bool, force: bool) -> None:
+def convert(
+    source: str,
+    out: Path,
+    method: str | None,
+    backbone: str | None,
+    ema: bool,
+    weights_key: str | None,
+    force: bool,
+) -> None:
     """A published checkpoint as safetensors with its method and backbone in the header.
 
     IN is a file (.pth, .pt, .bin, .safetensors) or one on the hub: csncsn/STViT-R/STViT-R-Swin-S.pth.
     """
     from tokenbench.weights import published
 
-    found = published.convert(source, out, method, backbone, ema, force)
+    found = published.convert(source, out, method, backbone, ema, force, weights_key)
     height, width = found.image_size
     click.echo(f"Read {found.source} (sha256 {found.hash}): {found.method.label} on {found.backbone}, {found.layout}.")
     click.echo(f"{found.parameters:,} parameters, {found.classes} classes, images of {height}x{width}.")

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from tokenbench.cli import streams
+from tokenbench.core import atomic
 from tokenbench.errors import UnknownName, UsageError
 
+if TYPE_CHECKING:
+    from tokenbench.weights.choice import Take
+
+LARGEST = 16384  # pixels a side, beyond which position embeddings alone are gigabytes
 DEFAULT_RESULTS = Path("results.jsonl")
 
 
 def _from_file(ctx: click.Context, _: click.Parameter, value: Path | None) -> None:
-    """Values of a TOML file stand in for defaults; flags still win."""
+    """Values of a TOML file stand in for defaults, as if they were typed; flags still win."""
     if value is None:
         return
     try:
-        found = tomllib.loads(value.read_text(encoding="utf-8"))
+        found = tomllib.loads(atomic.regular(value).read_text(encoding="utf-8"))
+        json.dumps(found, default=str)  # TOML's whole numbers have 64 bits, and Python refuses to write very long ones
     except OSError as error:
         raise UsageError(f"Config '{value}' cannot be read ({error.strerror}); give a TOML file.") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"Config '{value}' is not TOML ({error}); write lines like batch-size = 32.") from None
-    known = {p.opts[-1].lstrip("-"): p for p in ctx.command.params if p.name != "config"}
+    known = {
+        name.lstrip("-"): p for p in ctx.command.params if p.name != "config" for name in p.opts if name[:2] == "--"
+    }
     ctx.default_map = {}
     if ctx.command.name == "train" and isinstance(found.get("recipe"), dict):
         ctx.meta["recipe"] = found.pop("recipe")  # its values; as a name it is the flag
@@ -32,11 +45,29 @@ def _from_file(ctx: click.Context, _: click.Parameter, value: Path | None) -> No
         if flag not in known:
             raise UnknownName("config key", key, known, f"`tokenbench {ctx.command.name} --help`")
         parameter = known[flag]
-        if isinstance(parameter, click.Option) and parameter.multiple:
-            given = given if isinstance(given, list) else [given]
-        elif isinstance(given, list):
-            given = ",".join(map(str, given))
-        ctx.default_map[str(parameter.name)] = given
+        ctx.default_map[str(parameter.name)] = _typed(f"Config '{value}': {key}", parameter, given)
+
+
+def _typed(where: str, parameter: click.Parameter, given: object) -> object:
+    """A value of TOML as it would be typed, so that it is checked as flags are; raises `UsageError` for other kinds."""
+    if isinstance(parameter, click.Option) and parameter.is_flag:
+        if not isinstance(given, bool):
+            raise UsageError(f"{where} = {given!r} is not allowed; write true or false.")
+        return given
+    multiple = isinstance(parameter, click.Option) and parameter.multiple
+    several = given if isinstance(given, list) else [given]
+    if isinstance(given, list) and not multiple and (not given or parameter.type is not click.STRING):
+        raise UsageError(f"{where} = {given!r} is not allowed; write one value.")
+    texts = []
+    for value in several:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise UsageError(f"{where} = {given!r} is not allowed; write a text or a number, or a list of them.")
+        texts.append(str(value))
+        if not texts[-1].strip() or "\0" in texts[-1]:
+            raise UsageError(
+                f"{where} = {given!r} is empty or holds a null character; give it a value, or leave it out."
+            )
+    return texts if multiple else ",".join(texts)
 
 
 def _plugins(_: click.Context, __: click.Parameter, paths: tuple[Path, ...]) -> None:
@@ -67,22 +98,89 @@ config = click.option(
 task = click.option(
     "--task", default="classification", show_default=True, help="What is scored; see `tokenbench list --tasks`."
 )
-methods = click.option("--methods", default="all", show_default=True, help='A sweep such as "tome[r=4,8,13],evit".')
+methods = click.option(
+    "--methods", "--method", default="all", show_default=True, help='A sweep such as "tome[r=4,8,13],evit".'
+)
 backbone = click.option("--backbone", default="deit_nano", show_default=True, help="A short or timm name.")
 weights = click.option(
     "--weights", default="auto", show_default=True, help="auto, dense, random, or files and folders."
 )
+_ema = click.option("--ema", is_flag=True, help="Take averaged weights where a file has both.")
+_key = click.option("--weights-key", help="The key of the weights, where a file has several.")
+_mean = click.option("--mean", help="Of each channel, as 0.5,0.5,0.5.  [default: the weights' own]")
+_std = click.option("--std", help="Of each channel.")
+_crop = click.option(
+    "--crop-pct", type=click.FloatRange(min=0, max=1, min_open=True), help="Share of the image's side that is seen."
+)
+_interpolation = click.option("--interpolation", type=click.Choice(["bicubic", "bilinear", "lanczos", "nearest"]))
 image_size = click.option(
     "--image-size", default=None, help="Other than the model's own: 384, or 224x448 (height x width)."
 )
+class_order = click.option(
+    "--class-order",
+    help="Of the folders: natural (1, 2, 10), lexical (1, 10, 2), imagenet, or a file of names.  [default: auto]",
+)
+labels = click.option("--labels", metavar="FILE", help="File with the label of each image: text, CSV, TSV or JSON.")
 limit = click.option("--limit", type=click.IntRange(min=1), help="Use this many images, spread evenly.")
 device = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
 amp = click.option("--amp", is_flag=True, help="Short for --precision bf16.")
 workers = click.option(
-    "-j", "--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes that load."
+    "-j", "--workers", type=click.IntRange(0, 1024), default=0, show_default=True, help="Processes that load."
 )
-threads = click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
-seed = click.option("--seed", type=click.IntRange(min=0), default=42, show_default=True)
+threads = click.option("--threads", type=click.IntRange(1, 4096), help="CPU threads.")
+seed = click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=42, show_default=True)
+quiet = click.option("-q", "--quiet", is_flag=True, help="No progress; what needs attention is still told.")
+verbose = click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    callback=streams.verbosely,
+    expose_value=False,
+    help="Tracebacks of errors, and what libraries log.",
+)
+
+
+def taking(command: Any) -> Any:
+    """Which weights to take of a file that has several."""
+    return _ema(_key(command))
+
+
+def pixels(command: Any) -> Any:
+    """How images are brought to a model, where other than its own way."""
+    return _mean(_std(_crop(_interpolation(command))))
+
+
+def take_of(flags: Mapping[str, Any]) -> Take:
+    """What `taking` was given; raises `UsageError` for both at once."""
+    from tokenbench.weights.choice import Take
+
+    if flags["ema"] and flags["weights_key"] is not None:
+        raise UsageError("--ema and --weights-key both say which weights to take; give one of them.")
+    return Take(flags["ema"], flags["weights_key"])
+
+
+def pixels_of(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """What `pixels` was given, under timm's names; raises `UsageError` for numbers that mean nothing."""
+    given = {
+        "mean": _channels("mean", flags["mean"], None),
+        "std": _channels("std", flags["std"], 0.0),
+        "crop_pct": flags["crop_pct"],
+        "interpolation": flags["interpolation"],
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _channels(flag: str, text: str | None, above: float | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        found = tuple(float(part) for part in str(text).split(","))
+    except ValueError:
+        found = ()
+    odd = any(not math.isfinite(v) or (above is not None and v <= above) for v in found)
+    if len(found) not in (1, 3) or odd:
+        raise UsageError(f"--{flag} {text} is not allowed; write one number, or one a channel as 0.485,0.456,0.406.")
+    return found
 
 
 def device_of(name: str) -> str:
@@ -98,7 +196,7 @@ def device_of(name: str) -> str:
     environment.hardware(name)
     try:
         torch.empty(1, device=name).item()
-    except (RuntimeError, NotImplementedError):
+    except Exception:  # each kind of device that is not here says so in its own way
         raise UsageError(f"device={name} cannot be used here, it must be one that torch finds; try auto.") from None
     return name
 
@@ -113,11 +211,9 @@ def size_of(text: str | None) -> tuple[int, int] | None:
 
 def numbers(flag: str, text: str, separator: str) -> list[int]:
     """A flag's whole numbers of 1 or more; raises `UsageError` for any other text."""
-    try:
-        found = [int(part) for part in text.split(separator)]
-    except ValueError:
-        found = []
-    if not found or min(found) < 1 or (separator == "x" and len(found) > 2):
-        example = "384, or 224x448" if separator == "x" else "32, or 1,32,128, or auto"
+    parts = [part.strip() for part in text.split(separator)]
+    found = [int(part) for part in parts if part.isascii() and part.isdecimal() and len(part) < 10]
+    if len(found) < len(parts) or min(found) < 1 or (separator == "x" and (len(found) > 2 or max(found) > LARGEST)):
+        example = f"384, or 224x448, {LARGEST} at most" if separator == "x" else "32, or 1,32,128, or auto"
         raise UsageError(f"--{flag} {text} is not allowed; write {example}.")
     return list(dict.fromkeys(found)) if separator == "," else found

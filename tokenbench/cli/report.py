@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tokenbench.cli import options
+from tokenbench.cli import options, streams
 from tokenbench.errors import UsageError
 
 
@@ -32,18 +32,16 @@ def report(results: tuple[Path, ...], output: Path, maps: Path | None) -> None:
         )
     rows, problems = load(results or (options.DEFAULT_RESULTS,))
     for problem in problems:
-        click.echo(f"Left out {problem}", err=True)
+        click.echo(streams.printable(f"Left out {problem}"), err=True)
     if maps is None and any((output / "maps").glob("*.npz")):
         maps = output / "maps"
     shown = viewer.fragment(mapfiles.load(maps)) if maps else ""
     written = files.write(rows, output, shown)
     screen.print_results(rows)
-    folder = output / "figures"
-    if written.left_out:
-        click.echo(f"\nOf {folder}, {written.left_out}; report fewer results files to have them.", err=True)
-    click.echo(
-        f"\nWritten: {', '.join(map(str, written.tables))}, {len(written.figures)} files in {folder}, and the page"
-    )
+    for sentence in written.left_out:
+        click.echo(f"\n{sentence}", err=True)
+    drawn = f"{len(written.figures)} files in {output / 'figures'}"
+    click.echo(f"\nWritten: {', '.join(map(str, written.tables))}, {drawn}, and the page")
     click.echo(written.page)
 
 
@@ -56,5 +54,5 @@ def merge(results: tuple[Path, ...], output: Path) -> None:
 
     rows, problems = merge_files(results, output)
     for problem in problems:
-        click.echo(f"Left out {problem}", err=True)
+        click.echo(streams.printable(f"Left out {problem}"), err=True)
     click.echo(f"Rows in {output}: {len(rows)}, of {len(results)} files.")

@@ -12,6 +12,7 @@ from tokenbench.errors import UsageError
 
 if TYPE_CHECKING:
     from tokenbench.runs.candidates import Plan
+    from tokenbench.tasks.base import Task
 
 
 @click.command()
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
 @options.methods
 @click.option("--backbone", default="deit_nano", show_default=True, help="Short or timm names, separated by commas.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="ImageFolder to measure accuracy on.")
+@options.class_order
+@options.labels
+@click.option("--restrict-classes", is_flag=True, help="Guess only from the classes that the data has.")
 @options.weights
+@options.taking
 @click.option("-b", "--batch-size", default=None, help="Sizes to time, as 1,32,128; or auto.  [default: 32; GPU 128]")
 @options.workers
 @options.device
@@ -27,13 +32,16 @@ if TYPE_CHECKING:
 @options.amp
 @click.option("--compile", "compiled", is_flag=True, help="Time under torch.compile.")
 @options.image_size
+@options.pixels
 @options.limit
-@click.option("--rounds", type=click.IntRange(min=3), default=10, show_default=True, help="Timed runs of each model.")
+@click.option("--rounds", type=click.IntRange(min=3), default=10, show_default=True, help="Least number of timed runs.")
 @options.threads
 @options.seed
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=options.DEFAULT_RESULTS, show_default=True)
 @click.option("--force", is_flag=True, help="Run what is done already, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print rows as JSON lines instead of a table.")
+@options.quiet
+@options.verbose
 @options.config
 @options.plugin
 def run(**flags: Any) -> int:
@@ -47,7 +55,7 @@ def run(**flags: Any) -> int:
     from tokenbench.runs.row import dumps
 
     plan = _plan(flags)
-    with screen.Watching() as watch:
+    with screen.Watching(flags["quiet"]) as watch:
         rows = runner.run(plan, Results(flags["output"]), watch)
     if flags["as_json"]:
         for row in rows:
@@ -60,11 +68,30 @@ def run(**flags: Any) -> int:
     return int(any(row.status in ("failed", "oom") for row in rows))
 
 
+def _task(flags: dict[str, Any]) -> Task:
+    """The task, with the knobs that have flags of their own."""
+    from tokenbench import tasks
+    from tokenbench.core.settings import make
+
+    task = tasks.parse(flags["task"])
+    knobs = {
+        "class_order": flags["class_order"],
+        "labels": flags["labels"],
+        "restrict_classes": flags["restrict_classes"],
+    }
+    given = {knob: value for knob, value in knobs.items() if value}
+    if not given:
+        return task
+    if flags["data_dir"] is None:
+        flag = next(iter(given)).replace("_", "-")
+        raise UsageError(f"--{flag} says something of the images in --data-dir; give that too.")
+    return make(type(task), {**task.model_dump(), **given})
+
+
 def _plan(flags: dict[str, Any]) -> Plan:
     """The plan that the flags of `run` describe; raises `UsageError` for a value that means nothing."""
     import torch
 
-    from tokenbench import tasks
     from tokenbench.methods.sweep import parse
     from tokenbench.runs.candidates import Plan
 
@@ -73,9 +100,9 @@ def _plan(flags: dict[str, Any]) -> Plan:
     device = options.device_of(flags["device"])
     if flags["threads"]:
         torch.set_num_threads(flags["threads"])
-    batch = flags["batch_size"] or ("128" if device.startswith("cuda") else "32")
+    batch = flags["batch_size"] if flags["batch_size"] is not None else ("128" if device.startswith("cuda") else "32")
     return Plan(
-        task=tasks.parse(flags["task"]),
+        task=_task(flags),
         methods=parse(flags["methods"]),
         backbones=list(dict.fromkeys(name.strip() for name in flags["backbone"].split(",") if name.strip())),
         data_dir=flags["data_dir"],
@@ -90,4 +117,6 @@ def _plan(flags: dict[str, Any]) -> Plan:
         compile=flags["compiled"],
         rounds=flags["rounds"],
         force=flags["force"],
+        pixels=options.pixels_of(flags),
+        take=options.take_of(flags),
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +32,13 @@ def console() -> Console:
 
 
 class Watching:
-    """A `runner.Watch` on stderr: a bar with the time left and sentences above it; only lines where it is piped."""
+    """A `runner.Watch` on stderr: a bar with the time left and sentences above it; only lines where it is piped.
 
-    def __init__(self) -> None:
+    Quiet, only the sentences are shown. What a plug-in prints meanwhile goes to stderr, for stdout is for results.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet, self._aside = quiet, redirect_stdout(sys.stderr)
         out = Console(stderr=True, highlight=False)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -43,11 +49,12 @@ class Watching:
             TimeRemainingColumn(),
             console=out,
             transient=True,
-            disable=not out.is_terminal,
+            disable=quiet or not out.is_terminal,
         )
         self._task: Any = None
 
     def __enter__(self) -> Watching:
+        self._aside.__enter__()
         self._progress.start()
         return self
 
@@ -55,11 +62,11 @@ class Watching:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+        self._aside.__exit__(kind, error, trace)
 
     def stretch(self, what: str, total: int) -> None:
         """A new bar in place of the last, or a line."""
-        if self._progress.disable:
-            self.say(what)
+        self._line(what)
         if self._task is not None:
             self._progress.remove_task(self._task)
         self._task = self._progress.add_task(what, total=total)
@@ -70,10 +77,12 @@ class Watching:
 
     def note(self, text: str) -> None:
         """How it stands, beside the bar; a line where it is piped."""
-        if self._progress.disable:
+        self._line(text)
+        self._progress.update(self._task, description=text)
+
+    def _line(self, text: str) -> None:
+        if self._progress.disable and not self._quiet:
             self.say(text)
-        else:
-            self._progress.update(self._task, description=text)
 
     def say(self, text: str) -> None:
         """A line above the bar."""

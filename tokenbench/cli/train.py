@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--method", required=True, help='One setting, such as "evit[keep_rate=0.7]".')
+@click.option("--method", "--methods", "method", required=True, help='One setting, such as "evit[keep_rate=0.7]".')
 @options.backbone
 @click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="ImageFolder with train and val.")
+@options.class_order
+@options.labels
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run's folder.")
 @click.option("--recipe", help="One of the method's recipes.  [default: its first]")
 @click.option("--epochs", metavar="NUMBER", help="Other than the recipe's.")
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
 @click.option(
     "--weights", default="auto", show_default=True, help="To start from: auto (the recipe's), random, a file."
 )
+@options.taking
 @click.option("--teacher", default="auto", show_default=True, help="The teacher's weights: auto, or a file.")
 @options.image_size
+@options.pixels
 @options.device
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
 @options.amp
@@ -43,6 +47,8 @@ if TYPE_CHECKING:
 )
 @click.option("--tracker", help="trackio or wandb.")
 @options.seed
+@options.quiet
+@options.verbose
 @options.config
 @options.plugin
 @click.pass_context
@@ -56,7 +62,7 @@ def train(ctx: click.Context, /, **flags: Any) -> None:
     from tokenbench.cli import screen
 
     job = _job(flags, ctx.meta.get("recipe", {}))
-    with screen.Watching() as watch:
+    with screen.Watching(flags["quiet"]) as watch:
         found = training.train(job, watch)
     if found.leads:
         click.echo(f"{found.path}: top-1 {found.top1:.2f} % on {found.images} {found.split} images.")
@@ -74,7 +80,7 @@ def _job(flags: dict[str, Any], table: dict[str, Any]) -> Job:
         raise UsageError(f"--method {flags['method']} gives {len(settings)} settings; train one at a time.")
     method = settings[0]
     recipes = type(method).recipes
-    name = flags["recipe"] or next(iter(recipes))
+    name = flags["recipe"] or next(iter(recipes), "")
     if name not in recipes:
         raise UnknownName(f"recipe of {method.name}", name, recipes, f"`tokenbench show {method.name}`")
     changes = dict(table)
@@ -92,10 +98,14 @@ def _job(flags: dict[str, Any], table: dict[str, Any]) -> Job:
         backbone=flags["backbone"],
         recipe=recipes[name].change(changes),
         data_dir=flags["data_dir"],
+        class_order=flags["class_order"] or "auto",
+        labels=Path(flags["labels"]) if flags["labels"] else None,
         output=flags["output"],
         weights=str(flags["weights"]),
         teacher=str(flags["teacher"]),
         image_size=options.size_of(flags["image_size"]),
+        pixels=options.pixels_of(flags),
+        take=options.take_of(flags),
         device=options.device_of(flags["device"]),
         precision="bf16" if flags["amp"] else flags["precision"],
         passes=flags["accumulate"],

@@ -9,8 +9,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from tokenbench.core.attention import Attn, attend
+from tokenbench.core.attention import Attn, attend, project, values
+from tokenbench.core.borrowed import unmeddled
 from tokenbench.core.tokens import Tokens
+
+Place = Literal["before", "attention", "between", "after"]
 
 
 @dataclass(frozen=True)
@@ -30,15 +33,23 @@ class Output:
 class Reducer(nn.Module):
     """One place in a block where tokens change.
 
-    `where` is "before" the block, "between" its attention and its MLP, or "after" it. `attn` is given only between.
-    `self.method` holds the knobs as they are now; read those that a schedule may change from there, in `forward`.
+    `where` is "before" the block, "attention" (q, k and v are there, and nothing is mixed yet), "between" the block's
+    attention and its MLP, or "after" it. `attn` is given at "attention" and "between". `self.method` holds the knobs as
+    they are now; read those that a schedule may change from there, in `forward`.
     """
 
-    where: ClassVar[Literal["before", "between", "after"]] = "between"
+    where: ClassVar[Place] = "between"
+    matrix: ClassVar[bool] = False  # True: attention is written out, once for this reducer and for the block's output
+    values: ClassVar[Literal["before", "after"]] = "before"  # "after": at "attention", v comes of the tokens returned
     method: Any = None
 
-    def forward(self, tokens: Tokens, attn: Attn | None) -> Tokens:
-        """Return the tokens after this place, changed only by the verbs of `Tokens`."""
+    def forward(self, tokens: Tokens, attn: Attn | None) -> Any:
+        """Return the tokens after this place, changed only by the verbs of `Tokens`.
+
+        At "attention" return the `Attn` that goes on too: `(tokens, replace(attn, ...))` with another bias, other
+        queries (those of the tokens that are left), or a matrix in place of softmax. As many queries, or rows of the
+        matrix, as there are tokens; as many keys, or columns, as there are values.
+        """
         raise NotImplementedError
 
 
@@ -63,12 +74,12 @@ class Block(nn.Module):
     def forward(self, tokens: Tokens) -> Tokens:
         """The tokens after this block."""
         tokens = self._reduce("before", self.enter(tokens), None)
-        plain = tokens.alive is None and tokens.context is None and not (self.proportional and tokens.size is not None)
-        if plain and not any(r.where == "between" for r in self.reducers):
+        if self._plain(tokens):
             tokens = self.whole(tokens)
         else:
-            tokens, attn = self.attention(tokens)
-            tokens = self.mlp(self._reduce("between", tokens, attn))
+            # handed on in one breath: q, k and v must not live through the MLP
+            tokens = self._reduce("between", *self.attention(tokens))
+            tokens = self.mlp(tokens)
         return self._reduce("after", tokens, None)
 
     def enter(self, tokens: Tokens) -> Tokens:
@@ -81,14 +92,26 @@ class Block(nn.Module):
 
     def attention(self, tokens: Tokens) -> tuple[Tokens, Attn]:
         """The tokens after attention and its residual, and what a reducer may ask of it."""
-        block = self.borrowed[0]
-        keys = None if tokens.context is None else block.norm1(tokens.context.x)
-        bias = tokens.size.log()[:, None, None, :] if self.proportional and tokens.size is not None else None
-        out, q, k = attend(block.attn, block.norm1(tokens.x), keys, bias, _policy(tokens))
-        attn = Attn(q, k, block.attn.scale, tokens.prefix, bias)
-        x = tokens.x + block.drop_path1(block.ls1(out))
-        if tokens.context is not None and tokens.context.source is not None:
-            tokens = replace(tokens.context.mix(attn.weights(), x, tokens.layout), context=tokens.context)
+        block, context, start = self.borrowed[0], tokens.context, tokens.x
+        unmeddled(block, block.attn)
+        within = self._at("attention")
+        y = block.norm1(start)
+        keys = None if context is None else block.norm1(context.x)
+        q, k, v = project(block.attn, y, keys, any(reducer.values == "after" for reducer in within))
+        bias = self._bias(tokens if context is None else context)
+        attn = Attn(q, k, v, block.attn.scale, tokens.prefix, bias, real=tokens.real)
+        if tokens.alive is not None or any(r.matrix for r in (*within, *self._at("between"))):
+            attn = attn.written_out(_policy(tokens))
+        for reducer in within:
+            tokens, attn = reducer(tokens, attn)
+        if tokens.x is not start:
+            y = block.norm1(tokens.x)
+        if attn.v is None:
+            attn = replace(attn, v=values(block.attn, y))
+        x = tokens.x + block.drop_path1(block.ls1(attend(block.attn, attn, y)))
+        if context is not None and context.source is not None:
+            made = context.mix(attn.weights(), x)
+            tokens = replace(tokens, source=made.source, fused=made.fused)
         return tokens.with_x(x), attn
 
     def mlp(self, tokens: Tokens) -> Tokens:
@@ -96,14 +119,30 @@ class Block(nn.Module):
         block = self.borrowed[0]
         return tokens.with_x(tokens.x + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens.x)))))
 
+    def _plain(self, tokens: Tokens) -> bool:
+        """Whether nothing happens inside the block."""
+        sized = self.proportional and tokens.size is not None
+        marked = any(held is not None for held in (tokens.alive, tokens.context, tokens.present))
+        return not (sized or marked or self._at("attention") or self._at("between"))
+
+    def _bias(self, keys: Tokens) -> Tensor | None:
+        """(B, 1, 1, N) added to the logits: the log of sizes where attention is proportional, -inf at padding."""
+        bias = keys.size.log() if self.proportional and keys.size is not None else None
+        if keys.real is not None:
+            bias = (torch.zeros_like(keys.x[..., 0]) if bias is None else bias).masked_fill(~keys.real, float("-inf"))
+        return None if bias is None else bias[:, None, None, :]
+
+    def _at(self, where: str) -> list[Reducer]:
+        return [reducer for reducer in self.reducers if reducer.where == where]  # type: ignore[misc]
+
     def _reduce(self, where: str, tokens: Tokens, attn: Attn | None) -> Tokens:
-        for reducer in self.reducers:
-            if reducer.where == where:
-                tokens = reducer(tokens, attn)
+        for reducer in self._at(where):
+            tokens = reducer(tokens, attn)
         return tokens
 
 
 def _policy(tokens: Tokens) -> Tensor | None:
     if tokens.alive is None:
         return None
-    return torch.cat([tokens.alive.new_ones(tokens.alive.shape[0], tokens.prefix), tokens.alive], dim=1)
+    alive = tokens.alive if tokens.present is None else tokens.alive * tokens.present
+    return torch.cat([alive.new_ones(alive.shape[0], tokens.prefix), alive], dim=1)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
+import os
 import pkgutil
+import re
+import sys
 from collections.abc import Iterable, MutableMapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tokenbench.errors import UsageError
+from tokenbench.errors import PLUGIN, UsageError, first_line, place
+
+NAME = re.compile(r"[\w-]+")
 
 
 def walk(registry: MutableMapping[str, Any], package: str, paths: Iterable[str], base: type) -> None:
@@ -20,20 +27,27 @@ def walk(registry: MutableMapping[str, Any], package: str, paths: Iterable[str],
 
 
 def register(registry: MutableMapping[str, Any], module: ModuleType, base: type) -> list[str]:
-    """Register the subclasses of `base` that a module defines and names; returns their names."""
-    found: dict[str, Any] = {
-        cls.name: cls
+    """Register the subclasses of `base` that a module defines and names; returns their names.
+
+    Raises:
+        UsageError: a name that cannot be written in a command, or that another file has taken.
+    """
+    found: list[Any] = [
+        cls
         for cls in vars(module).values()
         if isinstance(cls, type)
         and issubclass(cls, base)
         and hasattr(cls, "name")
         and cls.__module__ == module.__name__
-    }
-    for name, cls in found.items():
+    ]
+    for cls in found:
+        name, where = cls.name, f"{base.__name__} {cls.name!r} of {module.__file__}"
+        if not isinstance(name, str) or not NAME.fullmatch(name) or name == "all":
+            raise UsageError(f"{where} cannot be called that; use letters, digits, - and _.")
         if name in registry and registry[name].__module__ != cls.__module__:
-            raise UsageError(f"{base.__name__} '{name}' of {module.__name__} exists already; give it another name.")
-    registry.update(found)
-    return list(found)
+            raise UsageError(f"{where} exists already; give it another name.")
+    registry.update({cls.name: cls for cls in found})
+    return [cls.name for cls in found]
 
 
 def in_order(registry: MutableMapping[str, Any], first: str) -> dict[str, Any]:
@@ -44,16 +58,24 @@ def in_order(registry: MutableMapping[str, Any], first: str) -> dict[str, Any]:
 def run_file(path: str | Path, what: str) -> ModuleType:
     """The module that a plug-in file makes when it is run; load only what you trust.
 
+    What it prints goes to stderr, for stdout is for results.
+
     Raises:
         UsageError: it is no Python file, or it does not import.
     """
     path = Path(path)
-    spec = importlib.util.spec_from_file_location(f"tokenbench_plugin_{path.stem}", path)
-    if spec is None or spec.loader is None or not path.is_file():
+    place_of = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:8]
+    name = f"{PLUGIN}{path.stem}_{place_of}"  # so that two files of one name are two
+    spec = importlib.util.spec_from_file_location(name, path) if path.is_file() else None
+    if spec is None or spec.loader is None:
         raise UsageError(f"Plug-in '{path}' is not a Python file; give the path of a .py file with a {what} in it.")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses and pydantic look up the names in annotations
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UsageError(f"Plug-in '{path}' does not import ({type(error).__name__}: {error}); mend it.") from error
+        with redirect_stdout(sys.stderr):
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        told = f"{type(error).__name__}: {first_line(error)}{place(error)}"
+        raise UsageError(f"Plug-in '{path}' does not import ({told}); mend it.") from error
     return module

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from tokenbench.core.registry import NAME
 from tokenbench.errors import BadSetting, UsageError
 
-_ITEM = re.compile(r"([\w-]+)(?:\[([^\[\]]*)\])?")
+_ITEM = re.compile(rf"({NAME.pattern})(?:\[([^\[\]]*)\])?")
 Chosen = TypeVar("Chosen", bound=BaseModel)
 
 

@@ -1,17 +1,22 @@
 """Tokens and its verbs: the only code that changes a token map.
 
-A token starts as one patch. Methods drop tokens (`keep`), merge them (`group`) or condense them (`mix`); each verb
-changes the features and, when maps are being traced, the map from patches to tokens in the same way. So a method's
-author writes no visualisation code.
+A token starts as one patch. Methods drop tokens (`keep`, `keep_where`), merge them (`group`) or condense them (`mix`);
+each verb changes the features, all that is known of each token (`size`, `marks`) and, when maps are being traced, the
+map from patches to tokens in the same way. So a method's author writes no visualisation code.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from tokenbench.core.rows import add_at, flat, stacked, take, wide
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,19 @@ class Paths:
     fast: Tensor
 
 
+def _empty() -> Mapping[str, Any]:
+    return MappingProxyType({})
+
+
 @dataclass(frozen=True)
 class Tokens:
     """The tokens of a batch on their way through the blocks.
 
     Shapes: B images, N tokens of which the first `prefix` are class, distillation or register tokens, C width,
     P patches of the grid. Verbs never touch prefix tokens; their indices count from the first other token.
+
+    Where images keep different numbers of tokens, those with fewer are padded at the end: `present` says which tokens
+    are real. Padding is no key to any token, is in no map, count or mean, and what it holds is of no account.
     """
 
     x: Tensor  # (B, N, C) features, prefix tokens first
@@ -46,11 +58,25 @@ class Tokens:
     views: Tensor | None = None  # (W, K) context tokens that each of W windows may look at; None: all of them
     layout: tuple[int, int] | None = None  # rows and columns the tokens lie in now; None when in no grid
     paths: Paths | None = None  # which tokens take the slow path and which the fast one; None while there is one only
+    present: Tensor | None = None  # (B, N - prefix) bool, False at padding; None while all images have as many tokens
+    marks: Mapping[str, Tensor] = field(default_factory=_empty)  # (B, N) or (B, N, D) by name, of each token; `mark`
+    state: Mapping[str, Any] = field(default_factory=_empty)  # anything else for a later block, by name; `store`
 
     @property
     def count(self) -> int:
-        """Number of tokens N, prefix included."""
+        """Number of tokens N, prefix included; with padding, that of the image that has most."""
         return self.x.shape[1]
+
+    @property
+    def counts(self) -> Tensor:
+        """Tokens of each image, (B,), prefix included; without padding and those that a mask has dropped."""
+        here = self._here()
+        return self.prefix + (here if self.alive is None else here & (self.alive > 0.5)).sum(1)
+
+    @property
+    def real(self) -> Tensor | None:
+        """(B, N) bool, False at padding; None where there is none."""
+        return None if self.present is None else F.pad(self.present, (self.prefix, 0), value=True)
 
     @property
     def patches(self) -> Tensor:
@@ -82,6 +108,27 @@ class Tokens:
         """The same tokens with new features, (B, N, C)."""
         return replace(self, x=x)
 
+    def mark(self, name: str, value: Tensor) -> Tokens:
+        """Keep a value (B, N) or (B, N, D) of each token, prefix included, for a later block: `marks[name]`.
+
+        It follows its token: `keep` and `keep_where` pick it, `group`, `mix` and a fused token make it as they make
+        features, `join` keeps those that both have. Tokens made otherwise (`ask`, `halve`) have none.
+
+        Raises:
+            ValueError: the value is not one a token.
+        """
+        if value.dim() not in (2, 3) or value.shape[:2] != self.x.shape[:2]:
+            want = tuple(self.x.shape[:2])
+            raise ValueError(f"Mark '{name}' has shape {tuple(value.shape)}; give {want} or {want} and a width.")
+        return replace(self, marks=MappingProxyType({**self.marks, name: value}))
+
+    def store(self, name: str, value: Any) -> Tokens:
+        """Hand any other value to a later block, as it is: `state[name]`. Every verb carries it, and none changes it.
+
+        Tokens themselves may be handed on, such as `keep(others)` to `join` again some blocks later.
+        """
+        return replace(self, state=MappingProxyType({**self.state, name: value}))
+
     def keep(self, index: Tensor, fuse: Tensor | None = None) -> Tokens:
         """Prune: keep the tokens at `index`, in that order.
 
@@ -91,41 +138,56 @@ class Tokens:
                 its weight (EViT, arXiv 2202.07800, equation 5). Its size and map are the sum of theirs, and their
                 patches count as `fused` from then on, whatever becomes of that token.
         """
-        batch, fused = self.x.shape[0], self.fused
-        index = index.expand(batch, -1)
-        x = torch.cat([self.x[:, : self.prefix], _take(self.patches, index)], dim=1)
-        size = None if self.size is None else torch.cat([self.size[:, : self.prefix], _take(self._psize(), index)], 1)
-        source = None if self.source is None else _take(self.source, index)
-        if fuse is not None:
-            weights = fuse.scatter(1, index, 0.0)  # (B, n): the dropped tokens' weights, 0 where kept
-            x = torch.cat([x, weights.unsqueeze(1) @ self.patches], dim=1)
-            dropped = torch.ones_like(fuse).scatter(1, index, 0.0)  # (B, n)
-            if size is not None:
-                size = torch.cat([size, (dropped * self._psize()).sum(1, keepdim=True)], dim=1)
-            if source is not None and self.source is not None:
-                rest = dropped.to(source.dtype).unsqueeze(1) @ self.source  # (B, 1, P)
-                source = torch.cat([source, rest], dim=1)
-                fused = None if fused is None else torch.maximum(fused, rest.squeeze(1))
-        return replace(self, x=x, size=size, source=source, fused=fused, layout=None)
+        index = index.expand(self.x.shape[0], -1)
+        kept = self._pick(index)
+        return (kept if fuse is None else self._fuse(kept, torch.ones_like(fuse).scatter(1, index, 0.0), fuse))._pack()
 
-    def group(self, assign: Tensor, count: int) -> Tokens:
+    def keep_where(self, mask: Tensor, fuse: Tensor | None = None) -> Tokens:
+        """Prune where images differ in how many tokens they keep; the others are padded (`present`).
+
+        In a graph that is compiled or exported, whose shapes cannot hang on values, what is dropped stays as padding.
+        One image alone is never padded.
+
+        Args:
+            mask: (B, N - prefix) True for tokens to keep. An image without prefix tokens keeps its first in any case.
+            fuse: as for `keep`.
+        """
+        if self.present is not None:
+            mask = mask & self.present
+        if self.prefix == 0:
+            first = torch.arange(mask.shape[1], device=mask.device) == 0
+            mask = mask | (first & ~mask.any(1, keepdim=True))
+        kept = replace(self, present=mask, layout=None)
+        return (kept if fuse is None else self._fuse(kept, (~mask).to(fuse.dtype), fuse))._pack()
+
+    def group(self, assign: Tensor, count: int | None) -> Tokens:
         """Merge: hard clusters, each the mean of its tokens weighted by their sizes.
 
         Args:
             assign: (B, N - prefix) new place of each token after the prefix, in [0, count).
-            count: number of tokens after the prefix in the result.
+            count: number of tokens after the prefix in the result. None where images differ in it: places that
+                nothing goes to are left out, and images with fewer are padded (`present`).
         """
+        uneven = count is None or self.present is not None
+        places = self.count - self.prefix if count is None else count
         sizes = self.sizes()
-        size = _add_at(sizes[:, self.prefix :].unsqueeze(-1), assign, count)  # (B, count, 1)
-        x = _add_at(self.patches * sizes[:, self.prefix :].unsqueeze(-1), assign, count) / size
-        source = None if self.source is None else _add_at(self.source, assign, count)
-        return replace(
+        own = sizes[:, self.prefix :] if self.present is None else sizes[:, self.prefix :] * self.present
+        size = add_at(own.unsqueeze(-1), assign, places)  # (B, places, 1)
+        whole = size.where(size > 0, 1) if uneven else size
+
+        def merged(values: Tensor) -> Tensor:
+            return add_at(values[:, self.prefix :] * own.unsqueeze(-1), assign, places) / whole
+
+        grouped = replace(
             self,
-            x=torch.cat([self.x[:, : self.prefix], x], dim=1),
+            x=self._after_prefix(self.x, merged),
             size=torch.cat([sizes[:, : self.prefix], size.squeeze(-1)], dim=1),
-            source=source,
+            source=None if self.source is None else add_at(self.source, assign, places),
+            present=size.squeeze(-1) > 0 if uneven else None,
+            marks=self._marks(lambda mark: self._after_prefix(mark, merged)),
             layout=None,
         )
+        return grouped._pack() if uneven else grouped
 
     def halve(self, x: Tensor) -> Tokens:
         """Patch merging (Swin): of every 2x2 tokens one, with features x (B, rows/2 * columns/2, C), rounded up.
@@ -144,13 +206,14 @@ class Tokens:
             source = source.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).sum((2, 4)).flatten(1, 2)
         fused = None if self.fused is None else torch.zeros_like(self.fused)
         layout = (-(-rows // 2), -(-cols // 2))
-        return replace(self, x=x, size=None, source=source, fused=fused, context=None, views=None, layout=layout)
+        made = replace(self, x=x, size=None, source=source, fused=fused, layout=layout, marks=_empty())
+        return made.settle()
 
     def mix(self, weights: Tensor, x: Tensor | None = None, layout: tuple[int, int] | None = None) -> Tokens:
         """Condense: soft clusters; the result has no prefix.
 
         Args:
-            weights: (B, M, N) what each new token takes of each token, prefix included.
+            weights: (B, M, N) what each new token takes of each token, prefix included; 0 of padding.
             x: (B, M, C) features of the new tokens; `weights @ x` if not given.
             layout: rows and columns the new tokens lie in, if they lie in a grid.
         """
@@ -158,7 +221,8 @@ class Tokens:
         if self.source is not None:
             source = weights[:, :, self.prefix :].to(self.source.dtype) @ self.source
         x = weights @ self.x if x is None else x
-        return replace(self, x=x, prefix=0, size=None, source=source, layout=layout)
+        marks = self._marks(lambda mark: weights.to(mark.dtype) @ mark)
+        return replace(self, x=x, prefix=0, size=None, source=source, layout=layout, present=None, marks=marks)
 
     def mask(self, alive: Tensor) -> Tokens:
         """Drop without removing, for training: tokens with `alive` 0 (B, N - prefix) are no key to any other."""
@@ -174,8 +238,9 @@ class Tokens:
 
     def without_prefix(self) -> Tokens:
         """The tokens without class, distillation and register tokens."""
-        size = None if self.size is None else self._psize()
-        return replace(self, x=self.patches, prefix=0, size=size)
+        size = None if self.size is None else self.size[:, self.prefix :]
+        marks = self._marks(lambda mark: mark[:, self.prefix :])
+        return replace(self, x=self.patches, prefix=0, size=size, marks=marks)
 
     def ask(
         self, queries: Tensor, context: Tokens, views: Tensor | None = None, layout: tuple[int, int] | None = None
@@ -188,39 +253,97 @@ class Tokens:
             views: (W, K) context tokens each of W windows may look at; all look at all if not given.
             layout: rows and columns the queries lie in, if they lie in a grid; windows divide it evenly.
         """
-        return replace(self, x=queries, prefix=0, size=None, source=None, context=context, views=views, layout=layout)
+        new = replace(self, x=queries, prefix=0, size=None, source=None, present=None, marks=_empty(), layout=layout)
+        return replace(new, context=context, views=views)
 
     def settle(self) -> Tokens:
         """The tokens alone; from here on they attend to themselves."""
         return replace(self, context=None, views=None)
 
     def join(self, other: Tokens) -> Tokens:
-        """These tokens followed by `other`'s, both without prefix; the maps are stacked."""
-        source = None
-        if self.source is not None and other.source is not None:
-            source = torch.cat([self.source, other.source], dim=1)
-        return replace(
-            self, x=torch.cat([self.x, other.x], dim=1), source=source, context=None, views=None, layout=None
+        """These tokens followed by those of `other` after its prefix; the maps are stacked."""
+        rest = other.without_prefix()
+        size = present = None
+        if self.size is not None or rest.size is not None:
+            size = torch.cat([self.sizes(), rest.sizes()], dim=1)
+        if self.present is not None or rest.present is not None:
+            present = torch.cat([self._here(), rest._here()], dim=1)
+        marks = {n: torch.cat([mark, rest.marks[n]], dim=1) for n, mark in self.marks.items() if n in rest.marks}
+        joined = replace(
+            self,
+            x=torch.cat([self.x, rest.x], dim=1),
+            size=size,
+            source=stacked(self.source, rest.source),
+            alive=stacked(self.alive, rest.alive),
+            present=present,
+            marks=MappingProxyType(marks),
+            layout=None,
         )
+        return joined.settle()._pack()
 
     def last(self, count: int) -> Tokens:
         """The last `count` tokens, without prefix."""
-        source = None if self.source is None else self.source[:, -count:]
-        x = self.x[:, -count:]
-        return replace(self, x=x, prefix=0, size=None, source=source, context=None, views=None, layout=None)
+        source, present = (None if t is None else t[:, -count:] for t in (self.source, self.present))
+        marks = self._marks(lambda mark: mark[:, -count:])
+        left = replace(self, x=self.x[:, -count:], prefix=0, size=None, source=source, present=present, marks=marks)
+        return replace(left, layout=None).settle()
 
-    def _psize(self) -> Tensor:
-        return self.sizes()[:, self.prefix :]
+    def _here(self) -> Tensor:
+        """`present`, (B, N - prefix) bool, written out where there is no padding."""
+        return torch.ones_like(self.x[:, self.prefix :, 0], dtype=torch.bool) if self.present is None else self.present
 
+    def _pick(self, index: Tensor) -> Tokens:
+        """The tokens at places (B, K) after the prefix, with all that is known of each."""
 
-def _take(values: Tensor, index: Tensor) -> Tensor:
-    """Rows (B, K[, C]) of `values` (B, N[, C]) at `index` (B, K)."""
-    if values.dim() == 2:
-        return values.gather(1, index)
-    return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+        def pick(values: Tensor) -> Tensor:
+            return self._after_prefix(values, lambda v: take(v[:, self.prefix :], index))
 
+        return replace(
+            self,
+            x=pick(self.x),
+            size=None if self.size is None else pick(self.size),
+            source=None if self.source is None else take(self.source, index),
+            alive=None if self.alive is None else take(self.alive, index),
+            present=None if self.present is None else take(self.present, index),
+            marks=self._marks(pick),
+            layout=None,
+        )
 
-def _add_at(values: Tensor, assign: Tensor, count: int) -> Tensor:
-    """Sums (B, count, C) of the rows of `values` (B, N, C) by their place `assign` (B, N)."""
-    out = values.new_zeros(values.shape[0], count, values.shape[-1])
-    return out.scatter_add(1, assign.unsqueeze(-1).expand(-1, -1, values.shape[-1]), values)
+    def _fuse(self, kept: Tokens, dropped: Tensor, fuse: Tensor) -> Tokens:
+        """`kept` and one token more, of the tokens here where `dropped` (B, N - prefix) is 1, times their weights."""
+        if self.present is not None:
+            dropped = dropped * self.present
+        rest = replace(self.without_prefix(), source=None).mix((fuse * dropped).unsqueeze(1))
+        if self.size is not None:
+            rest = replace(rest, size=(dropped * self.size[:, self.prefix :]).sum(1, keepdim=True))
+        if self.source is not None:
+            rest = replace(rest, source=dropped.to(self.source.dtype).unsqueeze(1) @ self.source)  # (B, 1, P)
+        if kept.present is not None:
+            rest = replace(rest, present=dropped.any(1, keepdim=True))
+        if self.alive is not None:
+            rest = replace(rest, alive=torch.ones_like(self.alive[:, :1]))
+        fused = self.fused if rest.source is None or self.fused is None else rest.source.squeeze(1).maximum(self.fused)
+        return replace(kept.join(rest), fused=fused, context=self.context, views=self.views)
+
+    def _pack(self) -> Tokens:
+        """Real tokens first, in their order, in no more places than the image with most has."""
+        if self.present is None:
+            return self
+        packed = self
+        if not torch.compiler.is_compiling():
+            fewest, most = torch.stack(self.present.sum(1).aminmax()).tolist()
+            packed = self._pick(self.present.int().argsort(dim=1, descending=True, stable=True)[:, :most])
+            if fewest == most:
+                return replace(packed, present=None)
+        if packed.source is None or packed.present is None:
+            return packed
+        return replace(packed, source=packed.source * packed.present.unsqueeze(-1))
+
+    def _after_prefix(self, values: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Values (B, N[, D]) of the prefix as they are, and after it what `change` makes of them all."""
+        rows = wide(values)
+        return flat(torch.cat([rows[:, : self.prefix], change(rows)], dim=1), values)
+
+    def _marks(self, change: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
+        """Every mark, changed as (B, N, D)."""
+        return MappingProxyType({name: flat(change(wide(mark)), mark) for name, mark in self.marks.items()})

@@ -2,105 +2,208 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from timm.data.imagenet_info import ImageNetInfo
-from timm.utils.misc import natural_key
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
-
+from tokenbench.data import labelfiles, listing, ordering, splits
 from tokenbench.data.fashion import fashion
 from tokenbench.data.images import Images
-from tokenbench.errors import DataError
+from tokenbench.data.labels import only_present
+from tokenbench.data.opening import below, suffixes
+from tokenbench.errors import BadData
 
-SPLITS = ("val", "validation", "test")  # in the order they are looked for
+LARGEST = 10**6  # class index that is believed
 
 
-def open_training(path: str | Path) -> tuple[Images, Images]:
-    """The images to train on and those held out: `train`, and `val` or `validation` or `test`, of a folder.
+def open_training(path: str | Path, order: str = "auto", labels: Path | None = None) -> tuple[Images, Images]:
+    """The images to train on and those held out: `train`, and `val` or `test` or what else they are called.
+
+    Classes are those there are: of a part of ImageNet, those of the part.
+
+    Args:
+        path: the folder of both.
+        order: of the classes, as `ordering.arrange` takes it.
+        labels: a file with the label of each image, where there are no class folders.
 
     Raises:
-        DataError: either is missing, or they do not have the same classes.
+        BadData: either is missing, or they do not have the same classes.
     """
-    top = Path(path)
-    if fashion(top, "train") is not None:
+    if fashion(Path(path), "train") is not None:
         return open_folder(path, "train"), open_folder(path, "test")
-    train = open_folder(path, "train")
-    held_out = next((s for s in SPLITS if _folders(top / s)), None)
-    if held_out is None:
-        raise DataError(f"Data folder '{path}' has no val folder with class folders; it has {_some(top)}.")
-    other = open_folder(path, held_out)
+    top = splits.top(path)
+    parts = [_opened(top, part, order, labels) for part in splits.training(top, labels is not None)]
+    train, other = (only_present(images) for images in parts)
+    if train.order == "index":
+        most = max(train.classes, other.classes, key=len)
+        return replace(train, classes=most), replace(other, classes=most)
     if other.classes != train.classes:
-        odd = sorted(set(train.classes) ^ set(other.classes))
-        raise DataError(
-            f"Data folder '{path}' has other classes in train and {held_out}, such as '{odd[0]}'; give both the same."
+        odd = sorted(set(train.names) ^ set(other.names))
+        raise BadData(
+            f"Data folder '{path}' has other classes in {train.split} and {other.split}, such as '{odd[0]}'; give both "
+            "the same."
         )
     return train, other
 
 
-def open_folder(path: str | Path, split: str | None = None) -> Images:
+def open_folder(path: str | Path, split: str | None = None, order: str = "auto", labels: Path | None = None) -> Images:
     """The images under a folder that has one folder a class; or the four files of Fashion-MNIST, as published.
 
     A class's index is its place among the folders in timm's natural order ("2" before "10"), empty folders counted.
     Where every folder is an ImageNet-1k wnid it is the place among all 1000, so a part of the classes works too.
 
     Args:
-        path: the folder, or one whose `val`, `validation` or `test` folder has the class folders.
+        path: the folder, or one whose `val`, `validation`, `test` or the like has the class folders.
         split: the folder below `path` to use instead, such as "train".
+        order: of the classes, if another; as `ordering.arrange` takes it.
+        labels: a file with the label of each image in and below the folder, whose own folders then mean nothing.
 
     Raises:
-        DataError: the folder does not exist, has no class folders, or holds no images.
+        BadData: the folder does not exist, has no class folders, or holds no images; or it is not clear what is meant.
     """
-    top = Path(path)
-    if not top.is_dir():
-        raise DataError(
-            f"Data folder '{path}' {'is a file' if top.exists() else 'does not exist'}; "
-            "give a folder that has one folder of images for each class."
-        )
+    top = splits.top(path)
     published = fashion(top, split or "test")
     if published is not None:
         return published
-    wanted = SPLITS if split is None else (split,)
-    found = next((s for s in wanted if _folders(top / s)), None)
-    if split is not None and found is None:
-        raise DataError(f"Data folder '{path}' has no split '{split}' with class folders; it has {_some(top)}.")
-    root = top / found if found else top
-    names = _folders(root)
-    if not names:
-        raise DataError(f"Data folder '{path}' has no class folders; put the images of each class into one of its own.")
+    if split is not None:
+        root = top / split
+        if not root.is_dir() or (labels is None and not listing.folders(root)):
+            raise BadData(f"Data folder '{path}' has no split '{split}' with class folders; it has {splits.some(top)}.")
+        return _opened(top, root, order, labels)
+    found = splits.evaluation(top, labels is not None)
+    images = _opened(top, found or top, order, labels)
+    if found is None:
+        return images
+    said = f"Accuracy is measured on {found}: {len(images)} images of {len(images.present)} classes."
+    return replace(images, notes=(said, *images.notes))
 
-    imagenet: Any = ImageNetInfo()
-    synsets = imagenet.label_names()
-    known = set(names) <= set(synsets)
-    order = synsets if known else names
-    index = {name: order.index(name) for name in names}
-    files = make_dataset(root, index, extensions=IMG_EXTENSIONS, allow_empty=True)
-    if not files:
-        raise DataError(f"Data folder '{path}' has {len(names)} class folders but no images ({_extensions()}) in them.")
+
+def _opened(top: Path, root: Path, order: str, labels: Path | None) -> Images:
     here = root.resolve()
-    name, part = (here.parent.name, here.name) if found or here.name in SPLITS else (here.name, "all")
-    classes = imagenet.label_descriptions() if known else names
-    return Images(name, part, tuple(classes), [Path(f) for f, _ in files], [t for _, t in files], root)
+    name, part = (here.parent.name, here.name) if splits.kind(here.name) else (here.name, "all")
+    left_out: Counter[str] = Counter()
+    unlabelled: tuple[str, ...] = ()
+    if labels is None:
+        classes, files, targets = _of_folders(root, order, left_out)
+    else:
+        classes, files, targets, unlabelled = _of_labels(top, root, order, labels, left_out)
+    told = listing.told(left_out)
+    return Images(
+        name,
+        part,
+        classes.classes,
+        files,
+        targets,
+        root,
+        ids=classes.ids,
+        here=classes.here,
+        order=classes.order,
+        labels=None if labels is None else labels.name,
+        relabelled=labels is not None or not classes.by_itself,
+        notes=(*unlabelled, *([f"{name}: {told}."] if told else [])),
+        doubt=classes.doubt,
+    )
 
 
-def check_classes(images: Images, classes: int, model: str) -> None:
-    """Raise `DataError` unless a model with that many classes can be scored on these images."""
-    if len(images.classes) != classes:
-        raise DataError(
-            f"{images.name} has {len(images.classes)} classes but {model} has {classes}; "
-            "give data of the model's classes, or weights trained on these."
+def _of_folders(root: Path, order: str, left_out: Counter[str]) -> tuple[ordering.Classes, list[Path], list[int]]:
+    names = listing.folders(root)
+    if not names:
+        raise BadData(_without_classes(root))
+    classes = ordering.arrange(names, order)
+    left_out += Counter({"picture beside the class folders": listing.pictures_in(root)})
+    files: list[Path] = []
+    targets: list[int] = []
+    index = classes.index
+    for name in sorted(names):  # the order of files is that of torchvision, whatever that of the classes
+        before = len(files)
+        for folder, pictures in listing.pictures(root / name, left_out):
+            _refuse_splits(root / name, Path(folder))
+            files += [Path(folder, picture) for picture in pictures]
+        targets += [index[name]] * (len(files) - before)
+    if not files:
+        raise BadData(
+            f"Data folder '{root}' has {len(names)} class folders but no images ({_extensions()}) in them; give one "
+            "that has."
         )
+    return classes, files, targets
 
 
-def _folders(root: Path) -> list[str]:
-    if not root.is_dir():
-        return []
-    return sorted((p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")), key=natural_key)
+def _refuse_splits(name: Path, folder: Path) -> None:
+    """Raise `BadData` for a class folder that has splits in it: its images to train on must not be measured on."""
+    if folder.parent == name and splits.kind(folder.name) == "train":
+        others = [other for other in listing.folders(name) if splits.kind(other) in ("val", "test")]
+        if others:
+            raise BadData(
+                f"Data folder '{name.parent}' has '{name.name}', which has splits in it ({folder.name}, {others[0]}); "
+                f"give a folder that has {folder.name} and {others[0]}, with the classes below them."
+            )
 
 
-def _some(top: Path) -> str:
-    return ", ".join(_folders(top)[:5]) or "no folders"
+def _of_labels(
+    top: Path, root: Path, order: str, labels: Path, left_out: Counter[str]
+) -> tuple[ordering.Classes, list[Path], list[int], tuple[str, ...]]:
+    found = [Path(folder, name) for folder, names in listing.pictures(root, left_out) for name in names]
+    if not found:
+        raise BadData(f"Data folder '{root}' has no images ({_extensions()}) for the labels in '{labels}'; give one.")
+    places = labelfiles.lookup(below(root, file) for file in found)
+    above = [f"{root.name}/", f"{root.relative_to(top).as_posix()}/"]  # paths may begin here, or at a folder above
+    given: dict[int, str] = {}
+    strange, known = 0, set[str]()
+    for name, label in labelfiles.read(labels):
+        known.add(label)  # a class, as an empty folder is one
+        asked = name.removeprefix("./")
+        tries = (asked, *(asked.removeprefix(start) for start in above))
+        position = next((places[name] for name in tries if name in places), -1)
+        if position is None:
+            raise BadData(f"Labels file '{labels}' has '{name}', which several images are called; give their paths.")
+        if given.get(position, label) != label:
+            raise BadData(f"Labels file '{labels}' gives '{name}' two labels, {given[position]} and {label}; give one.")
+        if position == -1:
+            strange += 1
+        else:
+            given[position] = label
+    if not given:
+        raise BadData(
+            f"Labels file '{labels}' names none of the {len(found)} images in '{root}', such as "
+            f"'{found[0].relative_to(root)}'; give paths from that folder on."
+        )
+    classes, index = _named(known, order, labels)
+    told = []
+    if len(given) < len(found):
+        told.append(f"{len(found) - len(given)} of {len(found)} images in {root} have no label and are left out.")
+    if strange:
+        told.append(f"{strange} labels in {labels.name} are of images that are not in {root}.")
+    chosen = sorted(given)
+    return classes, [found[i] for i in chosen], [index[given[i]] for i in chosen], tuple(told)
+
+
+def _named(labels: Collection[str], order: str, path: Path) -> tuple[ordering.Classes, dict[str, int]]:
+    """The classes that labels mean, and the index of each: its own, if all are whole numbers."""
+    if order == "auto" and all(label.isascii() and label.isdigit() for label in labels):
+        index = {label: int(label[:20]) for label in labels}
+        most = max(index.values())
+        if most >= LARGEST:
+            raise BadData(f"Labels file '{path}' has label {most}, which is no class index; give others.")
+        here = tuple(sorted(set(index.values())))
+        return ordering.Classes(tuple(map(str, range(most + 1))), "index", here=here), index
+    classes = ordering.arrange(labels, order)
+    return classes, classes.index
+
+
+def _without_classes(root: Path) -> str:
+    left_out: Counter[str] = Counter()
+    pictures = sum(len(names) for _, names in listing.pictures(root, left_out))
+    if not pictures:
+        return f"Data folder '{root}' has no class folders; put the images of each class into one of its own."
+    beside = next(
+        (f.name for f in sorted(root.iterdir()) if f.suffix.lower() in (".txt", ".csv", ".tsv", ".json")), None
+    )
+    return (
+        f"Data folder '{root}' has no class folders, but {pictures} images in it; give a file with the label of each "
+        f"(--labels {root / beside if beside else 'FILE'}), or put the images of each class into a folder of its own."
+    )
 
 
 def _extensions() -> str:
-    return ", ".join(e.removeprefix(".") for e in IMG_EXTENSIONS)
+    return ", ".join(sorted(suffix[1:] for suffix in suffixes()))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from tokenbench.data import opening
+from tokenbench.data.ordering import natural
 from tokenbench.errors import DataError
 
 SAMPLE = Path(__file__).parents[1] / "sample" / "fashion_mnist_test2000.npz"
@@ -40,26 +43,54 @@ class Images:
     items: Sequence[Path] | np.ndarray
     targets: Sequence[int]
     root: Path = field(default=Path())
+    ids: tuple[str, ...] = ()  # what folders or labels call each class, where that is not what `classes` does
+    here: tuple[int, ...] | None = None  # classes that have a folder or label; all if None
+    order: str | None = None  # how classes were put in order, a value of `ordering.ORDERS`, "file", "index" or "names"
+    labels: str | None = None  # the file that labels are from, where folders do not say them
+    logits: tuple[int, ...] | None = None  # of a model, those that are scored, one a class; all if None
+    relabelled: bool = False  # whether targets are others than those that `open_folder` gives by itself
+    notes: tuple[str, ...] = ()  # sentences for the user
+    doubt: str | None = None  # a sentence for the user, unless the weights know their classes by name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What folders or labels call each class."""
+        return self.ids or self.classes
+
+    @property
+    def present(self) -> tuple[int, ...]:
+        """The classes that have a folder or label."""
+        return tuple(range(len(self.classes))) if self.here is None else self.here
+
+    @property
+    def conditions(self) -> Mapping[str, Any]:
+        """What else was decided about labels, as JSON values for a row; empty where there was nothing to decide."""
+        scored = None if self.logits is None else f"{len(self.logits)} of the model's"
+        one_way = self.order == "imagenet" or (
+            self.order in ("natural", "lexical") and natural(self.names) == tuple(sorted(self.names))
+        )
+        told = {"class_order": None if one_way else self.order, "labels": self.labels, "scored_classes": scored}
+        return {key: value for key, value in told.items() if value is not None}
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.items)
 
     def open(self, index: int, mode: str) -> Image.Image:
-        """One image, decoded, in PIL mode "RGB" or "L"; raises whatever PIL raises for one it cannot read."""
+        """One image in PIL mode "RGB" or "L", as `opening.plain` makes it; raises whatever PIL raises."""
         item = self.items[index]
-        if isinstance(item, Path):
-            with Image.open(item) as image:
-                return image.convert(mode)
-        return Image.fromarray(item).convert(mode)
+        return opening.read(item, mode) if isinstance(item, Path) else opening.plain(Image.fromarray(item), mode)
 
     def label(self, index: int) -> str:
         """What to call one image: its path below the root, or its position."""
         item = self.items[index]
-        return item.relative_to(self.root).as_posix() if isinstance(item, Path) else f"image {index}"
+        return opening.below(self.root, item) if isinstance(item, Path) else f"image {index}"
 
     def digest(self, indices: Sequence[int]) -> str:
-        """SHA-256, 16 hex digits, over the names and sizes in bytes of these files, or over pixels and labels."""
+        """SHA-256, 16 hex digits, over the names and sizes in bytes of these files, or over pixels and labels.
+
+        Labels are in it too where the names of the folders do not decide them.
+        """
         sha = hashlib.sha256()
         for index in indices:
             item = self.items[index]
@@ -67,6 +98,8 @@ class Images:
                 sha.update(f"{self.label(index)}\0{_size(item)}\n".encode("utf-8", "surrogateescape"))
             else:
                 sha.update(item.tobytes() + bytes([int(self.targets[index])]))
+        if self.relabelled:
+            sha.update(repr(([int(self.targets[index]) for index in indices], self.logits)).encode())
         return sha.hexdigest()[:16]
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import UnidentifiedImageError
 from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tokenbench.data.images import Images
+from tokenbench.data.opening import reason
 from tokenbench.errors import BadSetting, DataError
 
 
@@ -42,11 +43,23 @@ def loader(images: Images, config: Mapping[str, Any], batch: int, workers: int =
     return Loader(images, [i * len(images) // total for i in range(total)], config, batch, workers)
 
 
+@dataclass(frozen=True)
+class Among:
+    """Right classes (B,) as places among those of a model's logits that are scored."""
+
+    targets: Tensor
+    logits: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
 class Loader:
     """Batches (B, C, H, W) of normalised float images with (B,) int64 targets; each image is decoded once a pass.
 
     Attributes: `name` and `split` of the images; `total`, the images chosen, of `available`; `sample_hash`, which says
-    which; `skipped`, the name and reason of each that could not be read in the latest pass.
+    which; `conditions` and `logits`, as the images have them; `skipped`, the name and reason of each image that could
+    not be read in the latest pass.
     """
 
     def __init__(
@@ -54,6 +67,7 @@ class Loader:
     ) -> None:
         self.name, self.split, self.total, self.available = images.name, images.split, len(indices), len(images)
         self.sample_hash = images.digest(indices)
+        self.conditions, self.logits = images.conditions, images.logits
         self.skipped: list[tuple[str, str]] = []
         self._batches: DataLoader[Any] = DataLoader(
             _Decoded(images, indices, config),
@@ -67,13 +81,17 @@ class Loader:
         """Batches a pass, if no whole batch is unreadable."""
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass; raises `DataError` at its end if no image at all could be read."""
+    def __iter__(self) -> Iterator[tuple[Tensor, Any]]:
+        """One pass, with targets as `Among` where only some logits are scored.
+
+        Raises:
+            DataError: at its end, if no image at all could be read.
+        """
         self.skipped = []
         for pixels, targets, skipped in self._batches:
             self.skipped.extend(skipped)
             if len(targets):
-                yield pixels, targets
+                yield pixels, targets if self.logits is None else Among(targets, self.logits)
         if len(self.skipped) == self.total:
             name, reason = self.skipped[0]
             raise DataError(f"None of the {self.total} images of {self.name} can be read; the first, {name}: {reason}.")
@@ -96,7 +114,7 @@ class _Decoded(Dataset[Any]):
         try:
             image = self.images.open(index, self.mode)
         except Exception as error:  # a damaged file makes PIL raise nearly anything: OSError, SyntaxError, struct.error
-            return self.images.label(index), _reason(error)
+            return self.images.label(index), reason(error)
         return self.transform(image), int(self.images.targets[index])
 
 
@@ -117,10 +135,3 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
         values = tuple(resolved[key])
         resolved[key] = values if len(values) == channels else (sum(values) / len(values),) * channels
     return {**resolved, "input_size": tuple(resolved["input_size"])}
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).splitlines()[0] if str(error) else ""
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image in a format that can be read"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,7 +1,8 @@
-"""Image files as a model sees them: finding, opening in any mode, and back from model input to pixels."""
+"""Image files as a model sees them, for drawing: finding them, model input, and back from that to pixels."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 
 from tokenbench.data import images as labelled
+from tokenbench.data import listing
 from tokenbench.data.loading import transform_key
-from tokenbench.errors import DataError
+from tokenbench.data.opening import plain, read, reason
+from tokenbench.errors import BadData, DataError
 
 PHOTOS = Path(__file__).parents[1] / "sample" / "photos"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".pbm", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif")
-WIDE_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # more than 8 bits a pixel; PIL cuts these off at 255
 
 
 def find(paths: Sequence[str | Path], limit: int | None = None) -> list[Path]:
@@ -30,20 +31,20 @@ def find(paths: Sequence[str | Path], limit: int | None = None) -> list[Path]:
         limit: if given, this many at most, spread evenly.
 
     Raises:
-        DataError: a path does not exist, or a folder has no images.
+        BadData: a path does not exist or is no regular file, or a folder has no images.
     """
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            below = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-            inside = sorted(p for p in below if p.is_file())
+            inside = [Path(folder, name) for folder, names in listing.pictures(path, Counter()) for name in names]
             if not inside:
-                raise DataError(f"Folder '{path}' has no images ({', '.join(SUFFIXES)}); give one that has.")
-            found += inside
-        elif path.exists():
+                raise BadData(f"Folder '{path}' has no images that can be read here; give one that has.")
+            found += sorted(inside)
+        elif path.is_file():
             found.append(path)
         else:
-            raise DataError(f"Image '{path}' does not exist; give image files, or a folder of them.")
+            what = "is no regular file" if path.exists() else "does not exist"
+            raise BadData(f"Image '{path}' {what}; give image files, or a folder of them.")
     found = list(dict.fromkeys(found))
     total = len(found) if limit is None else min(limit, len(found))
     return [found[i * len(found) // total] for i in range(total)]
@@ -62,31 +63,15 @@ def sample(grey: bool, limit: int | None = None) -> tuple[list[str], list[Image.
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """One image, upright, as 8-bit RGB or grey: 16-bit ones are scaled, transparent ones laid on white.
+    """One image as 8-bit RGB or grey, with the pixels that are measured (`opening`).
 
     Raises:
         DataError: the file is not an image, or it is damaged.
     """
     try:
-        with Image.open(path) as file:
-            return plain(ImageOps.exif_transpose(file))
-    except UnidentifiedImageError:
-        raise DataError(f"'{path}' is not an image in a format that can be read; give a JPEG or PNG.") from None
+        return read(path)
     except Exception as error:  # a damaged file makes PIL raise nearly anything: OSError, SyntaxError, struct.error
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"'{path}' cannot be read ({what}); it is damaged or too large.") from None
-
-
-def plain(image: Image.Image) -> Image.Image:
-    """An image of any mode as 8-bit RGB or grey ("L")."""
-    if image.mode in WIDE_MODES:
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        top = 65535.0 if image.mode.startswith("I") and 255 < values.max() <= 65535 else max(255.0, values.max())
-        return Image.fromarray((np.clip(values, 0, top) * (255.0 / top)).astype(np.uint8))
-    if image.has_transparency_data:
-        above = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", above.size, "white"), above).convert("RGB")
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+        raise DataError(f"'{path}' cannot be read ({reason(error)}); it is damaged, too large or none.") from None
 
 
 def inputs(images: Sequence[Image.Image], config: Mapping[str, Any]) -> Tensor:
@@ -94,7 +79,7 @@ def inputs(images: Sequence[Image.Image], config: Mapping[str, Any]) -> Tensor:
     options = dict(transform_key(config))
     transform: Any = create_transform(**options, is_training=False)
     mode = "L" if options["input_size"][0] == 1 else "RGB"
-    return torch.stack([transform(plain(image).convert(mode)) for image in images])
+    return torch.stack([transform(plain(image, mode)) for image in images])
 
 
 def pixels(batch: Tensor, config: Mapping[str, Any]) -> NDArray[np.uint8]:

@@ -37,12 +37,17 @@ class TokenMaps:
     grid: tuple[int, int]  # rows and columns
     weights: tuple[Weighing, ...]  # a block: (B, T, P)
     fused: tuple[Bools, ...]  # a block: (B, P), patches that were dropped into a fused token
-    counts: tuple[int, ...]  # a block: tokens, prefix included
+    counts: tuple[int, ...]  # a block: tokens, prefix included; where images differ, of the one that has most
+    each: Ints | None = None  # (blocks, B) tokens of each image, prefix included; None where all have `counts`
 
     @property
     def depth(self) -> int:
         """Number of blocks."""
         return len(self.weights)
+
+    def tokens(self, image: int, block: int = -1) -> int:
+        """Tokens of an image, prefix included."""
+        return self.counts[block] if self.each is None else int(self.each[block, image])
 
     def soft(self, block: int = -1) -> bool:
         """Whether tokens hold patches by degrees: attention, not 0 and 1."""

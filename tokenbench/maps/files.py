@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenbench.core import atomic
 from tokenbench.errors import ResultsError
 from tokenbench.maps.arrays import TokenMaps
 
@@ -36,7 +37,7 @@ def arrays(maps: Sequence[TokenMaps], image: int) -> dict[str, np.ndarray]:
         found[f"{m.label}/clusters"] = np.stack([m.clusters(b)[image] for b in range(m.depth)]).astype(np.int32)
         found[f"{m.label}/kept"] = np.stack([m.kept(b)[image] for b in range(m.depth)])
         found[f"{m.label}/fused"] = np.where(fused, holders, -1).astype(np.int32)
-        found[f"{m.label}/tokens"] = np.array(m.counts)
+        found[f"{m.label}/tokens"] = np.array([m.tokens(image, block) for block in range(m.depth)])
         for block in set(since):
             if m.soft(block):
                 found[f"{m.label}/heat/{block}"] = m.heat(block)[image]
@@ -68,7 +69,7 @@ def load(path: str | Path) -> list[TokenMaps]:
 def _read(file: Path) -> list[TokenMaps]:
     """The maps of one file, each of one image."""
     try:
-        with file.open("rb") as opened, np.load(opened) as found:  # numpy leaves a damaged file open
+        with atomic.regular(file).open("rb") as opened, np.load(opened) as found:  # numpy leaves a damaged file open
             about = json.loads(str(found["about"]))
             return [_setting(found, about, setting) for setting in about["settings"]]
     except FileNotFoundError:
@@ -106,11 +107,12 @@ def _setting(found: Mapping[str, np.ndarray], about: Mapping[str, Any], setting:
 
 def _run(m: TokenMaps) -> tuple[object, ...]:
     """What maps that belong together have in common."""
-    return m.label, m.note, m.backbone, m.grid, m.counts, m.pictures.shape
+    return m.label, m.note, m.backbone, m.grid, [weights.shape for weights in m.weights], m.pictures.shape
 
 
 def _together(parts: Sequence[TokenMaps]) -> TokenMaps:
     """Maps of one image each as one batch; a map that no image changed is not copied."""
+    each = np.array([m.counts for m in parts]).T  # (blocks, B)
     weights: list[np.ndarray] = []
     for block in range(parts[0].depth):
         same = block and all(m.weights[block] is m.weights[block - 1] for m in parts)
@@ -121,4 +123,6 @@ def _together(parts: Sequence[TokenMaps]) -> TokenMaps:
         pictures=np.concatenate([m.pictures for m in parts]),
         weights=tuple(weights),
         fused=tuple(map(np.concatenate, zip(*(m.fused for m in parts), strict=True))),
+        counts=tuple(each.max(1).tolist()),
+        each=each if np.ptp(each, axis=1).any() else None,
     )

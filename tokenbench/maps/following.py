@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tokenbench import backbones
 from tokenbench.backbones import Backbone
 from tokenbench.data import pictures
 from tokenbench.errors import BadSetting, DataError, Unsupported
 from tokenbench.maps.arrays import TokenMaps
 from tokenbench.methods import get
 from tokenbench.methods.base import Method, make
-from tokenbench.weights import checkpoints, sources
+from tokenbench.weights import sources
 from tokenbench.weights.checkpoints import Weights
+from tokenbench.weights.choice import ALL, Take
 
 CELLS = 2**20  # entries of a map in one pass: 27 images of 196 patches, or one of 1024
 
@@ -80,6 +81,8 @@ def trace_all(
     image_size: tuple[int, int] | None = None,
     device: str = "cpu",
     limit: int | None = None,
+    pixels: Mapping[str, Any] | None = None,
+    take: Take = ALL,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[TokenMaps]:
     """The maps of several settings on the same images and backbone.
@@ -92,17 +95,21 @@ def trace_all(
         weights, seed, image_size: as for `trace`.
         device: where to run.
         limit: if given, use this many images, spread evenly.
+        pixels: mean, std, crop_pct and interpolation, where other than the model's own.
+        take: which weights, of a file that holds several.
         say: told of each thing left out, in a sentence.
 
     Raises:
         TokenbenchError: as `trace`, and where nothing is left to trace.
     """
     files = pictures.find(images, limit) if images else []
-    given = sources.find(weights, backbone)
-    adapted, found = prepare(backbone, given, seed, image_size)
+    given = sources.find(weights, backbone, take)
+    adapted, found = prepare(backbone, given, seed, image_size, pixels)
     adapted.vit.to(device)
     if found.note:
         say(f"{found.note[0].upper()}{found.note[1:]}.")
+    if adapted.unseen:
+        say(f"{backbone}: {adapted.unseen}.")
     settings = []
     for method in methods:
         reason = method.refusal(adapted)
@@ -121,12 +128,16 @@ def trace_all(
 
 
 def prepare(
-    name: str, given: sources.Sources, seed: int, image_size: tuple[int, int] | None
+    name: str,
+    given: sources.Sources,
+    seed: int,
+    image_size: tuple[int, int] | None,
+    pixels: Mapping[str, Any] | None = None,
 ) -> tuple[Backbone, Weights]:
     """A backbone in eval mode with its dense weights, and where they are from."""
     with torch.random.fork_rng(devices=[]):  # timm draws weights that are replaced at once
-        adapted = backbones.create(name, image_size, given.classes(name))
-    found = checkpoints.load_dense(adapted, given.dense, seed)
+        adapted = given.create(name, image_size, pixels=pixels)
+    found = given.load(adapted, seed)
     adapted.vit.eval()
     return adapted, found
 
@@ -166,6 +177,7 @@ def follow(
         passes = [model.run(chunk.to(like), trace=True).trace for chunk in images.split(at_once)]
     backbone.vit.train(was_training)
     blocks = list(zip(*passes, strict=True))  # of each block, the tokens of every chunk
+    each = np.array([torch.cat([t.counts for t in tokens]).tolist() for tokens in blocks])  # (blocks, B)
     return TokenMaps(
         method=method.name,
         label=method.label,
@@ -176,7 +188,8 @@ def follow(
         grid=blocks[0][0].grid,
         weights=_joined([t.source for t in tokens] for tokens in blocks),
         fused=tuple(array > 0 for array in _joined([t.fused for t in tokens] for tokens in blocks)),
-        counts=tuple(tokens[0].count for tokens in blocks),
+        counts=tuple(each.max(1).tolist()),
+        each=each if np.ptp(each, axis=1).any() else None,
     )
 
 
@@ -210,7 +223,13 @@ def _joined(blocks: Iterable[Sequence[Tensor | None]]) -> tuple[np.ndarray, ...]
             arrays.append(arrays[-1])
             continue
         before = parts
-        array = np.concatenate([part.float().cpu().numpy() for part in parts if part is not None])
+        array = np.concatenate(_even([part.float().cpu().numpy() for part in parts if part is not None]))
         hard = bool(((array == 0) | (array == 1)).all())
         arrays.append(array.astype(np.uint8) if hard else array)
     return tuple(arrays)
+
+
+def _even(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Maps (B, T, P) with zeros up to the largest T: each part was padded for its own images."""
+    most = max(part.shape[1] for part in parts)
+    return [p if p.shape[1] == most else np.pad(p, ((0, 0), (0, most - p.shape[1]), (0, 0))) for p in parts]

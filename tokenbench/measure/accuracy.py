@@ -128,11 +128,20 @@ def predict(
 
 
 def answer(
-    model: nn.Module, images: Tensor, target: Tensor, precision: str = "fp32", name: str | None = None
+    model: nn.Module,
+    images: Tensor,
+    target: Tensor,
+    precision: str = "fp32",
+    name: str | None = None,
+    among: Sequence[int] | None = None,
 ) -> Tensor:
-    """The best classes (B, k) of a batch, best first, on the CPU; what is raised is as in `predict`."""
+    """The best classes (B, k) of a batch, best first, on the CPU; what is raised is as in `predict`.
+
+    With `among`, only these logits are looked at, and classes are places among them.
+    """
     name = name or type(model).__name__
-    return _rank(forward(model, images, precision, name), target, name)
+    logits = forward(model, images, precision, name)
+    return _rank(logits if among is None else logits[:, list(among)], target, name)
 
 
 def gather(ranked: Sequence[Tensor], targets: Sequence[Tensor]) -> Predictions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import chain
@@ -89,3 +90,34 @@ def blocks_of(model: nn.Module) -> list[Block]:
         return []
     found = list(blocks)
     return found if all(isinstance(block, Block) for block in found) else []
+
+
+def conditions(device: str | torch.device = "cpu") -> dict[str, Any]:
+    """What decides speeds and last digits beside the hardware, ready for JSON, as it is at this moment.
+
+    Returns:
+        `fused_attention`: whether timm runs attention as one kernel (`TIMM_FUSED_ATTN`); `threads` of one operator;
+        `matmul_precision` of float32, "highest" unless TF32 is let in; versions of `torch` and `timm`; on CUDA
+        `sm_clock_mhz`, the GPU's clock, None where nvidia-smi does not say.
+    """
+    import timm
+    from timm.layers import use_fused_attn
+
+    device = torch.device(device)
+    found = {
+        "fused_attention": bool(use_fused_attn()),
+        "threads": torch.get_num_threads(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+    }
+    return {**found, "sm_clock_mhz": _sm_clock(device)} if device.type == "cuda" else found
+
+
+def _sm_clock(device: torch.device) -> int | None:
+    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    query = ["nvidia-smi", f"--id={uuid}", "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"]
+    try:
+        return int(subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from statistics import median
@@ -17,12 +18,17 @@ from torch import Tensor, nn
 from tokenbench.errors import UsageError
 from tokenbench.measure.running import OutOfMemory, blocks_of, evaluating, forward
 
-__all__ = ["OutOfMemory", "Speed", "break_even", "measure", "reduction_share"]
+__all__ = ["OutOfMemory", "Share", "Speed", "break_even", "measure", "median_interval", "reduction_share"]
+
+
+SURE = 0.99  # of each look at the ratios: looking on until they are close together costs some of it, and 95 % are left
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast one model runs. The three speed-ups are None where the reference was not measured along with it."""
+    """How fast one model runs. The speed-ups are None where the reference was not measured along with it; their
+    interval is also None after fewer rounds than any interval can be sure with (8).
+    """
 
     batch: int
     runs: int
@@ -32,8 +38,18 @@ class Speed:
     latency_p90_ms: float
     spread: float  # interquartile range of the times / their median
     speedup: float | None  # median over rounds of reference time / own time in that round
-    speedup_low: float | None  # 10th percentile over rounds
-    speedup_high: float | None  # 90th percentile over rounds
+    speedup_low: float | None  # 95 % interval of that median, by `median_interval`
+    speedup_high: float | None
+    noisy: bool  # whether the interval (of the reference, that of its median time) is wider than the goal
+
+
+@dataclass(frozen=True)
+class Share:
+    """How much of a forward pass is spent in reducers, of the model as it is, not compiled."""
+
+    median: float  # over runs, 0 to 1
+    spread: float  # interquartile range over runs, in the same unit
+    runs: int
 
 
 def measure(
@@ -45,15 +61,17 @@ def measure(
     compile: bool = False,
     min_rounds: int = 10,
     max_rounds: int = 200,
-    seconds: float = 10.0,
+    goal: float = 0.02,
+    max_seconds: float = 20.0,
     warmup: int = 3,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Speed]:
     """Time a forward pass of every model, in eval mode and without gradients, one round after the other.
 
-    Each round runs all models once, in an order drawn anew. Times are from CUDA events on a GPU, each run awaited
-    before the next begins, and from the wall clock elsewhere; the images already lie on the device.
+    Each round runs all models once, in an order drawn anew. Rounds are added until all speed-ups are known to `goal`
+    or the time is spent, so their number says how noisy the machine was. Times are from CUDA events on a GPU, each run
+    awaited before the next begins, and from the wall clock elsewhere; the images already lie on the device.
 
     Args:
         models: modules from images to logits, by name, on the device of the images.
@@ -63,7 +81,8 @@ def measure(
         compile: run every model under `torch.compile`; compiling falls into the warm-up, so keep that at 1 or more.
         min_rounds: rounds to run in any case.
         max_rounds: rounds to stop after in any case.
-        seconds: when to stop between the two.
+        goal: half the width of the interval of each speed-up, relative to it, to stop at between the two.
+        max_seconds: when to stop between the two in any case.
         warmup: rounds before the first that counts.
         seed: of the order.
         progress: called after each round that counts with the number of rounds done so far.
@@ -86,22 +105,42 @@ def measure(
         for _ in range(warmup):
             for name in order:
                 _time(run[name], images, precision, name)
-        began = perf_counter()
+        began, look = perf_counter(), min_rounds
         for done in range(1, max_rounds + 1):
             shuffle(order)
             for name in order:
                 times[name].append(_time(run[name], images, precision, name))
             if progress is not None:
                 progress(done)
-            if done >= min_rounds and perf_counter() - began >= seconds:
+            if done >= min_rounds and perf_counter() - began >= max_seconds:
                 break
-    return {name: _summary(images.shape[0], own, times.get(reference)) for name, own in times.items()}
+            if done >= look:
+                look = 5 * done // 4 + 1  # a look at each round would be more looks than `SURE` pays for
+                if all(_width(own, times.get(reference)) <= goal for own in times.values()):
+                    break
+    return {name: _summary(images.shape[0], own, times.get(reference), goal) for name, own in times.items()}
+
+
+def median_interval(values: Sequence[float], level: float = SURE) -> tuple[float, float] | None:
+    """An interval for the median of what values are drawn from, whatever its shape: the sign test turned round.
+
+    Each value lies above that median or below it like a fair coin, so the k-th smallest and the k-th largest hold it
+    between them unless fewer than k of n coins fall to one side.
+
+    Returns:
+        The narrowest of these intervals that is at least so sure; None if even all values together are not.
+    """
+    n, k, term, tail = len(values), 0, 1, 0
+    while 2 * (tail + term) / (1 << n) <= 1 - level:
+        tail, term, k = tail + term, term * (n - k) // (k + 1), k + 1
+    ordered = sorted(values)
+    return (ordered[k - 1], ordered[n - k]) if k else None
 
 
 def reduction_share(
     model: nn.Module, images: Tensor, precision: str = "fp32", runs: int = 10, warmup: int = 3
-) -> float | None:
-    """The share of a forward pass spent in reducers, 0 to 1, median over runs; None for a model that has none.
+) -> Share | None:
+    """The share of a forward pass spent in reducers; None for a model that has none.
 
     Args:
         model: a `tokenbench.model.Model`; any other module has no reducers.
@@ -133,7 +172,8 @@ def reduction_share(
     finally:
         for handle in hooks:
             handle.remove()
-    return median(shares[warmup:])
+    p25, p50, p75 = (float(q) for q in np.percentile(shares[warmup:], [25, 50, 75]))
+    return Share(p50, p75 - p25, runs)
 
 
 def break_even(speedups: Mapping[int, float]) -> int | None:
@@ -154,7 +194,11 @@ def break_even(speedups: Mapping[int, float]) -> int | None:
 
 
 def _time(model: nn.Module, images: Tensor, precision: str, name: str | None = None) -> float:
-    """Seconds of one forward pass."""
+    """Seconds of one forward pass, on CUDA from a second-level cache in which nothing of the model is left."""
+    if images.device.type == "cuda":
+        size = torch.cuda.get_device_properties(images.device).L2_cache_size
+        torch.empty(2 * size, dtype=torch.uint8, device=images.device).zero_()
+        torch.cuda.synchronize(images.device)  # or kernels would be launched while this still runs, and their cost hide
     begin = _now(images.device)
     forward(model, images, precision, name)
     return _between(begin, _now(images.device))
@@ -190,9 +234,31 @@ def _compiled(models: Mapping[str, nn.Module]) -> Iterator[dict[str, nn.Module]]
         yield {name: cast(nn.Module, torch.compile(model, dynamic=False)) for name, model in models.items()}
 
 
-def _summary(batch: int, own: list[float], reference: list[float] | None) -> Speed:
+def _ratios(own: list[float], reference: list[float]) -> list[float]:
+    return [float(ratio) for ratio in np.divide(reference, own)]
+
+
+def _width(own: list[float], reference: list[float] | None) -> float:
+    """Half the width of the interval of the speed-up, or of the time where it is the reference's, relative to it."""
+    values = own if reference is None or reference is own else _ratios(own, reference)
+    found = median_interval(values)
+    return math.inf if found is None else (found[1] - found[0]) / 2 / median(values)
+
+
+def _summary(batch: int, own: list[float], reference: list[float] | None, goal: float) -> Speed:
     p10, p25, p50, p75, p90 = (float(q) for q in np.percentile(own, [10, 25, 50, 75, 90]))
-    low = mid = high = None
-    if reference is not None:
-        low, mid, high = (float(q) for q in np.percentile(np.divide(reference, own), [10, 50, 90]))
-    return Speed(batch, len(own), batch / p50, 1000 * p10, 1000 * p50, 1000 * p90, (p75 - p25) / p50, mid, low, high)
+    ratios = None if reference is None else _ratios(own, reference)
+    low, high = (ratios and median_interval(ratios)) or (None, None)
+    return Speed(
+        batch=batch,
+        runs=len(own),
+        images_per_s=batch / p50,
+        latency_p10_ms=1000 * p10,
+        latency_p50_ms=1000 * p50,
+        latency_p90_ms=1000 * p90,
+        spread=(p75 - p25) / p50,
+        speedup=median(ratios) if ratios else None,
+        speedup_low=low,
+        speedup_high=high,
+        noisy=_width(own, reference) > goal,
+    )

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenbench.core.tokens import Tokens
 from tokenbench.errors import DataError
 from tokenbench.measure.running import device_of, evaluating
 
@@ -25,7 +24,7 @@ class TokenCounts:
 def per_block(model: nn.Module, batches: Iterable[Tensor | tuple[Tensor, Tensor]]) -> TokenCounts | None:
     """Tokens after each block, mean and standard deviation (of the population) over images.
 
-    Tokens that a mask has dropped (`Tokens.alive`) do not count, so images may differ.
+    Neither padding (`Tokens.present`) nor tokens that a mask has dropped (`Tokens.alive`) count, so images may differ.
 
     Args:
         model: a `tokenbench.model.Model`; for a module without `run` the answer is None and no batch is read.
@@ -43,15 +42,8 @@ def per_block(model: nn.Module, batches: Iterable[Tensor | tuple[Tensor, Tensor]
         for batch in batches:
             images = batch if isinstance(batch, Tensor) else batch[0]
             trace = run(images.to(device)).trace
-            counts.append(torch.stack([_counts(tokens) for tokens in trace], dim=1).cpu())  # (B, blocks)
+            counts.append(torch.stack([tokens.counts.double() for tokens in trace], dim=1).cpu())  # (B, blocks)
     if not sum(map(len, counts)):
         raise DataError("The data holds no image to count tokens of; give at least one.")
     std, mean = torch.std_mean(torch.cat(counts), dim=0, correction=0)
     return TokenCounts(tuple(mean.tolist()), tuple(std.tolist()))
-
-
-def _counts(tokens: Tokens) -> Tensor:
-    """Tokens of each image, (B,) in float64."""
-    if tokens.alive is None:
-        return torch.full((tokens.x.shape[0],), tokens.count, dtype=torch.float64, device=tokens.x.device)
-    return tokens.alive.sum(dim=1, dtype=torch.float64) + tokens.prefix

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt, PositiveInt
@@ -102,11 +103,22 @@ class Method(BaseModel):
         """Why this setting cannot run on that backbone, as a clause; None if it can."""
         return None
 
+    def caveat(self, vit: Backbone) -> str | None:
+        """What this setting does on that backbone other than its knobs say, as a clause; None if it does as told."""
+        return None
+
     def refusal(self, vit: Backbone) -> str | None:
-        """As `supports`, after asking whether the method is made for the backbone's family at all."""
+        """As `supports`, after asking whether the method is made for the backbone's family at all.
+
+        Raises:
+            TypeError: `supports` gives something other than words or None.
+        """
         if vit.windowed and not self.windowed:
             return "it drops or merges tokens one by one, and this backbone's windows need all tokens of a grid"
-        return self.supports(vit)
+        reason = self.supports(vit)
+        if reason is not None and not isinstance(reason, str):
+            raise TypeError(f"supports must give None or the reason in words, and it gave {reason!r}")
+        return reason or None
 
     def wrap(self, vit: Backbone) -> Backbone:
         """The backbone to run in this one's place, for what is no change of tokens: other blocks, another embedding."""
@@ -160,9 +172,18 @@ def quarters(blocks: tuple[int, ...] | None, vit: Backbone) -> tuple[int, ...]:
 
 
 def outside(blocks: tuple[int, ...], vit: Backbone) -> str | None:
-    """The reason if a block index does not exist, else None."""
+    """The reason if a block index does not exist, or if they do not rise from stage to stage, else None."""
     wrong = [b for b in blocks if not 0 <= b < vit.depth]
-    return f"block {wrong[0]} does not exist, blocks are 0 to {vit.depth - 1}" if wrong else None
+    if wrong:
+        return f"block {wrong[0]} does not exist, blocks are 0 to {vit.depth - 1}"
+    return unordered(blocks)
+
+
+def unordered(blocks: tuple[int, ...]) -> str | None:
+    """The reason if blocks do not rise from stage to stage, else None."""
+    if all(a < b for a, b in pairwise(blocks)):
+        return None
+    return f"its stages are in blocks {_text(blocks)}, and each must lie in a later block than the one before"
 
 
 def _text(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -81,6 +82,8 @@ class EViT(Method):
         blocks = quarters(self.blocks, vit)
         if self.tokens is not None and len(self.tokens) != len(blocks):
             return f"tokens gives {len(self.tokens)} numbers for {len(blocks)} stages"
+        if self.tokens is not None and any(a < b for a, b in pairwise((vit.grid[0] * vit.grid[1], *self.tokens))):
+            return f"of its {vit.grid[0] * vit.grid[1]} patches tokens keeps {slashed(self.tokens)}, more than are left"
         return outside(blocks, vit)
 
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -126,6 +126,18 @@ class ToMe(Method):
     inflect: float = Field(0.0, ge=-1, le=1, description="slope of r over the blocks: -1 falling, 0 constant, 1 rising")
     prop_attn: bool = Field(True, description="add the log of token sizes to the attention logits")
 
+    @field_validator("r", mode="before")
+    @classmethod
+    def _whole(cls, r: Any) -> Any:
+        """Other codes take r as (number, slope) or as a share of the tokens; here these are told apart."""
+        values = r if isinstance(r, list | tuple) else [r]
+        if any(isinstance(value, float) and (value % 1 or value < 0 or len(values) > 1) for value in values):
+            raise ValueError(
+                "should be a whole number of tokens, or one a block; a schedule that falls or rises is inflect=-1.0 or "
+                "1.0 beside it, and a share of the tokens has no setting"
+            )
+        return r
+
     @field_validator("r")
     @classmethod
     def _not_negative(cls, r: int | tuple[int, ...]) -> int | tuple[int, ...]:
@@ -139,10 +151,28 @@ class ToMe(Method):
         return self.prop_attn
 
     def supports(self, vit: Backbone) -> str | None:
-        """Any backbone; a list of r may not be longer than the model."""
+        """Any backbone; a list of r may not be longer than the model, nor the first block merge more than it can."""
         if isinstance(self.r, tuple) and len(self.r) > vit.depth:
             return f"r lists {len(self.r)} blocks, and this backbone has {vit.depth}"
+        block, r, count = next(self._short(vit), (vit.depth, 0, 0))
+        if count == vit.grid[0] * vit.grid[1]:
+            return f"block {block} merges at most half of its {count} patches, and r={r} is more"
         return None
+
+    def caveat(self, vit: Backbone) -> str | None:
+        """From which block on fewer than r tokens can be merged, since at most half of them can."""
+        block, r, count = next(self._short(vit), (vit.depth, 0, 0))
+        if block == vit.depth:
+            return None
+        return f"from block {block} on fewer than r merge, for at most half of {count} tokens can, and r is {r} there"
+
+    def _short(self, vit: Backbone) -> Iterator[tuple[int, int, int]]:
+        """Blocks that merge fewer than they should: which, r there, and tokens after the prefix before it."""
+        count = vit.grid[0] * vit.grid[1]
+        for block, r in enumerate(schedule(self.r, self.inflect, vit.depth)):
+            if r > count // 2:
+                yield block, r, count
+            count -= min(r, count // 2)
 
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
         """A merge in every block whose r is not 0."""

@@ -10,17 +10,17 @@ from tokenbench.core import atomic
 from tokenbench.errors import ResultsError
 from tokenbench.reports.page import html
 from tokenbench.reports.paper import figures, tables
-from tokenbench.runs.results import Row
+from tokenbench.runs.row import Row
 
 
 @dataclass(frozen=True)
 class Written:
-    """The files of a report, and which figures were left out, in words."""
+    """The files of a report, and what was left out, in sentences."""
 
     page: Path
     tables: list[Path]
     figures: list[Path]
-    left_out: str | None
+    left_out: list[str]
 
 
 def write(rows: Sequence[Row], folder: Path, maps: str = "") -> Written:
@@ -34,8 +34,16 @@ def write(rows: Sequence[Row], folder: Path, maps: str = "") -> Written:
         made = tables.write(rows, stage)
         drawn = figures.write(rows, stage)
         html.write(rows, stage, maps)
+    left_out = []
+    if drawn.left_out:
+        left_out.append(f"Of {folder / 'figures'}, {drawn.left_out}; report fewer results files to have them.")
+    if html.runtime() is None:
+        left_out.append(
+            "The page has no charts, for the engine that draws them cannot start here; "
+            "make the report where `ulimit -v` is unlimited, or use the figures."
+        )
 
     def placed(files: Sequence[Path]) -> list[Path]:
         return [folder / file.relative_to(stage) for file in files]
 
-    return Written(folder / html.NAME, placed(made), placed(drawn.files), drawn.left_out)
+    return Written(folder / html.NAME, placed(made), placed(drawn.files), left_out)

@@ -37,7 +37,7 @@ class Comparison:
         low, high = self.row.top1_low, self.row.top1_high
         if self.reported.top1 is None or low is None or high is None:
             return None
-        return low <= self.reported.top1 <= high
+        return bool(low <= self.reported.top1 <= high)
 
     @property
     def reasons(self) -> list[str]:

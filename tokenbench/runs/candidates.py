@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -10,9 +11,9 @@ from typing import Any
 
 import torch
 
-from tokenbench import __version__, backbones
+from tokenbench import __version__
 from tokenbench.backbones import Backbone, random_images
-from tokenbench.errors import TokenbenchError, UsageError, first_line
+from tokenbench.errors import TokenbenchError, UsageError, first_line, place
 from tokenbench.measure import memory
 from tokenbench.measure.running import OutOfMemory, is_out_of_memory
 from tokenbench.methods import get
@@ -23,8 +24,11 @@ from tokenbench.runs.row import Row
 from tokenbench.tasks.base import Loader, Task
 from tokenbench.tasks.classification import Classification
 from tokenbench.weights import checkpoints, files, sources
+from tokenbench.weights.choice import ALL, Take
 
+_log = logging.getLogger(__name__)
 AUTO_BATCH = 256  # where `--batch-size auto` starts halving
+COUNTED = 32  # items that multiply-adds and tokens are counted on, where they depend on the item
 ACCURACY_BATCH = 128  # at most: larger ones are timed, but bring no speed to the pass over the data
 
 
@@ -47,6 +51,10 @@ class Plan:
     compile: bool = False
     rounds: int = 10
     force: bool = False
+    pixels: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # mean, std, crop_pct, interpolation, if not the model's own
+    take: Take = ALL  # which weights, of files that hold several
 
 
 @dataclass
@@ -78,11 +86,11 @@ def failing(*candidates: Candidate) -> Iterator[None]:
     """An error inside stops these candidates and nothing else: a plug-in may raise anything."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         status = "oom" if _does_not_fit(error) else "failed"
-        reason = (
-            first_line(error) if isinstance(error, TokenbenchError) else f"{type(error).__name__}: {first_line(error)}"
-        )
+        kind = "" if isinstance(error, TokenbenchError) else f"{type(error).__name__}: "
+        reason = f"{kind}{first_line(error)}{place(error)}"
+        _log.debug("%s", reason, exc_info=True)
         for candidate in candidates:
             if candidate.status == "ok":
                 candidate.stop(status, reason)
@@ -99,6 +107,7 @@ class Group:
     loader: Loader | None
     batches: Sequence[int]
     candidates: list[Candidate]
+    few: Loader | None = None  # of the same data, to count with
 
     def live(self) -> Iterator[tuple[Candidate, Model]]:
         """Those that can still be measured."""
@@ -141,7 +150,11 @@ class Group:
             compile=plan.compile,
             seed=plan.seed,
             version=__version__,
-            conditions=plan.task.model_dump(mode="json", exclude_defaults=True),
+            conditions={
+                **plan.task.model_dump(mode="json", exclude_defaults=True),
+                **getattr(loader, "conditions", {}),
+                **self.backbone.pixels,
+            },
             env=self.env,
             status=candidate.status,
             reason="; ".join(candidate.notes) or None,
@@ -158,9 +171,13 @@ def prepare(plan: Plan, env: Mapping[str, Any], say: Callable[[str], None]) -> l
     """
     if not plan.backbones:
         raise UsageError("No backbone was given; write one or more as deit_s,vit_b. See `tokenbench list --backbones`.")
-    given = {name: sources.find(plan.weights, name) for name in plan.backbones}
-    made = [(name, backbones.create(name, plan.image_size, given[name].classes(name))) for name in plan.backbones]
+    given = {name: sources.find(plan.weights, name, plan.take) for name in plan.backbones}
+    made = [(name, given[name].create(name, plan.image_size, pixels=plan.pixels)) for name in plan.backbones]
+    for name, backbone in made:
+        backbone.class_names = given[name].class_names(name)
     opened = [plan.task.open(plan.data_dir, backbone) for _, backbone in made]
+    for note in dict.fromkeys(note for data in opened for note in getattr(data, "notes", ())):
+        say(note)
     groups = [
         _group(plan, given[name], env, backbone, data, say) for (name, backbone), data in zip(made, opened, strict=True)
     ]
@@ -188,7 +205,9 @@ def _group(
     data: Any,
     say: Callable[[str], None],
 ) -> Group:
-    weights = checkpoints.load_dense(backbone, given.dense, plan.seed)
+    if backbone.unseen:
+        say(f"{backbone.name}: {backbone.unseen}.")
+    weights = given.load(backbone, plan.seed)
     if weights.note:
         say(f"{backbone.name}: {weights.note}.")
     backbone.vit.to(plan.device).eval()
@@ -205,14 +224,17 @@ def _group(
                 torch.manual_seed(plan.seed)
                 own = given.trained(method, backbone.name)
                 candidate.model, candidate.own = sources.model(method, backbone, own)
+                caveat = method.caveat(backbone)
+                candidate.notes += [caveat] if caveat else []
         candidates.append(candidate)
-    loader = None
+    loader = few = None
     if data is not None and (weights.kind != "random" or any(candidate.own for candidate in candidates)):
         loader = plan.task.loader(data, backbone, min(max(batches), ACCURACY_BATCH), plan.workers, plan.limit)
-    return Group(plan, env, backbone, weights, loader, batches, candidates)
+        few = plan.task.loader(data, backbone, COUNTED, 0, min(COUNTED, plan.limit or COUNTED))
+    return Group(plan, env, backbone, weights, loader, batches, candidates, few)
 
 
-def _does_not_fit(error: Exception) -> bool:
+def _does_not_fit(error: BaseException) -> bool:
     return isinstance(error, OutOfMemory) or is_out_of_memory(error)
 
 

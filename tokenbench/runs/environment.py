@@ -76,7 +76,7 @@ def _device(device: str | torch.device) -> torch.device:
     except RuntimeError:
         raise BadSetting(f"device={device} is not allowed, it must be cpu, cuda, cuda:N or mps.") from None
     count = torch.cuda.device_count() if found.type == "cuda" else 0
-    if found.type == "cuda" and (found.index or 0) >= count:
+    if found.type == "cuda" and not 0 <= (found.index or 0) < count:  # torch wraps indices over 127
         raise BadSetting(f"device={device} is not here, {count} CUDA devices are; use --device cpu.")
     return found
 

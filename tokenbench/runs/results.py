@@ -6,9 +6,12 @@ next append starts on a line of its own.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
+import math
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +24,11 @@ from pydantic import ValidationError
 from tokenbench.core import atomic
 from tokenbench.errors import ResultsError
 from tokenbench.runs.row import SCHEMA, Row, dumps
+
+DEEPEST = 16  # levels of a row's values
+LONGEST = 100_000  # characters of a text
+LARGEST = 1e100  # and one over it is the smallest, so that ratios stay numbers
+ODD = re.compile(rb"\d[eE][+-]?\d{3}|\d{100}")
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,10 @@ def merge(paths: Iterable[str | Path], output: str | Path) -> tuple[list[Row], l
     output = Path(output)
     if output.exists():
         raise ResultsError(f"{output} exists already; give the merged file a new name.")
+    paths = list(paths)
     chosen, problems = _newest(paths)
+    if not chosen:
+        raise ResultsError(f"There is no row in {', '.join(map(str, paths))}; give files that `tokenbench run` wrote.")
     for id, (_, source) in chosen.items():
         predictions = predictions_path(source, id)
         if predictions.is_file():
@@ -127,11 +138,13 @@ def _rank(row: Row) -> tuple[bool, datetime]:
 def _parse(line: bytes) -> Row:
     """A row of this schema; raises `ValueError` with a clause that says what is wrong with the line."""
     try:
-        data = json.loads(line.decode(), parse_constant=lambda _: None)
+        data = json.loads(line.removeprefix(codecs.BOM_UTF8).decode(), parse_constant=lambda _: None)
     except (ValueError, RecursionError):
         raise ValueError("the line is cut or damaged") from None
+    if len(line) > LONGEST or line.count(b"[") + line.count(b"{") > 64 or ODD.search(line):  # else nothing can be wrong
+        _check(data)
     schema = data.pop("schema", None) if isinstance(data, dict) else None
-    if not isinstance(schema, int):
+    if not isinstance(schema, int) or schema < 1:
         raise ValueError("the line is not a row of results")
     if schema > SCHEMA:
         raise ValueError(f"the row has schema {schema} and this version reads {SCHEMA}, so update tokenbench")
@@ -140,11 +153,29 @@ def _parse(line: bytes) -> Row:
         row = Row.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "row"
+        where = ".".join(map(str, first["loc"]))[:100] or "row"
         raise ValueError(f"the row is damaged: {where}: {first['msg']}") from None
+    except OverflowError:  # Python's, of the year before 1 or after 9999
+        raise ValueError("the row is damaged: time: there is no such year") from None
     if row.id != id:
         raise ValueError("the row was altered: its id is not that of its identity")
     return row
+
+
+def _check(value: object, name: str = "row", depth: int = 0) -> None:
+    """Raise `ValueError` for what no run writes and no report could hold."""
+    if isinstance(value, dict | list):
+        if depth == DEEPEST:
+            raise ValueError("the row is damaged: it is nested too deeply")
+        for key, inner in value.items() if isinstance(value, dict) else ((name, inner) for inner in value):
+            _check(key, name, depth)
+            _check(inner, key, depth + 1)
+    elif isinstance(value, str) and len(value) > LONGEST:
+        raise ValueError(f"the row is damaged: a text of it has {len(value)} characters")
+    elif isinstance(value, int | float) and value and math.isfinite(value if isinstance(value, float) else 0):
+        small = abs(value) < 1 / LARGEST and name != "p_value"
+        if small or abs(value) > LARGEST:
+            raise ValueError(f"the row is damaged: {name[:100]}: no such number is measured")
 
 
 def _is_cut(path: Path) -> bool:

@@ -36,7 +36,7 @@ class WeightsId(BaseModel):
 class Identity(BaseModel):
     """What was run, on what. Two rows with the same `id` are two runs of one job."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     task: str = FIRST_TASK
     method: str
@@ -169,8 +169,10 @@ def frame(rows: Iterable[Row]) -> pd.DataFrame:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, str):  # half a sign, as of a folder's name that is not UTF-8, could not be written again
+        return value if value.isascii() else value.encode(errors="backslashreplace").decode()
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {_plain(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
     if hasattr(value, "tolist"):  # numpy and torch

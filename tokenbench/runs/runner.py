@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from tokenbench.backbones import random_images
+from tokenbench.data import unreadable
 from tokenbench.errors import DataError, ResultsError, first_line
 from tokenbench.measure import flops, memory, speed, tokens
 from tokenbench.measure.running import evaluating
@@ -24,7 +25,7 @@ from tokenbench.tasks.base import Loader
 
 __all__ = ["Plan", "Watch", "run"]
 
-NAMED = 5  # unreadable images that are named; the others are counted
+MOST = 10  # times the rounds asked for, where speed-ups are not known well enough before
 
 
 class Watch(Protocol):
@@ -103,12 +104,15 @@ def _count(group: Group, watch: Watch) -> None:
     live = list(group.live())
     if not live:
         return
-    images = random_images(group.backbone, 1, group.plan.seed).to(group.plan.device)
+    images = next((images for images, _ in group.few or ()), random_images(group.backbone, 1, group.plan.seed))
+    images = images.to(group.plan.device)
     watch.stretch(f"{group.backbone.name}: counting", len(live))
     for done, (candidate, model) in enumerate(live, 1):
         with failing(candidate):
-            counted = flops.count(model, images)
-            left = tokens.per_block(model, [images])
+            counted = flops.over(model, images)
+            left = tokens.per_block(model, [images[: flops.PROBED]])
+            if left is not None and (counted.images > 1 or any(left.std)):
+                left = tokens.per_block(model, images.split(flops.PROBED))
             candidate.measured |= {
                 "gmacs": counted.gmacs,
                 "gmacs_fvcore": counted.fvcore_gmacs,
@@ -119,7 +123,7 @@ def _count(group: Group, watch: Watch) -> None:
                 "tokens_std": None if left is None else list(left.std),
             }
             why = group.no_accuracy(candidate)
-            candidate.notes += [why] if why else []
+            candidate.notes += [*([why] if why else []), *counted.notes]
         watch.step(done)
 
 
@@ -153,12 +157,10 @@ def _score(groups: Sequence[Group], results: Results, watch: Watch) -> None:
                         kept.append(task.answer(model, images, target, plan.precision, candidate.method.label))
             targets.append(target)
             watch.step(sum(map(len, targets)))
-    if loader.skipped:
-        first = "; ".join(f"{name}: {why}" for name, why in loader.skipped[:NAMED])
-        more = f"; and {len(loader.skipped) - NAMED} more" if len(loader.skipped) > NAMED else ""
-        watch.say(
-            f"{len(loader.skipped)} of {loader.total} {task.items} cannot be read and are left out: {first}{more}."
-        )
+    listed, skipped = unreadable.beside(results.path), dict(loader.skipped)
+    unreadable.write(listed, f"{loader.name} {loader.split}", skipped)
+    if skipped:
+        watch.say(unreadable.told(skipped, loader.total, listed, task.items))
     found = {
         id(candidate): task.gather(kept, targets)
         for (_, candidate, _), kept in zip(running, answers, strict=True)
@@ -198,10 +200,14 @@ def _speed(group: Group, trials: Sequence[Candidate], batch: int, watch: Watch) 
         for done, trial in enumerate(trials, 1):
             with failing(trial):
                 if trial.model is not None:
+                    share = speed.reduction_share(trial.model, images, plan.precision, plan.rounds, 1)
                     trial.measured |= {
                         "peak_memory_mb": memory.peak(trial.model, images, plan.precision) / 2**20,
-                        "reduction_share": speed.reduction_share(trial.model, images, plan.precision, 3, 1),
+                        "reduction_share": None if share is None else share.median,
                     }
+                    if plan.compile:
+                        what = "peak memory" if share is None else "peak memory and the share of selecting"
+                        trial.notes.append(f"{what} measured before compiling")
             watch.step(done)
         live = [trial for trial in trials if trial.model is not None]
         if live:
@@ -242,9 +248,9 @@ def _measured(plan: Plan, trials: Sequence[Candidate], images: Tensor, watch: Wa
         precision=plan.precision,
         compile=plan.compile,
         min_rounds=plan.rounds,
-        max_rounds=plan.rounds,
+        max_rounds=MOST * plan.rounds,
         warmup=2,
-        progress=watch.step,
+        progress=lambda done: watch.step(min(done, plan.rounds)),
     )
 
 

@@ -47,14 +47,24 @@ def metrics_of(name: str, keys: Sequence[str]) -> tuple[Metric, ...]:
 
 
 def load_plugin(path: str | Path) -> list[str]:
-    """Register the methods and tasks of a file and return their names; it is run, so load only what you trust."""
+    """Register the methods, tasks and backbone families of a file, which is run, and return their names.
+
+    Raises:
+        UsageError: it is no Python file, does not import, has none of these, or a name that is taken.
+    """
     from tokenbench import methods
+    from tokenbench.backbones import Backbone
+    from tokenbench.methods.base import Method
 
     methods.all_methods()
     all_tasks()
-    module = registry.run_file(path, "Method or Task")
-    names = registry.register(methods._registry, module, methods.Method)
+    families = len(Backbone.families)
+    module = registry.run_file(path, "Method, Task or Backbone")
+    names = registry.register(methods._registry, module, Method)
     names += registry.register(_registry, module, Task)
+    names += [family.family for family in Backbone.families[families:]]
     if not names:
-        raise UsageError(f"Plug-in '{path}' holds no Method or Task with a name; see CONTRIBUTING.md for an example.")
+        raise UsageError(
+            f"Plug-in '{path}' holds no Method, Task or Backbone with a name; see CONTRIBUTING.md for examples."
+        )
     return names

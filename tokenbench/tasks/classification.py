@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import Field
+
 from tokenbench.tasks.base import Loader, Metric, Task
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ class Classification(Task):
         Metric("agreement", "agreement with dense", unit="%", shown=False),
     )
     layout: ClassVar[str] = "one folder of images for each class, in `val` or at the top"
+    class_order: str = Field("auto", description="auto, natural (1, 2, 10), lexical (1, 10, 2), imagenet, or a file")
+    labels: str | None = Field(None, description="a file with the label of each image, where folders do not say it")
+    restrict_classes: bool = Field(False, description="guess only from the classes that the data has")
 
     def open(self, folder: Path | None, backbone: Backbone) -> Images | None:
         """Folders of classes; what ships is Fashion-MNIST, for deit_nano."""
@@ -33,9 +38,10 @@ class Classification(Task):
 
         if folder is None:
             return data.sample() if backbone.name == "deit_nano" else None
-        images = data.open_folder(folder)
-        data.check_classes(images, backbone.vit.num_classes, backbone.name)
-        return images
+        labels = None if self.labels is None else Path(self.labels)
+        images = data.open_folder(folder, order=self.class_order, labels=labels)
+        images = data.match(images, backbone.vit.num_classes, backbone.name, backbone.class_names)
+        return data.restricted(images) if self.restrict_classes else data.told_of_part(images, backbone.name)
 
     def loader(self, data: Any, backbone: Backbone, batch: int, workers: int, limit: int | None) -> Loader:
         """timm's evaluation transforms; (B,) class indices are the targets."""
@@ -51,15 +57,19 @@ class Classification(Task):
 
     def answer(self, model: nn.Module, images: Tensor, targets: Any, precision: str, name: str) -> Tensor:
         """The best five classes (B, 5)."""
+        from tokenbench.data import Among
         from tokenbench.measure import accuracy
 
+        if isinstance(targets, Among):
+            return accuracy.answer(model, images, targets.targets, precision, name, targets.logits)
         return accuracy.answer(model, images, targets, precision, name)
 
     def gather(self, answers: Sequence[Any], targets: Sequence[Any]) -> Predictions:
         """The best classes of every image, and the right one."""
+        from tokenbench.data import Among
         from tokenbench.measure import accuracy
 
-        return accuracy.gather(answers, targets)
+        return accuracy.gather(answers, [t.targets if isinstance(t, Among) else t for t in targets])
 
     def score(self, own: Predictions, dense: Predictions | None, seed: int) -> Mapping[str, float | None]:
         """Top-1 and top-5; with `dense`, agreement and the paired difference."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from tokenbench import __version__, backbones, data
+from tokenbench import __version__, data
 from tokenbench.backbones import Backbone
 from tokenbench.core import atomic
 from tokenbench.errors import BadSetting, TrainingError, UsageError, WeightsError
@@ -23,11 +23,12 @@ from tokenbench.methods.recipe import Recipe
 from tokenbench.model import Model
 from tokenbench.reports import curves
 from tokenbench.runs import runner
-from tokenbench.training import log, optim, state
+from tokenbench.training import log, optim, state, telling
 from tokenbench.training.processes import Processes, joined
 from tokenbench.training.stream import Stream, Targets, check_training, seed_all
 from tokenbench.training.task import MethodTask
-from tokenbench.weights import checkpoints, files
+from tokenbench.weights import checkpoints, files, sources
+from tokenbench.weights.choice import ALL, Take
 
 RESULT = "model.safetensors"
 LOG_EVERY = 50  # updates
@@ -44,6 +45,8 @@ class Job:
     recipe: Recipe
     data_dir: Path
     output: Path
+    class_order: str = "auto"
+    labels: Path | None = None
     weights: str = "auto"  # to start from; "auto" is what the recipe says
     teacher: str = "auto"  # the teacher's weights, where the recipe has one; "auto" is those the run starts from
     image_size: tuple[int, int] | None = None
@@ -57,6 +60,10 @@ class Job:
     save_every: int | None = None  # updates; an epoch if None, and ten minutes at the longest
     evaluate_every: float = 1.0  # epochs
     tracker: str | None = None
+    pixels: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # mean, std, crop_pct, interpolation, if not the model's own
+    take: Take = ALL  # which weights, of files that hold several
 
 
 class Watch(runner.Watch, Protocol):
@@ -92,11 +99,14 @@ def train(job: Job, watch: Watch) -> Trained:
 
 
 def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
-    images, held_out = data.open_training(job.data_dir)
+    images, held_out = data.open_training(job.data_dir, job.class_order, job.labels)
     check_training(images)
     method = _with_knobs(job.method, job.recipe)
-    backbone = backbones.create(job.backbone, job.image_size, len(images.classes), job.recipe.drop_path)
-    start = _start(job, backbone)
+    given = sources.single(_from(job), job.take)
+    backbone = given.create(job.backbone, job.image_size, len(images.classes), job.recipe.drop_path, job.pixels)
+    start = _start(job, given, backbone)
+    if start.note and processes.leads:
+        watch.say(f"{job.backbone}: {start.note}.")
     torch.manual_seed(job.seed)
     model = Model(backbone, method).to(processes.device)
     model.recompute = job.recompute
@@ -108,6 +118,7 @@ def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
         "setting": method.model_dump(mode="json"),
         "backbone": job.backbone,
         "classes": len(images.classes),
+        "class_names": list(images.names),
         "image_size": list(backbone.input_size[1:]),
         "recipe": job.recipe.model_dump(mode="json"),
         "data": {"name": images.name, "images": len(images), "first": images.digest(range(min(100, len(images))))},
@@ -115,6 +126,8 @@ def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
         "teacher": taught_by,
         "precision": job.precision,
         "seed": job.seed,
+        **({"pool": given.told.pool} if given.told.pool else {}),
+        **({"pixels": backbone.pixels} if backbone.pixels else {}),
     }
     task = MethodTask(model, teacher, torch.device(processes.device)).to(processes.device)
     if job.recipe.ema:
@@ -133,6 +146,9 @@ def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
     if processes.count > 1:
         task.prepare_distributed([torch.cuda.current_device()] if processes.device.startswith("cuda") else None)
     run = _Run(job, watch, processes, method, settings, task, optimizer, schedule, stream, total)
+    if processes.leads:
+        for sentence in telling.what_on(images, held_out, backbone):
+            watch.say(sentence)
     if done and processes.leads:
         watch.say(f"Going on after update {done} of {total}.")
     run.updates(done, held_out)
@@ -160,6 +176,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.targets = Targets(self.job.recipe, self.settings["classes"])
+        self.unreadable = telling.Unreadable(self.job.output, self.processes, self.watch.say)
 
     def updates(self, done: int, held_out: data.Images) -> None:
         """The updates that are left."""
@@ -184,6 +201,7 @@ class _Run:
                 row = self._told(now)
                 row["images_per_s"] = round(self.job.recipe.batch * (now - first) / (time.monotonic() - began), 1)
                 if evaluating:
+                    self.unreadable.training(self.stream)
                     row["top1"] = self._evaluate(held_out).top1
                 if self.log is not None:  # before the checkpoint: lines after it are dropped, none before it is missing
                     self.log.add(row)
@@ -196,6 +214,7 @@ class _Run:
 
     def finish(self, held_out: data.Images) -> Trained:
         """Measure the result and write it."""
+        self.unreadable.training(self.stream)
         found = self._evaluate(held_out)
         path = self.job.output / RESULT
         if self.log is not None:
@@ -279,6 +298,7 @@ class _Run:
         loader = data.loader(held_out, config, EVAL_BATCH, self.job.workers)
         found = accuracy.predict({"model": model.eval()}, loader, self.processes.device, self.job.precision)["model"]
         model.train(training)
+        self.unreadable.held_out(loader)
         return found
 
 
@@ -295,13 +315,15 @@ def _with_knobs(method: Method, recipe: Recipe) -> Method:
     return method
 
 
-def _start(job: Job, backbone: Backbone) -> checkpoints.Weights:
-    """Fill the backbone with what the run starts from."""
-    wanted = job.weights
-    if wanted == "auto" and job.recipe.start == "scratch":
-        wanted = "random"
-    found = checkpoints.load_dense(backbone, wanted, job.seed)
-    if found.kind == "random" and wanted == "auto":
+def _from(job: Job) -> str:
+    """What the run starts from, as `--weights` has it."""
+    return "random" if job.weights == "auto" and job.recipe.start == "scratch" else job.weights
+
+
+def _start(job: Job, given: sources.Sources, backbone: Backbone) -> checkpoints.Weights:
+    """Fill the backbone with what the run starts from; weights of other classes get a new head."""
+    found = given.load(backbone, job.seed, transfer=True)
+    if found.kind == "random" and given.dense == "auto":
         raise WeightsError(
             f"Fine-tuning starts from dense weights, but {found.note}; give --weights FILE, or --recipe scratch."
         )
@@ -312,10 +334,11 @@ def _teacher(job: Job, classes: int) -> tuple[Model | None, dict[str, Any] | Non
     """The frozen dense model that the recipe asks for, and where its weights are from."""
     if job.recipe.teacher == "none":
         return None, None
-    backbone = backbones.create(job.backbone, job.image_size, classes)
     source = job.weights if job.teacher == "auto" and job.weights != "random" else job.teacher
     try:
-        found = checkpoints.load_dense(backbone, source, job.seed)
+        given = sources.single(source, job.take)
+        backbone = given.create(job.backbone, job.image_size, classes, pixels=job.pixels)
+        found = given.load(backbone, job.seed, transfer=True)
     except WeightsError as error:
         raise WeightsError(f"The teacher does not fit: {error}") from None
     if found.kind == "random" or found.random_head:

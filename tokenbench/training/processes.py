@@ -35,6 +35,14 @@ class Processes:
         dist.all_reduce(total)
         return total / self.count
 
+    def gathered(self, value: dict[str, str]) -> dict[str, str]:
+        """What all processes have between them."""
+        if self.count == 1:
+            return value
+        parts: list[dict[str, str]] = [{}] * self.count
+        dist.all_gather_object(parts, value)
+        return {key: text for part in parts for key, text in part.items()}
+
     def agree(self, value: int) -> bool:
         """Whether all processes have the same number."""
         if self.count == 1:

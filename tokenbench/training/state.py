@@ -56,7 +56,7 @@ def restore(folder: Path, task: MethodTask, optimizer: torch.optim.Optimizer, se
         raise UsageError(
             f"{folder} holds a run of other settings ({difference}); give the same command, or another --output."
         )
-    stored = files.read(path)
+    stored = files.contents(path)
 
     def part(name: str) -> dict[str, Tensor]:
         return {key.removeprefix(name): value for key, value in stored.items() if key.startswith(name)}

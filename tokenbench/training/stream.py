@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from timm.data.distributed_sampler import RepeatAugSampler
 from timm.data.mixup import Mixup
 from timm.data.transforms_factory import create_transform
@@ -18,7 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from tokenbench.data import Images, resolve
-from tokenbench.errors import BadSetting, DataError
+from tokenbench.data.opening import reason
+from tokenbench.errors import BadData, BadSetting, DataError
 from tokenbench.methods.recipe import Recipe
 from tokenbench.training.processes import Processes
 
@@ -27,6 +30,9 @@ Place = tuple[int, int, int]  # epoch, position in it over all processes, image
 
 class Stream:
     """The batches (B, C, H, W) with (B,) targets of one process, from any update on.
+
+    In the place of an image that cannot be read stands the next one that can, so batches stay whole; `skipped` has the
+    name and reason of those met so far.
 
     Args:
         images: the training images.
@@ -61,7 +67,7 @@ class Stream:
                 f"{images.name} has {len(images)} images to train on, fewer than a batch of {recipe.batch}; "
                 "give a smaller --batch-size."
             )
-        self.passes = passes
+        self.passes, self.skipped = passes, dict[str, str]()
         self.dataset = _Augmented(images, config, recipe, seed)
 
     def start(self, update: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -70,14 +76,17 @@ class Stream:
             self.dataset,
             batch_sampler=_Endless(self, update),
             num_workers=self.workers,
+            collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
         )
         batches = iter(loader)
         while True:
             try:
-                yield next(batches)
+                images, target, skipped = next(batches)
             except DataError as error:  # one from a worker comes with its traceback as text
                 raise DataError(str(error).strip().splitlines()[-1].split("DataError: ", 1)[-1]) from None
+            self.skipped |= skipped
+            yield images, target
 
     def places(self, epoch: int) -> list[Place]:
         """What this process takes in an epoch; a last batch that is not whole is left out."""
@@ -123,12 +132,12 @@ def _transform(**options: Any) -> Any:
         ) from None
 
 
-class _Augmented(Dataset[tuple[Tensor, int]]):
-    """An image at its place, augmented as the seed has it for that place."""
+class _Augmented(Dataset[tuple[Tensor, int, dict[str, str]]]):
+    """An image at its place, augmented as the seed has it for that place; and those that could not be read instead."""
 
     def __init__(self, images: Images, config: Mapping[str, Any], recipe: Recipe, seed: int) -> None:
         resolved = resolve(config)
-        self.images, self.seed = images, seed
+        self.images, self.seed, self.unread = images, seed, dict[int, str]()
         self.mode = "L" if resolved["input_size"][0] == 1 else "RGB"
         self.transform = _transform(
             input_size=resolved["input_size"],
@@ -147,17 +156,31 @@ class _Augmented(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, place: Place) -> tuple[Tensor, int]:
+    def __getitem__(self, place: Place) -> tuple[Tensor, int, dict[str, str]]:
         epoch, position, index = place
-        try:
-            image = self.images.open(index, self.mode)
-        except Exception as error:  # a damaged file makes PIL raise nearly anything
-            raise DataError(
-                f"Training image {self.images.label(index)} cannot be read ({type(error).__name__}); mend or remove "
-                "it and give the same command, which goes on from the last checkpoint."
-            ) from None
+        image, index, skipped = self._readable(index)
         seed_all(self.seed, epoch, position)
-        return self.transform(image), int(self.images.targets[index])
+        return self.transform(image), int(self.images.targets[index]), skipped
+
+    def _readable(self, first: int) -> tuple[Image.Image, int, dict[str, str]]:
+        """An image, or the next one that can be read, with its index; and the name and reason of those passed over."""
+        passed: dict[str, str] = {}
+        for index in chain(range(first, len(self.images)), range(first)):
+            if index not in self.unread:
+                try:
+                    return self.images.open(index, self.mode), index, passed
+                except Exception as error:  # a damaged file makes PIL raise nearly anything
+                    self.unread[index] = reason(error)
+            passed[self.images.label(index)] = self.unread[index]
+        raise DataError(
+            f"None of the {len(self.images)} images of {self.images.name} to train on can be read; the first, "
+            f"{self.images.label(0)}: {self.unread[0]}."
+        )
+
+
+def _collate(items: list[tuple[Tensor, int, dict[str, str]]]) -> tuple[Tensor, Tensor, dict[str, str]]:
+    pixels, targets, skipped = zip(*items, strict=True)
+    return torch.stack(pixels), torch.tensor(targets), {name: why for each in skipped for name, why in each.items()}
 
 
 def seed_all(*key: int) -> None:
@@ -194,13 +217,13 @@ class Targets:
 
 
 def check_training(images: Images) -> None:
-    """Raise `DataError` if a class has no image to learn from, or there is one class only."""
+    """Raise `BadData` if a class has no image to learn from, or there is one class only."""
     counts: Sequence[int] = np.bincount(np.asarray(images.targets), minlength=len(images.classes)).tolist()
     empty = [name for name, count in zip(images.classes, counts, strict=True) if not count]
     if empty:
         more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
-        raise DataError(
+        raise BadData(
             f"{images.name} has no {images.split} images of class '{empty[0]}'{more}; add some, or remove its folder."
         )
     if len(images.classes) < 2:
-        raise DataError(f"{images.name} has one class only, '{images.classes[0]}'; give two class folders or more.")
+        raise BadData(f"{images.name} has one class only, '{images.classes[0]}'; give two class folders or more.")

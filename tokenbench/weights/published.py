@@ -17,14 +17,17 @@ import torch
 from torch import Tensor
 
 from tokenbench import backbones
-from tokenbench.backbones import Backbone, sizes
+from tokenbench.backbones import Backbone, hub, sizes
 from tokenbench.errors import UsageError, WeightsError
 from tokenbench.methods import all_methods
 from tokenbench.methods.base import Method, make
 from tokenbench.methods.released import Release, Stored, suite_model
 from tokenbench.methods.sweep import parse
 from tokenbench.model import Model
-from tokenbench.weights import checkpoints, files, hub
+from tokenbench.weights import files, fitting
+from tokenbench.weights.choice import ALL, Take
+from tokenbench.weights.files import Reading
+from tokenbench.weights.told import NOTHING, Told, by_others
 
 HUB_NAME = re.compile(r"(?P<hub>hf-hub:)?(?P<repo>[\w-][\w.-]*/[\w.-]+)(@(?P<revision>[\w.-]+))?/(?P<file>.+)")
 PLAIN = "timm or DeiT"  # the layout that dense, EViT and ToMe weights share
@@ -48,6 +51,7 @@ class Published:
     source: str
     hash: str
     assumed: tuple[str, ...] = ()
+    told: Told = NOTHING  # beside the weights
 
     @property
     def header(self) -> dict[str, Any]:
@@ -60,11 +64,14 @@ class Published:
             "image_size": list(self.image_size),
             "published": {"layout": self.layout, "source": self.source, "hash": self.hash},
             "assumed": list(self.assumed),
+            **({"pool": self.told.pool} if self.told.pool else {}),
+            **({"pixels": dict(self.told.pixels)} if self.told.pixels else {}),
         }
 
     def model(self) -> Model:
         """The model with these weights, in eval mode; `backbone` must be a name."""
-        model = Model(backbones.create(self.backbone, self.image_size, self.classes), self.method)
+        made = backbones.create(self.backbone, self.image_size, self.classes, 0.0, self.told.pool, self.told.pixels)
+        model = Model(made, self.method)
         model.load_state_dict(self.tensors)
         return model.eval()
 
@@ -74,6 +81,7 @@ def read(
     method: str | Method | None = None,
     backbone: str | Backbone | None = None,
     averaged: bool = False,
+    key: str | None = None,
 ) -> Published:
     """Read a published checkpoint.
 
@@ -83,12 +91,13 @@ def read(
             tell its method. Its knobs go before those that the file tells.
         backbone: a name, or a model of your own, where the tensors do not tell or another one is meant.
         averaged: take averaged weights (EMA) where the file has both; else those the authors evaluate.
+        key: take the weights under this key, where the file has several.
 
     Raises:
         WeightsError: no such file, or one that cannot be read; no known layout; or recognised, and it does not fit.
         UsageError: a method or backbone that does not exist, or cannot be.
     """
-    found = _read(source, method, backbone, averaged)
+    found = _read(source, method, backbone, Take(averaged, key))
     if isinstance(found, Published):
         return found
     tensors = found.tensors
@@ -107,11 +116,16 @@ def read(
     )
 
 
-def find(source: str | Path, backbone: str | Backbone | None = None) -> Published | None:
-    """As `read`, but None for a file that does not tell its method: plain weights, other people's, or our own."""
+def find(
+    source: str | Path, backbone: str | Backbone | None = None, reading: Reading | None = None
+) -> Published | None:
+    """As `read`, but None for a file that does not tell its method: plain weights, other people's, or our own.
+
+    `reading` is what the file holds, if it was read before.
+    """
     if files.header(_located(source)[0]):
         return None
-    found = _read(source, None, backbone, averaged=False)
+    found = _read(source, None, backbone, ALL, reading)
     return found if isinstance(found, Published) else None
 
 
@@ -122,6 +136,7 @@ def convert(
     backbone: str | None = None,
     averaged: bool = False,
     force: bool = False,
+    key: str | None = None,
 ) -> Published:
     """Read a published checkpoint and write it as tokenbench's own: safetensors with the settings in its header.
 
@@ -134,29 +149,35 @@ def convert(
         raise UsageError(f"OUT is '{out}', and must end in .safetensors.")
     if out.exists() and not force:
         raise UsageError(f"{out} exists; give another name, or --force to replace it.")
-    found = read(source, method, backbone, averaged)
+    found = read(source, method, backbone, averaged, key)
     files.write(out, found.tensors, found.header)
     return found
 
 
 def _read(
-    source: str | Path, method: str | Method | None, backbone: str | Backbone | None, averaged: bool
+    source: str | Path,
+    method: str | Method | None,
+    backbone: str | Backbone | None,
+    take: Take,
+    reading: Reading | None = None,
 ) -> Published | Stored:
     """What `read` returns, or only what the file holds if no method is told."""
     given = _one(method) if isinstance(method, str) else method
     path, name = _located(source)
     if files.header(path):
         raise WeightsError(f"{path} is tokenbench's own already; use it with `tokenbench run --weights`.")
-    content = files.contents(path)
-    averaged, assumed = _which(content, path, averaged)
-    stored = Stored(files.state_dict(content, path, averaged), _options(content))
+    found = reading or files.reading(path, take)
+    stored, assumed = Stored(found.tensors, found.options), list(found.clauses)
     recognised = _recognised(stored, given, path)
     if recognised is None:
         return stored
     cls, release = recognised
     setting, clauses = _setting(cls, release, given, path)
-    adapted = _backbone(stored.tensors, backbone, path)
+    told = by_others(found, path)
+    adapted = _backbone(stored.tensors, backbone, told, path)
     assumed += clauses
+    if release.layout == PLAIN:
+        fitting.refuse_other(stored.tensors, adapted.vit.state_dict(), path, adapted.name)
     if backbone is None and release.layout == PLAIN and adapted.name in sizes.TWINS:
         twin = sizes.TWINS[adapted.name]
         assumed.append(
@@ -176,6 +197,7 @@ def _read(
         name,
         files.sha(path),
         tuple(assumed),
+        told,
     )
 
 
@@ -204,28 +226,6 @@ def _located(source: str | Path) -> tuple[Path, str]:
     return path, f"{repo}@{commit}/{file}"
 
 
-def _which(content: Any, path: Path, averaged: bool) -> tuple[bool, list[str]]:
-    """Whether to take averaged weights, and what to say of it."""
-    if not isinstance(content, Mapping):
-        return averaged, []
-    has = [any(content.get(key) is not None for key in keys) for keys in (files.AVERAGED, files.CURRENT)]
-    if averaged and not has[0]:
-        raise WeightsError(f"{path} holds no averaged weights; leave --ema out.")
-    if averaged or not all(has):
-        return averaged, []
-    if content.get("ema_best"):  # TokenReduction says which of the two it evaluates
-        return True, ["the averaged weights, which the file says are its best"]
-    return False, ["the weights that its authors evaluate; the file holds averaged ones too, which --ema takes"]
-
-
-def _options(content: Any) -> dict[str, Any]:
-    """The options of the training run, if the file holds them: of argparse, or of yacs."""
-    if not isinstance(content, Mapping):
-        return {}
-    args, config = content.get("args"), content.get("config")
-    return dict(config if isinstance(config, Mapping) else {}) | getattr(args, "__dict__", {})
-
-
 def _recognised(stored: Stored, given: Method | None, path: Path) -> tuple[type[Method], Release] | None:
     """The method a checkpoint is of, and what it says of it; None if that is not known."""
     try:
@@ -250,11 +250,11 @@ def _setting(cls: type[Method], release: Release, given: Method | None, path: Pa
     confirmed = release.knobs and all(own.get(knob) == value for knob, value in release.knobs.items())
     if release.refusal and not confirmed:
         raise WeightsError(f"{path} is {cls.name} of {release.layout}, but cannot be read: {release.refusal}.")
-    told, setting = make(cls, release.knobs), make(cls, {**release.knobs, **own})
+    theirs, setting = make(cls, release.knobs), make(cls, {**release.knobs, **own})
     clauses = [
-        f"{knob}={value}, as you gave it, though the file says {getattr(told, knob)}"
+        f"{knob}={value}, as you gave it, though the file says {getattr(theirs, knob)}"
         for knob, value in own.items()
-        if knob in release.knobs and getattr(told, knob) != value
+        if knob in release.knobs and getattr(theirs, knob) != value
     ]
     return setting, clauses + [
         f"{knob}={getattr(setting, knob)}, the default, for the file does not tell; "
@@ -264,7 +264,7 @@ def _setting(cls: type[Method], release: Release, given: Method | None, path: Pa
     ]
 
 
-def _backbone(tensors: Mapping[str, Tensor], given: str | Backbone | None, path: Path) -> Backbone:
+def _backbone(tensors: Mapping[str, Tensor], given: str | Backbone | None, told: Told, path: Path) -> Backbone:
     """The backbone of a checkpoint's size, without memory for its weights unless it was given."""
     if isinstance(given, Backbone):
         return given
@@ -274,9 +274,9 @@ def _backbone(tensors: Mapping[str, Tensor], given: str | Backbone | None, path:
             f"{path} is of no known size ({sizes.describe(tensors)}), and heads cannot be told from weights; "
             "say which model it is with --backbone."
         )
-    head, positions = tensors.get("head.weight"), tensors.get("pos_embed")
+    positions = tensors.get("pos_embed")
     with torch.device("meta"):
-        backbone = backbones.create(name, classes=None if head is None else head.shape[0])
+        backbone = backbones.create(name, classes=told.classes, pool=told.pool)
         if positions is None or positions.shape == getattr(backbone.vit, "pos_embed", positions).shape:
             return backbone
         patches = positions.shape[1] - backbone.prefix
@@ -284,7 +284,7 @@ def _backbone(tensors: Mapping[str, Tensor], given: str | Backbone | None, path:
         if side**2 != patches:
             raise WeightsError(f"{path} has positions of {patches} patches, and only those of square images are read.")
         size = side * int(backbone.vit.patch_embed.patch_size[0])
-        return backbones.create(name, (size, size), int(backbone.vit.num_classes))
+        return backbones.create(name, (size, size), told.classes, pool=told.pool)
 
 
 def _named(tensors: Mapping[str, Tensor], model: Model, path: Path, what: str) -> dict[str, Tensor]:
@@ -292,5 +292,5 @@ def _named(tensors: Mapping[str, Tensor], model: Model, path: Path, what: str) -
     wanted = model.state_dict()
     names = model.method.published(list(wanted))
     given = {key: value for key, value in tensors.items() if not key.endswith(model.method.derived)}
-    checkpoints.check(given, {name: wanted[own] for own, name in names.items()}, path, what)
+    fitting.check(given, {name: wanted[own] for own, name in names.items()}, path, what)
     return {own: given[name] for own, name in names.items()}

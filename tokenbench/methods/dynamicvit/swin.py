@@ -19,7 +19,9 @@ from tokenbench.backbones import Backbone
 from tokenbench.backbones.swin import STAGE, Swin, SwinTurn, laid, official
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Block, Reducer
+from tokenbench.core.borrowed import unmeddled
 from tokenbench.core.tokens import Paths, Tokens
+from tokenbench.methods.base import unordered
 
 
 class FastPath(nn.Module):
@@ -94,6 +96,7 @@ class AsymmetricTurn(SwinTurn):
         if tokens.paths is None:
             return super().whole(tokens)
         block, paths = self.borrowed[0], tokens.paths
+        unmeddled(block)
         x = tokens.x + block.drop_path1(block._attn(block.norm1(tokens.x).unflatten(1, laid(tokens))).flatten(1, 2))
         if tokens.alive is None:
             slow, fast = (x.gather(1, _wide(index, x)) for index in (paths.slow, paths.fast))
@@ -139,7 +142,7 @@ def outside_third_stage(swin: Swin, blocks: tuple[int, ...]) -> str | None:
     wrong = [b for b in blocks if not first <= b < end]
     if wrong:
         return f"block {wrong[0]} is not in the third stage, whose blocks are {first} to {end - 1}"
-    return None
+    return unordered(blocks)
 
 
 def released(names: Sequence[str]) -> dict[str, str]:

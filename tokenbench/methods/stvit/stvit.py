@@ -83,10 +83,11 @@ class STViT(Method):
             layout = halved(vit.grid, STAGE)
             return self._places(
                 sum(vit.stages[:STAGE]) + self._base(vit),
+                vit.depth,
                 block.dim,
                 Local(layout, block.window_size, math.isqrt(self.tokens), self.keys, self.reach),
             )
-        places = self._places(self._base(vit), vit.dim, None)
+        places = self._places(self._base(vit), vit.depth, vit.dim, None)
         return places | {0: [Patches(), *places.get(0, ())]}
 
     def idle(self, vit: Backbone) -> Sequence[nn.Parameter]:
@@ -97,11 +98,12 @@ class STViT(Method):
         blocks = vit.vit.layers[STAGE].blocks[base : base + self.generating]
         return [block.attn.relative_position_bias_table for block in blocks]
 
-    def _places(self, base: int, dim: int, local: Local | None) -> dict[int, Sequence[Reducer]]:
+    def _places(self, base: int, depth: int, dim: int, local: Local | None) -> dict[int, Sequence[Reducer]]:
         places: dict[int, Sequence[Reducer]] = {base: [Generate(dim, self.tokens, self.pool, self.centres, local)]}
         for i in range(base + 1, base + self.generating):
             places[i] = [Refine(dim, self.tokens, self.centres, local)]
-        return places | {base + self.generating: [Settle()]}
+        settled = base + self.generating
+        return places | ({settled: [Settle()]} if settled < depth else {})
 
     def _base(self, vit: Backbone) -> int:
         if self.base is not None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tokenbench.backbones.swin import SwinTurn, laid
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Block
+from tokenbench.core.borrowed import unmeddled
 from tokenbench.core.tokens import Tokens
 from tokenbench.core.windows import Pair, crops, cut, lay, own, spread
 
@@ -89,7 +90,7 @@ class Cross(nn.Module):
             logits = (q * self.scale) @ k.transpose(-2, -1)
             out = (logits if bias is None else logits + bias).softmax(dim=-1) @ v
         out = self.proj(out.transpose(1, 2).flatten(2))
-        return out, Attn(q, k, self.scale, 0, bias)
+        return out, Attn(q, k, v, self.scale, 0, bias)
 
 
 class Positions(nn.Module):
@@ -125,6 +126,7 @@ class ScaledTurn(SwinTurn):
     def whole(self, tokens: Tokens) -> Tokens:
         """timm's block with its two branches scaled."""
         block, _, scales = self.borrowed
+        unmeddled(block)
         x = tokens.x.unflatten(1, laid(tokens))
         x = x + block.drop_path1(scales.layer_scale_1 * block._attn(block.norm1(x)))
         x = x + block.drop_path2(scales.layer_scale_2 * block.mlp(block.norm2(x)))
@@ -163,24 +165,34 @@ class Semantic(nn.Module):
         self.conv_pos = Positions(dim) if conv_pos else None
         self.apply(_initial)
 
-    def look(self, x: Tensor, y: Tensor) -> tuple[Tensor, Attn]:
-        """Scaled attention (B, M, C) of x (B, M, C) to y (B, N, C), without residual."""
+    def look(self, x: Tensor, y: Tensor, weigh: bool) -> tuple[Tensor, Tensor | None]:
+        """Scaled attention (B, M, C) of x (B, M, C) to y (B, N, C), without residual; its weights if asked for."""
         out, attn = self.attn(self.norm1(x), self.norm1(y))
-        return self.layer_scale_1 * out, attn
+        return self.layer_scale_1 * out, attn.weights() if weigh else None
 
     def think(self, x: Tensor) -> Tensor:
         """The MLP with its residual."""
         out: Tensor = x + self.drop_path(self.layer_scale_2 * self.mlp(self.norm2(x)))
         return out
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Attn]:
-        """The whole block: (B, M, C) of x (B, M, C), which looks at y (B, N, C) or at itself."""
-        out, attn = self.look(x, x if y is None else y)
-        return self.think(x + self.drop_path(out)), attn
+    def forward(self, x: Tensor, y: Tensor | None = None, weigh: bool = False) -> tuple[Tensor, Tensor | None]:
+        """The whole block: (B, M, C) of x (B, M, C), which looks at y (B, N, C) or at itself.
+
+        With `weigh` its attention too, mean over heads: (B, M, N).
+        """
+        out, weights = self.look(x, x if y is None else y, weigh)
+        return self.think(x + self.drop_path(out)), weights
 
     def generate(
-        self, x: Tensor, layout: Pair, window: Pair, side: int, residual: bool, queries: Tensor | None = None
-    ) -> tuple[Tensor, Attn]:
+        self,
+        x: Tensor,
+        layout: Pair,
+        window: Pair,
+        side: int,
+        residual: bool,
+        queries: Tensor | None = None,
+        weigh: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
         """Semantic tokens of an image map, `side` x `side` a window.
 
         Args:
@@ -190,9 +202,11 @@ class Semantic(nn.Module):
             side: semantic tokens along a window.
             residual: whether the pooled centres are added to what they found.
             queries: (B, M, C) what asks in place of pooled centres, row by row.
+            weigh: whether to return attention.
 
         Returns:
-            (B, M, C) row by row, and the attention of each window to [its centres; its enlarged window].
+            (B, M, C) row by row, and with `weigh` the attention of each window to [its centres; its enlarged window],
+            mean over heads.
         """
         small = (side, side)
         whole = (layout[0] // window[0] * side, layout[1] // window[1] * side)
@@ -204,8 +218,8 @@ class Semantic(nn.Module):
         if self.conv_pos is not None:
             centres = self.conv_pos(centres, small)
         seen = x[:, crops(layout, window, REACH, x.device)].flatten(0, 1)  # (B * W, 100, C)
-        out, attn = self.look(centres, torch.cat([centres, seen], dim=1))
-        return self.think(lay(centres + out if residual else out, whole, small)), attn
+        out, weights = self.look(centres, torch.cat([centres, seen], dim=1), weigh)
+        return self.think(lay(centres + out if residual else out, whole, small)), weights
 
 
 class Turn(Block):
@@ -222,19 +236,21 @@ class Generating(Turn):
     def forward(self, tokens: Tokens) -> Tokens:
         """Semantic tokens, (B, windows * side * side, C)."""
         layout, window, side = laid(tokens), self.options["window"], self.options["side"]
-        x, attn = self.borrowed[0].generate(tokens.x, layout, window, side, self.options["residual"])
+        x, weights = self.borrowed[0].generate(
+            tokens.x, layout, window, side, self.options["residual"], weigh=tokens.source is not None
+        )
         whole = (layout[0] // window[0] * side, layout[1] // window[1] * side)
         made = tokens.ask(x, tokens, layout=whole)
-        if tokens.source is None:
+        if weights is None:
             return made
-        weights = attn.weights()
         pooled, seen = weights.split([side * side, weights.shape[2] - side * side], dim=2)
         views = crops(layout, window, REACH, x.device)
         # a pooled centre stands for its window: the share it is given goes to the window's tokens alike
         whole_window = pooled.sum(2, keepdim=True).expand(-1, -1, window[0] * window[1]) / (window[0] * window[1])
         every = spread(seen, views, whole, (side, side), tokens.count)
         every = every + spread(whole_window, own(layout, window, x.device), whole, (side, side), tokens.count)
-        return replace(tokens.mix(every, x, whole), context=tokens)
+        mixed = tokens.mix(every, x)
+        return replace(made, source=mixed.source, fused=mixed.fused)
 
 
 class Refining(Turn):
@@ -245,10 +261,11 @@ class Refining(Turn):
         image, centres = image_of(tokens), self.options["centres"]
         asking = tokens.x if centres is None else tokens.x + centres
         both = tokens.settle().join(image)
-        x, attn = self.borrowed[0](asking, both.x)
-        if both.source is None:
+        x, weights = self.borrowed[0](asking, both.x, both.source is not None)
+        if weights is None:
             return tokens.with_x(x)
-        return replace(both.mix(attn.weights(), x, tokens.layout), context=image)
+        mixed = both.mix(weights, x)
+        return replace(tokens.with_x(x), source=mixed.source, fused=mixed.fused)
 
 
 class Alone(Turn):

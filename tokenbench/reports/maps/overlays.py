@@ -165,7 +165,11 @@ def save(figure: Figure, path: str | Path, dpi: int = 200) -> Path:
 
 def reducing(maps: Sequence[TokenMaps]) -> list[TokenMaps]:
     """The maps without those of settings that change nothing, which would only repeat the image; all if all do."""
-    return [m for m in maps if m.soft() or len(set(m.counts)) > 1 or m.counts[0] <= m.grid[0] * m.grid[1]] or list(maps)
+
+    def changes(m: TokenMaps) -> bool:
+        return m.soft() or m.each is not None or len(set(m.counts)) > 1 or m.counts[0] <= m.grid[0] * m.grid[1]
+
+    return [m for m in maps if changes(m)] or list(maps)
 
 
 def enlarged(picture: Picture, side: int = SIDE) -> Picture:
@@ -268,7 +272,7 @@ def _below(maps: TokenMaps) -> list[str]:
 def _caption(maps: TokenMaps, image: int, block: int) -> str:
     share = maps.kept_share(block)[image]
     kept = f" · {100 * share:.0f} % kept" if share < 1 else ""
-    return f"{maps.counts[block]} tokens{kept}"
+    return f"{maps.tokens(image, block)} tokens{kept}"
 
 
 def _numbers(axes: Axes, clusters: Ints, shape: tuple[int, int]) -> None:

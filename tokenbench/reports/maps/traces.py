@@ -74,7 +74,7 @@ def numbers(maps: Sequence[TokenMaps]) -> pd.DataFrame:
             kept, entropies, sizes = m.kept_share(block), m.entropy(block), m.sizes(block)
             for i, name in enumerate(m.names):
                 largest, median = (int(sizes[i][0]), float(np.median(sizes[i]))) if len(sizes[i]) else (0, 0.0)
-                line = {"image": name, "method": m.label, "note": m.note, "block": block, "tokens": m.counts[block]}
+                line = {"image": name, "method": m.label, "note": m.note, "block": block, "tokens": m.tokens(i, block)}
                 line |= {"kept_share": kept[i], "clusters": len(sizes[i]), "largest_cluster": largest}
                 lines.append(line | {"median_cluster": median, "entropy_bits": entropies[i]})
     return pd.DataFrame(lines)
@@ -100,7 +100,8 @@ def summary(maps: Sequence[TokenMaps]) -> pd.DataFrame:
     lines = []
     for m in maps:
         mean = table[table["method"] == m.label].mean(numeric_only=True)
-        line = {"method": f"{m.label} ({m.note})" if m.note else m.label, "tokens": str(m.counts[-1])}
+        tokens = str(m.counts[-1]) if m.each is None else f"{mean['tokens']:.1f}"
+        line = {"method": f"{m.label} ({m.note})" if m.note else m.label, "tokens": tokens}
         line |= {"kept %": f"{100 * mean['kept_share']:.1f}", "clusters": f"{mean['clusters']:.1f}"}
         line |= {"largest": f"{mean['largest_cluster']:.1f}", "median": f"{mean['median_cluster']:.1f}"}
         lines.append(line | {"entropy bits": f"{mean['entropy_bits']:.2f}"})

@@ -83,8 +83,7 @@ def payload(maps: Sequence[TokenMaps], most: int = MOST) -> dict[str, Any]:
         "colours": style.CLUSTERS,
         "glow": [to_hex(colour) for colour in matplotlib.colormaps["inferno"](np.linspace(0, 1, 32))],
         "methods": [
-            {"name": m.method, "label": m.label, "note": m.note, "colour": style.colour(m.method), "tokens": m.counts}
-            for m in maps
+            {"name": m.method, "label": m.label, "note": m.note, "colour": style.colour(m.method)} for m in maps
         ],
         "images": images,
         "total": count,
@@ -127,7 +126,8 @@ def _image(maps: Sequence[TokenMaps], soft: Sequence[Sequence[bool]], image: int
                 states.append(_numbers(m.clusters(block)[image]) | {"hard": len(strip)} | heats)
                 strip += key[0] + key[1]
             blocks.append(seen[key])
-        found.append({"states": states, "blocks": blocks})
+        tokens = [m.tokens(image, block) for block in range(m.depth)]
+        found.append({"states": states, "blocks": blocks, "tokens": tokens})
     return found, base64.b64encode(zlib.compress(strip, 9)).decode()
 
 

@@ -10,6 +10,8 @@ import base64
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -29,6 +31,7 @@ from tokenbench.runs.row import Row
 from tokenbench.tasks.base import PAIRED, Metric
 
 NAME = "index.html"
+BUNDLE = "import sys, vl_convert; sys.stdout.buffer.write(vl_convert.javascript_bundle().encode())"
 DIGITS = 6  # of a number in the page; all of them are in tables/results.csv
 FIELDS = (
     *("method", "label", "status", "reason", "batch", "images", "gmacs", "params_m"),
@@ -61,7 +64,7 @@ def page(rows: Sequence[Row], maps: str = "") -> str:
     loader = PackageLoader("tokenbench.reports.page")
     environment = Environment(loader=loader, autoescape=True)
     css, js = (loader.get_source(environment, f"report.{kind}")[0] for kind in ("css", "js"))
-    scripts = [Markup(runtime()), Markup(js)]
+    scripts = [Markup(script) for script in (runtime(), js) if script is not None]
     trusted = [*scripts, *re.findall(r"<script[^>]*>(.*?)</script>", maps, re.DOTALL)]
     return environment.get_template("report.html.j2").render(
         title=f"tokenbench: {', '.join(dict.fromkeys(row.backbone for row in rows))}",
@@ -77,12 +80,14 @@ def page(rows: Sequence[Row], maps: str = "") -> str:
 
 
 @cache
-def runtime() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script; from the vl-convert-python package."""
-    import vl_convert
+def runtime() -> str | None:
+    """Vega, Vega-Lite and Vega-Embed as one script, from the vl-convert-python package; None where that cannot start.
 
-    bundle: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
-    return bundle.replace("</script", r"<\/script")
+    Its JavaScript engine reserves more address space than some machines allow (`ulimit -v`) and ends the process that
+    it is in, so it has one of its own.
+    """
+    done = subprocess.run([sys.executable, "-P", "-c", BUNDLE], capture_output=True)
+    return done.stdout.decode().replace("</script", r"<\/script") if done.returncode == 0 else None
 
 
 def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) -> dict[str, Any]:

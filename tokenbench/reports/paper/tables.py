@@ -172,8 +172,8 @@ def _line(row: Row, dense: Row) -> dict[str, str]:
 def _scores(row: Row) -> dict[str, str]:
     """The task's main metric, its difference from dense, and the task's other metrics."""
 
-    def ends(name: str) -> tuple[float | None, ...]:
-        return tuple(row.metrics.get(key) for key in (name, f"{name}_low", f"{name}_high"))
+    def ends(name: str) -> tuple[float | None, float | None, float | None]:
+        return row.metrics.get(name), row.metrics.get(f"{name}_low"), row.metrics.get(f"{name}_high")
 
     main, *others = metrics_of(row.task, list(row.metrics))
     cells = {main.heading: _interval(*ends(main.name), f"{{:.{main.digits}f}}")}

@@ -36,6 +36,7 @@ function view(root) {
   }
 
   const state = side => scene.at(side.method, now.block);
+  const tokens = side => data.images[now.image].maps[side.method].tokens;
   const percent = share => `${Math.round(100 * share)} %`;
   const unit = count => count === 1 ? "patch" : "patches";
 
@@ -99,7 +100,7 @@ function view(root) {
       side.select.value = side.method;
       side.box.querySelector(".note").textContent = method.note;
       const lines = [
-        ["tokens", method.tokens[now.block]], ["kept", percent(found.share), `${found.kept} of ${patches} patches`],
+        ["tokens", tokens(side)[now.block]], ["kept", percent(found.share), `${found.kept} of ${patches} patches`],
         ["clusters", found.clusters], ["largest", largest(found), unit(largest(found))],
         ["median", found.median, unit(found.median)], ["entropy", found.entropy.toFixed(2), "bits"],
       ];
@@ -133,11 +134,11 @@ function view(root) {
 
   // A column a block: its tokens in both methods; the columns are the buttons that choose the block.
   function columnsOfBlocks() {
-    const most = Math.max(...sides.flatMap(side => data.methods[side.method].tokens));
+    const most = Math.max(...sides.flatMap(tokens));
     const box = find(".blocks"), every = Math.ceil(data.depth / 16), had = box.contains(document.activeElement);
     box.replaceChildren();
     for (let block = 0; block < data.depth; block++) {
-      const counts = sides.map(side => data.methods[side.method].tokens[block]);
+      const counts = sides.map(side => tokens(side)[block]);
       const title = `After block ${block}: ${sides.map((side, i) => `${data.methods[side.method].label} ${counts[i]}`).join(", ")} tokens`;
       const button = add(box, "button", {type: "button", title, onclick: () => go({block})});
       button.setAttribute("aria-label", title);

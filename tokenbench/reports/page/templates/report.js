@@ -248,6 +248,10 @@
       target.replaceChildren(make("p", { class: "absent" }, "Not measured under these conditions."));
       return;
     }
+    if (typeof vegaEmbed === "undefined") {
+      target.replaceChildren(make("p", { class: "absent" }, "Not drawn: the chart engine cannot start on the machine that made this page."));
+      return;
+    }
     const wording = JSON.stringify(chart.specs[state.axis] || chart.specs[""]);
     const spec = JSON.parse(wording.replace(/\{(axis|heading|short|points)\}/g, (_, name) => JSON.stringify(metric()[name]).slice(1, -1)));
     spec.description = `${figure.querySelector("h2").textContent}. ${caption}`;

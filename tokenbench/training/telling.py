@@ -1,0 +1,51 @@
+"""What a run says of its images: which they are, and which could not be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tokenbench.backbones import Backbone
+from tokenbench.data import Images, Loader, unreadable
+from tokenbench.training.processes import Processes
+from tokenbench.training.stream import Stream
+
+
+def what_on(images: Images, held_out: Images, backbone: Backbone) -> Iterator[str]:
+    """What is trained and measured on, in sentences."""
+    yield (
+        f"Training is on {images.split} of {images.name}, {len(images)} images of {len(images.classes)} classes; "
+        f"accuracy is measured on {held_out.split}, {len(held_out)} images."
+    )
+    yield from (*images.notes, *held_out.notes)
+    if backbone.unseen:
+        yield f"{backbone.name}: {backbone.unseen}."
+
+
+@dataclass
+class Unreadable:
+    """Images that cannot be read: listed in `unreadable.txt` in the run's folder, and told whenever more are found."""
+
+    folder: Path
+    processes: Processes
+    say: Callable[[str], None]
+    told: dict[str, int] = field(default_factory=dict)  # how many of each split
+
+    def training(self, stream: Stream) -> None:
+        """Those met in training so far, by all processes; called by each of them."""
+        skipped = self.processes.gathered(stream.skipped)
+        self._list(stream.images.name, stream.images.split, skipped, len(stream.images), keep=True)
+
+    def held_out(self, loader: Loader) -> None:
+        """Those of the pass just made."""
+        self._list(loader.name, loader.split, dict(loader.skipped), loader.total, keep=False)
+
+    def _list(self, name: str, split: str, skipped: dict[str, str], total: int, keep: bool) -> None:
+        if not self.processes.leads:
+            return
+        path = self.folder / "unreadable.txt"
+        unreadable.write(path, f"{name} {split}", skipped, keep)
+        if len(skipped) > self.told.get(split, 0):
+            self.told[split] = len(skipped)
+            self.say(f"{split}: {unreadable.told(skipped, total, path)}")
