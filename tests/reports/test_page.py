@@ -162,7 +162,7 @@ def test_the_page_is_one_small_file_that_asks_for_nothing(tmp_path: Path) -> Non
 def test_numbers_come_through_and_null_is_not_zero() -> None:
     found = data(html.page([row(top1=12.3456789, top5=0.0), row("evit", top1=None, top5=None)]))
     columns = {name: [c["values"][i] for i in c.get("at", range(2))] for name, c in found["columns"].items()}
-    assert columns["top1"] == [12.3457, None] and columns["top5"] == [0.0, None]
+    assert columns["score"] == [12.3457, None] and columns["top5"] == [0.0, None]
     assert columns["method"] == ["dense", "evit"] and columns["group"] == [0, 0]
 
 
@@ -243,7 +243,7 @@ def test_the_page_comes_where_its_engine_cannot_start(tmp_path: Path, monkeypatc
     try:
         written = files.write([row()], tmp_path)
         text = written.page.read_text()
-        assert len(text) < 200_000 and json.loads(text.split('id="data">')[1].split("</script>")[0])["rows"]
+        assert len(text) < 200_000 and json.loads(text.split('id="data">')[1].split("</script>")[0])["columns"]
         assert written.figures and "The page has no charts" in written.left_out[0]
     finally:
         html.runtime.cache_clear()
