@@ -177,6 +177,7 @@ class Group:
             status=candidate.status,
             reason="; ".join(candidate.notes) or None,
             metrics={key: candidate.scores.get(key) for key in plan.task.metric_names()},
+            intervals=plan.task.intervals if candidate.scores else {},
             **candidate.measured,
         )
 

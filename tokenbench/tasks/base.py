@@ -103,6 +103,7 @@ class Task(BaseModel):
 
     name: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]  # settings are ranked by the first
+    intervals: ClassVar[Mapping[str, str]] = {}  # by which formula `score` finds the ends of a metric, by its name
     items: ClassVar[str] = "images"
     scored: ClassVar[str] = "accuracy"  # what there is none of where weights are random
     reads_head: ClassVar[bool] = True  # False: a head that is random does not matter

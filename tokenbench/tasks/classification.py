@@ -27,6 +27,7 @@ class Classification(Task):
         Metric("top5", "top-5", "top-5 accuracy", "%"),
         Metric("agreement", "agreement with dense", unit="%", shown=False),
     )
+    intervals: ClassVar[Mapping[str, str]] = {"top1": "Wilson", "diff_dense": "Tango"}
     layout: ClassVar[str] = "one folder of images for each class, in `val` or at the top"
     class_order: str = Field("auto", description="auto, natural (1, 2, 10), lexical (1, 10, 2), imagenet, or a file")
     labels: str | None = Field(None, description="a file with the label of each image, where folders do not say it")
