@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -80,7 +81,7 @@ def told(rows: list[Row]) -> list[dict[str, Any]]:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """All is written as it comes."""
-    monkeypatch.setattr(unfinished, "EVERY", 0.0)
+    monkeypatch.setattr(unfinished, "SHARE", math.inf)
 
 
 @pytest.mark.usefixtures("at_once")
@@ -150,7 +151,7 @@ def test_forced_nothing_is_taken_up(job: runner.Plan, tmp_path: Path, monkeypatc
 def test_a_session_is_that_in_which_timing_began(
     job: runner.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unfinished, "EVERY", 0.0)
+    monkeypatch.setattr(unfinished, "SHARE", math.inf)
     work = Work(monkeypatch)
     measured(job, tmp_path / "whole.jsonl")
     work.left = sum(work.done.values()) - 3

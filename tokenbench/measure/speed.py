@@ -87,7 +87,7 @@ def measure(
         max_rounds: rounds to stop after in any case.
         goal: half the width of the interval of each speed-up, relative to it, to stop at between the two.
         max_seconds: when to stop between the two in any case.
-        warmup: runs of each model before its first that counts.
+        warmup: runs of each model before its first that counts; one where an earlier call is gone on with.
         seed: of the order.
         progress: called after each round with the number of rounds done so far.
         before: the pairs of an earlier call that was cut short, as `keep` got them; the rounds go on from there.
@@ -112,7 +112,7 @@ def measure(
         warm: set[str] = set()
 
         def time(name: str) -> float:
-            for _ in range(0 if name in warm else warmup):
+            for _ in range(0 if name in warm else min(1, warmup) if pairs[name] else warmup):
                 _time(run[name], images, precision, name)
             warm.add(name)
             return _time(run[name], images, precision, name)

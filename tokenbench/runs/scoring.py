@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from tokenbench.measure.running import evaluating
 from tokenbench.runs import unfinished
 from tokenbench.runs.candidates import Candidate, Group, failing
 from tokenbench.runs.results import Results
-from tokenbench.runs.unfinished import Answers
+from tokenbench.runs.unfinished import Answers, Pace
 from tokenbench.runs.watch import Watch
 from tokenbench.tasks.base import Loader, Scored
 
@@ -67,29 +66,29 @@ def _passed(
     where, env = unfinished.folder(results.path), unfinished.same(first.env)
     found = {id(c): Answers(task, where if c.written else None, g.job(c), env) for g, c in asked}
     loader, done, before = whole, 0, list[tuple[str, str]]()
-    furthest = min(found.values(), key=lambda answers: answers.until)
-    if furthest.until and hasattr(whole, "after"):
-        loader, done, before = whole.after(furthest.until), furthest.until, furthest.skipped
+    behind = min(found.values(), key=lambda answers: answers.until)
+    if behind.until and hasattr(whole, "after"):
+        loader, done, before = whole.after(behind.until), behind.until, behind.skipped
     names = ", ".join(dict.fromkeys(group.backbone.name for group, _ in asked))
     watch.stretch(f"{names}: {task.scored} on {whole.total} {task.items}", whole.total)
     watch.step(done)
-    start, read = done, 0
-    kept, told = time.monotonic(), 0  # when answers were last put on disk, and the unreadable items until then
+    start, read, told, pace = done, 0, 0, Pace()
     with evaluating(*(c.model for _, c in asked if c.model is not None)):
         for images, target in _loading(loader, task.items) if done < whole.total else ():
             images = images.to(plan.device, non_blocking=True)
-            read += len(target)
-            done = start + read + len(loader.skipped)
+            read, skipped, told = read + len(target), loader.skipped[told:], len(loader.skipped)
+            done = start + read + told
             for _, candidate in asked:
                 answers = found[id(candidate)]
                 if candidate.model is not None and done > answers.until:  # it did not fail on a batch before
                     with failing(candidate):
                         label = candidate.method.label
-                        answers.add(task.answer(candidate.model, images, target, plan.precision, label), target)
-            if time.monotonic() - kept >= unfinished.EVERY:
-                for answers in found.values():
-                    answers.keep(done, loader.skipped[told:])
-                kept, told = time.monotonic(), len(loader.skipped)
+                        answer = task.answer(candidate.model, images, target, plan.precision, label)
+                        answers.add(answer, target, done, skipped)
+                if pace.due():
+                    with pace.writing():
+                        for answers in found.values():
+                            answers.keep()
             watch.step(done)
     return found, whole, [*before, *loader.skipped]
 

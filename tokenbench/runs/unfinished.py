@@ -1,5 +1,5 @@
 """What lies between two rows: the answers of a pass that is not over and the times of rounds, kept so that a kill costs
-about a second of work.
+little of it.
 
 Files in a folder beside the results, named by the job and by what it was measured on; they go once the job has its row.
 """
@@ -10,8 +10,8 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tokenbench.errors import ResultsError
 from tokenbench.measure.speed import Pair
 from tokenbench.tasks.base import Scored, Task
 
-EVERY = 1.0  # seconds between two writes
+SHARE = 0.05  # of the time that goes into writing, at most
 PART = re.compile(r"(?P<job>[0-9a-f]{16})-(?P<env>[0-9a-f]{8})-(?P<start>\d+)-(?P<stop>\d+)\.part")
 
 
@@ -35,33 +35,56 @@ def same(env: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+class Pace:
+    """When to write: as often as writing takes `SHARE` of the time."""
+
+    def __init__(self) -> None:
+        self._ended, self._cost = time.monotonic(), 0.0
+
+    def due(self) -> bool:
+        """Whether it is time again."""
+        return time.monotonic() - self._ended >= self._cost / SHARE
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """What is done inside is the writing."""
+        began = time.monotonic()
+        yield
+        self._ended = time.monotonic()
+        self._cost = self._ended - began
+
+
 class Answers:
     """What one setting said of the items of a pass so far. With no folder, nothing is kept on disk."""
 
     def __init__(self, task: Task, where: Path | None, job: str, env: str) -> None:
         self.until = 0  # items that need not be asked for again
-        self.skipped: list[tuple[str, str]] = []  # of those, the ones that could not be read
+        self.skipped: list[tuple[str, str]] = []  # of those that were kept, the ones that could not be read
         self._task, self._where, self._name = task, where if task.keeps_parts else None, f"{job}-{env}"
         self._parts: list[Scored] = []
         self._new: list[tuple[Any, Any]] = []  # answers and targets since
+        self._new_skipped: list[tuple[str, str]] = []
         self._take_up()
+        self._kept = self.until
 
-    def add(self, answer: Any, targets: Any) -> None:
-        """What was said of the next batch."""
+    def add(self, answer: Any, targets: Any, until: int, skipped: Sequence[tuple[str, str]]) -> None:
+        """What was said of the next items, all up to `until` but those that were skipped."""
         self._new.append((answer, targets))
+        self._new_skipped += skipped
+        self.until = until
 
-    def keep(self, until: int, skipped: Sequence[tuple[str, str]]) -> None:
-        """Write what was added, all items up to `until` that could be read."""
+    def keep(self) -> None:
+        """Write what was added."""
         if self._where is None or not self._new:
             return
         with atomic.explained(self._where, ResultsError):
             atomic.folders(self._where)
-        path = self._where / f"{self._name}-{self.until}-{until}.part"
-        if skipped:
-            atomic.write(path.with_suffix(".json"), json.dumps(skipped), ResultsError)
+        path = self._where / f"{self._name}-{self._kept}-{self.until}.part"
+        if self._new_skipped:
+            atomic.write(path.with_suffix(".json"), json.dumps(self._new_skipped), ResultsError)
         self._parts.append(self._gathered())
         self._parts[-1].save(path)
-        self._new, self.until = [], until
+        self._new, self._new_skipped, self._kept = [], [], self.until
 
     def all(self) -> Scored:
         """The whole pass as one."""
@@ -94,13 +117,13 @@ class Answers:
 
 
 class Rounds:
-    """The times of rounds so far, by job; read at the start, written at most every `EVERY` seconds."""
+    """The times of rounds so far, by job."""
 
     def __init__(self, where: Path, env: str, session: str) -> None:
         self._where, self._env, self._session = where, env, session
         self._sessions: dict[str, str] = {}
         self._changed: dict[str, Sequence[Pair]] = {}
-        self._written = time.monotonic()
+        self._pace = Pace()
 
     def before(self, job: str) -> list[Pair]:
         """The pairs of times of a job that were kept."""
@@ -119,18 +142,20 @@ class Rounds:
     def keep(self, job: str, pairs: Sequence[Pair]) -> None:
         """Take down all pairs of a job."""
         self._changed[job] = pairs
-        if time.monotonic() - self._written >= EVERY:
+        if self._pace.due():
             self.write()
 
     def write(self) -> None:
         """Put on disk what changed."""
-        if self._changed:
+        if not self._changed:
+            return
+        with self._pace.writing():
             with atomic.explained(self._where, ResultsError):
                 atomic.folders(self._where)
-        for job, pairs in self._changed.items():
-            text = json.dumps({"session": self.session(job), "pairs": list(pairs)})
-            atomic.write(self._file(job), text, ResultsError)
-        self._changed, self._written = {}, time.monotonic()
+            for job, pairs in self._changed.items():
+                text = json.dumps({"session": self.session(job), "pairs": list(pairs)})
+                atomic.write(self._file(job), text, ResultsError)
+        self._changed = {}
 
     def _file(self, job: str) -> Path:
         return self._where / f"{job}-{self._env}.rounds"
