@@ -135,7 +135,7 @@ class Jobs:
         size = self._results.path.stat().st_size
         if size != self._seen:
             wanted, self._seen = set(self._ids.values()), size
-            self._rows = {row.id: row for row in load(self._results.path)[0] if row.id in wanted}
+            self._rows = {row.id: row for row in load(self._results.path)[0].of(wanted)}
             for group, candidate in self._all:
                 self._take_up(group, candidate)
 
@@ -165,7 +165,8 @@ class Jobs:
             return
         found = {name: getattr(row, name) for name in (*COUNTED, *SCORED)}
         candidate.measured = {name: value for name, value in found.items() if value is not None}
-        candidate.scores, candidate.notes = dict(row.metrics), _notes(row)
+        candidate.scores = {name: value for name, value in row.metrics.items() if value is not None}
+        candidate.notes = _notes(row)
 
     def _earlier(self, job: str) -> Row | None:
         """The row to go on from: measured on the same, and by no run that was to be repeated."""
