@@ -18,7 +18,7 @@ from tokenbench.errors import DataError, ResultsError, first_line
 from tokenbench.measure import flops, memory, speed, tokens
 from tokenbench.measure.running import evaluating
 from tokenbench.runs import environment
-from tokenbench.runs.candidates import Candidate, Group, Plan, failing, prepare
+from tokenbench.runs.candidates import Candidate, Group, Plan, failing, otherwise, prepare
 from tokenbench.runs.results import Results, load
 from tokenbench.runs.row import Row
 from tokenbench.tasks.base import Loader
@@ -90,6 +90,7 @@ def _skip(group: Group, done: dict[str, Row], watch: Watch) -> None:
 
     for candidate in group.candidates:
         candidate.batches = [batch for batch in group.batches if not is_done(candidate, batch)]
+    relied = [group.row(c, b).id for c in group.candidates for b in group.batches if b not in c.batches]
     dense = group.candidates[0]
     wanted = {*dense.batches, *(batch for candidate, _ in group.live() for batch in candidate.batches)}
     dense.batches = [batch for batch in group.batches if batch in wanted]
@@ -97,6 +98,8 @@ def _skip(group: Group, done: dict[str, Row], watch: Watch) -> None:
     if skipped:
         total = len(group.batches) * len(group.candidates)
         watch.say(f"{group.backbone.name}: {skipped} of {total} jobs are done already; --force runs them again.")
+        for note in otherwise(group, [done[id] for id in relied]):
+            watch.say(note)
 
 
 def _count(group: Group, watch: Watch) -> None:
