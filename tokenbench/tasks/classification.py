@@ -73,6 +73,18 @@ class Classification(Task):
 
         return accuracy.gather(answers, [t.targets if isinstance(t, Among) else t for t in targets])
 
+    def load(self, path: Path) -> Predictions:
+        """The classes that `Predictions.save` wrote."""
+        from tokenbench.measure import accuracy
+
+        return accuracy.Predictions.load(path)
+
+    def join(self, parts: Sequence[Predictions]) -> Predictions:
+        """Of all images, in order."""
+        from tokenbench.measure import accuracy
+
+        return accuracy.join(parts)
+
     def score(self, own: Predictions, dense: Predictions | None, seed: int) -> Mapping[str, float | None]:
         """Top-1 and top-5; with `dense`, agreement and the paired difference."""
         from tokenbench.measure import accuracy
