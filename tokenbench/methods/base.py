@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from tokenbench.backbones import Backbone
@@ -35,6 +35,15 @@ def _split(value: Any) -> Any:
 
 Places = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_split)]  # knobs that list block indices
 Counts = Annotated[tuple[PositiveInt, ...], BeforeValidator(_split)]  # or numbers of tokens
+Share = Annotated[float, Field(gt=0, le=1)]
+Shares = Annotated[tuple[Share, ...], BeforeValidator(_split)]  # or shares of them
+
+
+def later(default: Any, **how: Any) -> Any:
+    """The `Field` of a knob that came after rows and weights had been written: at its default no setting shows it, so
+    that these stay of the same setting and keep their ids.
+    """
+    return Field(default, exclude_if=lambda value: value == default, **how)
 
 
 Kind = Literal["prunes", "merges", "condenses", "skips", "recovers"]
