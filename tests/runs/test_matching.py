@@ -36,6 +36,8 @@ def test_rows_are_named_by_label_id_or_in_other_words() -> None:
     for name in ("tome[r=13]", tome.row.id, "tome", "tome[inflect=0,r=13]"):
         assert named([evit, tome, broken], name, FILE) == [tome]
     assert named([evit, tome, broken], None, FILE) == [evit, tome]
+    placed = found("evit", {"keep_rate": 0.5, "blocks": (2, 5)})
+    assert named([evit, placed], "evit[blocks=2/5,keep_rate=0.5]", FILE) == [placed]
     assert str(tome) == "tome[r=13] of a.jsonl"
 
 
