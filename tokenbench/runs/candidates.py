@@ -173,7 +173,7 @@ class Group:
                 **getattr(loader, "conditions", {}),
                 **self.backbone.pixels,
             },
-            env={**self.env, "session": candidate.session or self.env.get("session")},
+            env={**self.env, **({"session": candidate.session} if candidate.session else {})},
             status=candidate.status,
             reason="; ".join(candidate.notes) or None,
             metrics={key: candidate.scores.get(key) for key in plan.task.metric_names()},
