@@ -137,9 +137,9 @@ def maps_sum_as_they_must(subject: Subject) -> None:
             _holds(bool((source.sum(dim=1) <= 1).all()), f"{where}a patch is in several tokens")
         else:
             taken = source.sum(dim=2)  # one patch's worth, or that of as many as were merged before
-            _close(
-                taken, torch.full_like(taken, round(taken.mean().item())), f"{where}what tokens hold of patches", 1e-4
-            )
+            even = torch.allclose(taken, torch.full_like(taken, round(taken.mean().item())), rtol=1e-4, atol=1e-4)
+            most = source.sum(dim=1).max().item()  # or tokens share out patches, and none more than there is
+            _holds(even or most <= 1 + 1e-4, f"{where}tokens hold {most:.4g} of a patch, and not as much each")
 
 
 def tracing_changes_nothing(subject: Subject) -> None:

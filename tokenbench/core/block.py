@@ -41,6 +41,7 @@ class Reducer(nn.Module):
     where: ClassVar[Place] = "between"
     matrix: ClassVar[bool] = False  # True: attention is written out, once for this reducer and for the block's output
     values: ClassVar[Literal["before", "after"]] = "before"  # "after": at "attention", v comes of the tokens returned
+    rate: ClassVar[float] = 1.0  # factor on the learning rate of its parameters
     method: Any = None
 
     def forward(self, tokens: Tokens, attn: Attn | None) -> Any:
@@ -99,13 +100,14 @@ class Block(nn.Module):
         keys = None if context is None else block.norm1(context.x)
         q, k, v = project(block.attn, y, keys, any(reducer.values == "after" for reducer in within))
         bias = self._bias(tokens if context is None else context)
-        attn = Attn(q, k, v, block.attn.scale, tokens.prefix, bias, real=tokens.real)
+        attn = Attn(q, k, v, block.attn.scale, tokens.prefix, bias, y=y, real=tokens.real)
         if tokens.alive is not None or any(r.matrix for r in (*within, *self._at("between"))):
             attn = attn.written_out(_policy(tokens))
         for reducer in within:
             tokens, attn = reducer(tokens, attn)
         if tokens.x is not start:
-            y, attn = block.norm1(tokens.x), replace(attn, real=tokens.real)
+            y = block.norm1(tokens.x)
+            attn = replace(attn, y=y, real=tokens.real)
         if attn.v is None:
             attn = replace(attn, v=values(block.attn, y))
         x = tokens.x + block.drop_path1(block.ls1(attend(block.attn, attn, y)))

@@ -151,6 +151,10 @@ class Method(BaseModel):
         """The setting in force at this point of training, in epochs and their fractions."""
         return self
 
+    def lean(self) -> Method:
+        """The setting without what only training needs, such as auxiliary heads: what training writes is of it."""
+        return self
+
     def losses(self, out: Output, target: Tensor, teacher: Output | None = None) -> dict[str, Tensor]:
         """The terms of the training loss, already weighted; their sum is the loss.
 

@@ -20,7 +20,8 @@ from tokenbench.backbones.swin import STAGE, Swin, SwinTurn, laid, official
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Block, Reducer
 from tokenbench.core.borrowed import unmeddled
-from tokenbench.core.tokens import Paths, Tokens
+from tokenbench.core.paths import Paths
+from tokenbench.core.tokens import Tokens
 from tokenbench.methods.base import unordered
 
 

@@ -1,0 +1,69 @@
+"""GMACs and parameters of soft and learned methods, to ±0.002 of the published tables; on the meta device."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from conftest import counting
+
+from tokenbench import backbones
+from tokenbench.backbones import Backbone
+from tokenbench.methods.sweep import parse
+from tokenbench.model import Model
+
+TABLE = {  # backbone: GMAC of each setting
+    "deit_t": {
+        "sit": 0.797,
+        "sinkhorn": 0.793,
+        "patchmerger": 0.793,
+    },
+    "deit_s": {
+        "sit[keep_rate=0.9]": 4.002,
+        "sit": 2.936,
+        "sit[keep_rate=0.5]": 2.187,
+        "sit[keep_rate=0.25]": 1.580,
+        "sinkhorn[keep_rate=0.9]": 3.979,
+        "sinkhorn": 2.914,
+        "sinkhorn[keep_rate=0.5]": 2.166,
+        "sinkhorn[keep_rate=0.25]": 1.563,
+        "patchmerger[keep_rate=0.9]": 3.979,
+        "patchmerger": 2.914,
+        "patchmerger[keep_rate=0.5]": 2.166,
+        "patchmerger[keep_rate=0.25]": 1.563,
+        "patchmerger[tokens=8,blocks=6]": 2.426,
+        "patchmerger[tokens=16,blocks=6]": 2.513,
+        "patchmerger[tokens=49,blocks=6]": 2.878,
+    },
+    "deit_b": {
+        "sit": 11.244,
+        "sinkhorn": 11.136,
+        "patchmerger": 11.136,
+    },
+}
+PARAMETERS = {
+    ("deit_s", "sit"): 22_332_631,
+    ("deit_s", "sinkhorn"): 22_165_864,
+    ("deit_s", "patchmerger"): 22_168_168,
+}
+
+
+@functools.cache
+def meta(name: str) -> Backbone:
+    with torch.device("meta"):
+        return backbones.create(name)
+
+
+@pytest.mark.parametrize(("name", "setting"), [(name, setting) for name in TABLE for setting in TABLE[name]])
+def test_gmacs(name: str, setting: str) -> None:
+    with counting() as counter:
+        Model(meta(name), parse(setting)[0]).eval().run(torch.empty(1, *meta(name).input_size))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(TABLE[name][setting], abs=0.002)
+
+
+@pytest.mark.parametrize(("name", "setting"), PARAMETERS)
+def test_parameters(name: str, setting: str) -> None:
+    with torch.device("meta"):
+        model = Model(meta(name), parse(setting)[0])
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name, setting]
