@@ -1,4 +1,4 @@
-"""Two ways through a block's MLP."""
+"""Two ways through the MLPs of a stage."""
 
 from __future__ import annotations
 

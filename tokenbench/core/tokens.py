@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenbench.core.paths import Paths
+from tokenbench.core.paths import Paths as Paths
 from tokenbench.core.rows import add_at, flat, stacked, take, wide
 
 

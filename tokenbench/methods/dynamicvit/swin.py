@@ -20,8 +20,7 @@ from tokenbench.backbones.swin import STAGE, Swin, SwinTurn, laid, official
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Block, Reducer
 from tokenbench.core.borrowed import unmeddled
-from tokenbench.core.paths import Paths
-from tokenbench.core.tokens import Tokens
+from tokenbench.core.tokens import Paths, Tokens
 from tokenbench.methods.base import unordered
 
 
