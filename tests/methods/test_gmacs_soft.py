@@ -15,11 +15,17 @@ from tokenbench.model import Model
 
 TABLE = {  # backbone: GMAC of each setting
     "deit_t": {
+        "dtem[r=8]": 0.952,
+        "dtem[r=13]": 0.753,
+        "dtem[r=16]": 0.641,
         "sit": 0.797,
         "sinkhorn": 0.793,
         "patchmerger": 0.793,
     },
     "deit_s": {
+        "dtem[r=8]": 3.466,
+        "dtem[r=13]": 2.743,
+        "dtem[r=16]": 2.326,
         "sit[keep_rate=0.9]": 4.002,
         "sit": 2.936,
         "sit[keep_rate=0.5]": 2.187,
@@ -37,12 +43,18 @@ TABLE = {  # backbone: GMAC of each setting
         "patchmerger[tokens=49,blocks=6]": 2.878,
     },
     "deit_b": {
+        "dtem[r=8]": 13.199,
+        "dtem[r=13]": 10.444,
+        "dtem[r=16]": 8.839,
         "sit": 11.244,
         "sinkhorn": 11.136,
         "patchmerger": 11.136,
     },
 }
 PARAMETERS = {
+    ("deit_t", "dtem"): 5_717_416 + 148_224,
+    ("deit_s", "dtem"): 22_050_664 + 295_680,
+    ("deit_b", "dtem"): 86_567_656 + 590_592,
     ("deit_s", "sit"): 22_332_631,
     ("deit_s", "sinkhorn"): 22_165_864,
     ("deit_s", "patchmerger"): 22_168_168,

@@ -41,9 +41,7 @@ def test_model(run: str) -> None:
 def test_training(run: str) -> None:
     case = Case(CASE)
     options = case.runs[run]
-    method = DTEM(
-        train_r=tuple(options["r"]), partners=options["k2"], tau_first=options["tau1"], tau=options["tau2"]
-    )
+    method = DTEM(train_r=tuple(options["r"]), partners=options["k2"], tau_first=options["tau1"], tau=options["tau2"])
     model = build(case, method).train()
     out = model.run(case.io["in/input"])
     close_logits(out.logits, case.out(run, "logits"))

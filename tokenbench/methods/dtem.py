@@ -15,7 +15,7 @@ from tokenbench.backbones import Backbone
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Reducer
 from tokenbench.core.tokens import Tokens
-from tokenbench.methods.base import Method, Paper, Places
+from tokenbench.methods.base import Kind, Method, Paper, Places
 from tokenbench.methods.recipe import DEIT, Recipe
 from tokenbench.methods.released import Release, Stored
 from tokenbench.methods.tome import ToMe, bipartite, schedule
@@ -112,12 +112,18 @@ class DTEM(Method):
     """DTEM: ToMe with a linear layer a block in place of the keys, trained while the model stays as it is."""
 
     name = "dtem"
+    kind: ClassVar[Kind | None] = "merges"
+    licence: ClassVar[str] = "none given"
+    held: ClassVar[str] = "outputs, losses and gradients of the published code"
     paper: ClassVar[Paper | None] = Paper(
-        "Learning to Merge Tokens via Decoupled Embedding for Efficient Vision Transformers", "2412.10569", "NeurIPS 2024"
+        "Learning to Merge Tokens via Decoupled Embedding for Efficient Vision Transformers",
+        "2412.10569",
+        "NeurIPS 2024",
     )
     trained: ClassVar[bool] = True
     main: ClassVar[str | None] = "r"
     neutral: ClassVar[Mapping[str, Any] | None] = {"r": 0}
+    trial: ClassVar[Mapping[str, Any]] = {"r": 2}
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "modular": DEIT.change(
             {

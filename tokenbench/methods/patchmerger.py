@@ -14,7 +14,7 @@ from tokenbench.core.attention import Attn
 from tokenbench.core.block import Reducer
 from tokenbench.core.tokens import Tokens
 from tokenbench.methods import soft
-from tokenbench.methods.base import Counts, Method, Paper, Places
+from tokenbench.methods.base import Counts, Kind, Method, Paper, Places
 from tokenbench.methods.recipe import Recipe
 from tokenbench.methods.released import Release, Stored
 
@@ -41,6 +41,9 @@ class PatchMerger(Method):
     """PatchMerger: learned queries attend to the patches and replace them, in a few places or in one."""
 
     name = "patchmerger"
+    kind: ClassVar[Kind | None] = "condenses"
+    licence: ClassVar[str] = "MIT"
+    held: ClassVar[str] = "outputs, losses and gradients of published code"
     paper: ClassVar[Paper | None] = Paper("Learning to Merge Tokens in Vision Transformers", "2202.12015", "2022")
     trained: ClassVar[bool] = True
     main: ClassVar[str | None] = "keep_rate"

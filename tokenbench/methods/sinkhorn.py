@@ -16,7 +16,7 @@ from tokenbench.core.attention import Attn
 from tokenbench.core.block import Reducer
 from tokenbench.core.tokens import Tokens
 from tokenbench.methods import soft
-from tokenbench.methods.base import Counts, Method, Paper, Places
+from tokenbench.methods.base import Counts, Kind, Method, Paper, Places
 from tokenbench.methods.recipe import Recipe
 from tokenbench.methods.released import Release, Stored
 
@@ -59,6 +59,9 @@ class Sinkhorn(Method):
     """Sinkhorn: patches are shared out to learned centres by optimal transport, and their sums replace them."""
 
     name = "sinkhorn"
+    kind: ClassVar[Kind | None] = "condenses"
+    licence: ClassVar[str] = "MIT"
+    held: ClassVar[str] = "outputs, losses and gradients of published code"
     paper: ClassVar[Paper | None] = Paper(
         "Which Tokens to Use? Investigating Token Reduction in Vision Transformers", "2308.04657", "ICCVW 2023"
     )

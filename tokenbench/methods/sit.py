@@ -16,7 +16,7 @@ from tokenbench.core.attention import Attn
 from tokenbench.core.block import Output, Reducer
 from tokenbench.core.tokens import Tokens
 from tokenbench.methods import soft
-from tokenbench.methods.base import Counts, Method, Paper, Places, quarters
+from tokenbench.methods.base import Counts, Kind, Method, Paper, Places, quarters
 from tokenbench.methods.dynamicvit.dynamicvit import divergence
 from tokenbench.methods.recipe import DEIT, Recipe
 from tokenbench.methods.released import Release, Stored
@@ -69,6 +69,9 @@ class SiT(Method):
     """SiT: three slimming modules make ever fewer soft tokens, each a weighted sum of all that there were."""
 
     name = "sit"
+    kind: ClassVar[Kind | None] = "condenses"
+    licence: ClassVar[str] = "MIT and Apache-2.0"
+    held: ClassVar[str] = "outputs, losses and gradients of the published code"
     paper: ClassVar[Paper | None] = Paper("Self-Slimmed Vision Transformer", "2111.12624", "ECCV 2022")
     trained: ClassVar[bool] = True
     main: ClassVar[str | None] = "keep_rate"
