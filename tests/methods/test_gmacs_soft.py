@@ -15,6 +15,7 @@ from tokenbench.model import Model
 
 TABLE = {  # backbone: GMAC of each setting
     "deit_t": {
+        "evovit": 0.818,
         "dtem[r=8]": 0.952,
         "dtem[r=13]": 0.753,
         "dtem[r=16]": 0.641,
@@ -23,6 +24,15 @@ TABLE = {  # backbone: GMAC of each setting
         "patchmerger": 0.793,
     },
     "deit_s": {
+        "evovit": 3.033,
+        "evovit[keep_rate=0.7]": 3.642,
+        "evovit[keep_rate=0.3]": 2.428,
+        "cropr[r=8,fusion=false]": 3.508,
+        "cropr[r=12,fusion=false]": 2.993,
+        "cropr[r=16,fusion=false]": 2.49,
+        "cropr": 3.687,
+        "cropr[r=12]": 3.255,
+        "cropr[r=16]": 2.832,
         "dtem[r=8]": 3.466,
         "dtem[r=13]": 2.743,
         "dtem[r=16]": 2.326,
@@ -43,6 +53,7 @@ TABLE = {  # backbone: GMAC of each setting
         "patchmerger[tokens=49,blocks=6]": 2.878,
     },
     "deit_b": {
+        "evovit": 11.658,
         "dtem[r=8]": 13.199,
         "dtem[r=13]": 10.444,
         "dtem[r=16]": 8.839,
@@ -52,6 +63,10 @@ TABLE = {  # backbone: GMAC of each setting
     },
 }
 PARAMETERS = {
+    ("deit_t", "evovit"): 5_717_416,
+    ("deit_s", "evovit"): 22_050_664,
+    ("deit_b", "evovit"): 86_567_656,
+    ("deit_s", "cropr"): 22_050_664 + 10 * 384,
     ("deit_t", "dtem"): 5_717_416 + 148_224,
     ("deit_s", "dtem"): 22_050_664 + 295_680,
     ("deit_b", "dtem"): 86_567_656 + 590_592,

@@ -94,6 +94,14 @@ class Backbone:
         """Number of blocks."""
         raise NotImplementedError
 
+    def pooled(self) -> Backbone:
+        """The same model, with a head that reads the norm of the mean of its patches.
+
+        Raises:
+            Unsupported: the family has none.
+        """
+        raise Unsupported(f"{self.name} has no head that reads the mean of its patches; give a plain ViT.")
+
     def turn(self, index: int, reducers: Sequence[Reducer], proportional: bool) -> Block:
         """One turn of the loop: block `index`, with what reduces tokens in it."""
         raise NotImplementedError

@@ -183,6 +183,11 @@ class Method(BaseModel):
         """What a published checkpoint says of this method; None unless it is certainly one of this method."""
         return None
 
+    @classmethod
+    def translate(cls, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """A published checkpoint's tensors, some joined or left out where need be, before `published` names them."""
+        return tensors
+
     def published(self, names: Sequence[str]) -> dict[str, str]:
         """The published name of every tensor in a `Model.state_dict()` of this setting, by its name there."""
         return {name: name.removeprefix("vit.") for name in names}
