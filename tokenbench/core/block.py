@@ -14,6 +14,7 @@ from tokenbench.core.borrowed import unmeddled
 from tokenbench.core.tokens import Tokens
 
 Place = Literal["before", "attention", "between", "after"]
+BLANK = "blank"  # mark (B, N): where it is 0, blocks take in zeros in place of the token's normalised features
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Block(nn.Module):
         block, context, start = self.borrowed[0], tokens.context, tokens.x
         unmeddled(block, block.attn)
         within = self._at("attention")
-        y = block.norm1(start)
+        y = _blanked(block.norm1(start), tokens)
         keys = None if context is None else block.norm1(context.x)
         q, k, v = project(block.attn, y, keys, any(reducer.values == "after" for reducer in within))
         bias = self._bias(tokens if context is None else context)
@@ -106,7 +107,7 @@ class Block(nn.Module):
         for reducer in within:
             tokens, attn = reducer(tokens, attn)
         if tokens.x is not start:
-            y = block.norm1(tokens.x)
+            y = _blanked(block.norm1(tokens.x), tokens)
             attn = replace(attn, y=y, real=tokens.real)
         if attn.v is None:
             attn = replace(attn, v=values(block.attn, y))
@@ -119,12 +120,14 @@ class Block(nn.Module):
     def mlp(self, tokens: Tokens) -> Tokens:
         """The tokens after the MLP and its residual."""
         block = self.borrowed[0]
-        return tokens.with_x(tokens.x + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens.x)))))
+        y = block.mlp(_blanked(block.norm2(tokens.x), tokens))
+        return tokens.with_x(tokens.x + block.drop_path2(block.ls2(y)))
 
     def _plain(self, tokens: Tokens) -> bool:
         """Whether nothing happens inside the block."""
         sized = self.proportional and tokens.size is not None
         marked = any(held is not None for held in (tokens.alive, tokens.context, tokens.present))
+        marked = marked or BLANK in tokens.marks
         return not (sized or marked or self._at("attention") or self._at("between"))
 
     def _bias(self, keys: Tokens) -> Tensor | None:
@@ -141,6 +144,11 @@ class Block(nn.Module):
         for reducer in self._at(where):
             tokens = reducer(tokens, attn)
         return tokens
+
+
+def _blanked(y: Tensor, tokens: Tokens) -> Tensor:
+    shown = tokens.marks.get(BLANK)
+    return y if shown is None else y * shown.unsqueeze(-1)
 
 
 def _policy(tokens: Tokens) -> Tensor | None:
