@@ -24,6 +24,17 @@ TABLE = {  # backbone: GMAC of each setting
         "patchmerger": 0.793,
     },
     "deit_s": {
+        "tokenlearner[block=6]": 2.43,
+        "tokenlearner[tokens=16]": 2.517,
+        "tokenlearner[block=9]": 3.517,
+        "tokenlearner[tokens=16,block=9]": 3.561,
+        "tokenlearner[version=1.0]": 2.43,
+        "tokenlearner[version=1.0,tokens=16]": 2.523,
+        "tokenlearner[version=1.0,block=9]": 3.517,
+        "tokenlearner[version=1.0,tokens=16,block=9]": 3.567,
+        "gtp[p=3]": 4.182,
+        "gtp": 3.452,
+        "gtp[p=13]": 2.739,
         "evovit": 3.033,
         "evovit[keep_rate=0.7]": 3.642,
         "evovit[keep_rate=0.3]": 2.428,
@@ -53,6 +64,9 @@ TABLE = {  # backbone: GMAC of each setting
         "patchmerger[tokens=49,blocks=6]": 2.878,
     },
     "deit_b": {
+        "gtp[p=3]": 15.929,
+        "gtp": 13.159,
+        "gtp[p=13]": 10.425,
         "evovit": 11.658,
         "dtem[r=8]": 13.199,
         "dtem[r=13]": 10.444,
@@ -63,6 +77,10 @@ TABLE = {  # backbone: GMAC of each setting
     },
 }
 PARAMETERS = {
+    ("deit_s", "tokenlearner"): 22_050_664 + 25_928,
+    ("deit_s", "tokenlearner[tokens=16]"): 22_050_664 + 26_448,
+    ("deit_s", "tokenlearner[version=1.0]"): 22_050_664 + 30_144,
+    ("deit_s", "tokenlearner[version=1.0,tokens=16]"): 22_050_664 + 62_976,
     ("deit_t", "evovit"): 5_717_416,
     ("deit_s", "evovit"): 22_050_664,
     ("deit_b", "evovit"): 86_567_656,
