@@ -115,6 +115,11 @@ class Backbone:
         raise NotImplementedError
 
     @property
+    def patch_head(self) -> nn.Module | None:
+        """The head that reads the features of patches besides the one that reads the image's; None without one."""
+        return None
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches at the model's own image size."""
         rows, cols = self.vit.patch_embed.grid_size

@@ -22,13 +22,19 @@ class Output:
     """What a pass returns besides the logits.
 
     `features` are the final-norm outputs (B, N, C) of `tokens`, the tokens that are left; `trace` holds the tokens
-    after each block, in order.
+    after each block, in order; `patch_head` is a head that reads patches too, where there is one.
     """
 
     logits: Tensor
     features: Tensor
     tokens: Tokens
     trace: tuple[Tokens, ...]
+    patch_head: nn.Module | None = None
+
+    @property
+    def patches(self) -> Tensor | None:
+        """What the head on patches says of each token after the prefix, (B, N - prefix, classes); None without one."""
+        return None if self.patch_head is None else self.patch_head(self.features[:, self.tokens.prefix :])
 
 
 class Reducer(nn.Module):

@@ -70,8 +70,8 @@ class Guess(nn.Module):
         logits = split[0] @ split[1].transpose(2, 3) * split[0].shape[-1] ** -0.5  # (B, H, Q, N)
         y = self.proj((logits.softmax(dim=-1) @ split[2]).transpose(1, 2).flatten(2))
         y = y + self.mlp(self.mlp_norm(y))
-        logits = self.head(self.norm(y.mean(1)))
-        return logits
+        guess: Tensor = self.head(self.norm(y.mean(1)))
+        return guess
 
 
 class Fuse(Reducer):

@@ -153,7 +153,7 @@ class EvoViT(Method):
         """Needs a class token to score, and a head that is read in the plain way."""
         if not vit.has_class_token:
             return "it scores patches by the attention of a class token, and this backbone has none"
-        if vit.distilled or vit.vit.global_pool not in ("token", "avg"):
+        if vit.family != "vit" or vit.distilled or vit.vit.global_pool not in ("token", "avg"):
             return "its head reads the mean of the patches, and this backbone's head reads more"
         places = self._places(vit)
         if places and places[0] == 0:

@@ -53,7 +53,7 @@ def impossible(vit: Backbone, tokens: tuple[int, ...] | None, blocks: tuple[int,
         return f"tokens gives {len(tokens)} numbers for {len(at)} stages"
     if tokens is not None and any(a < b for a, b in pairwise((patches, *tokens))):
         return f"of its {patches} patches tokens makes {slashed(tokens)}, more than are left"
-    if vit.prefix == 0 and vit.family == "vit" and vit.vit.attn_pool is None and vit.vit.global_pool == "":
+    if vit.vit.global_pool == "":
         return "its head reads all tokens, and soft tokens lie in no grid"
     return outside(at, vit)
 

@@ -156,9 +156,11 @@ class SPViT(Method):
         if teacher is None or tokens.alive is None:
             return terms
         first, last = tokens.prefix, tokens.prefix + patches
-        pair = out.features[:, first:last], teacher.features[:, first:last]
+        pair, squared = (out.features[:, first:last], teacher.features[:, first:last]), self.token_mse
+        if out.patches is not None and teacher.patches is not None:  # LV-ViT
+            pair, squared = (out.patches[:, :patches], teacher.patches[:, :patches]), False
         terms["distill_logits"] = self.distill_weight * divergence(out.logits, teacher.logits)
-        terms["distill_tokens"] = self.distill_weight * token_loss(*pair, tokens.alive[:, :patches], self.token_mse)
+        terms["distill_tokens"] = self.distill_weight * token_loss(*pair, tokens.alive[:, :patches], squared)
         return terms
 
     @classmethod
