@@ -37,13 +37,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def served() -> list[object]:
-    """Every family and method, as a default setting, that go together."""
+    """Every family and method, at its defaults or its trial setting, that go together."""
     backbones = {family: Backbone(make()) for family, make in FAMILIES.items()}
     return [
-        pytest.param(family, cls(), id=f"{family}-{name}")
+        pytest.param(family, cls(**cls.trial), id=f"{family}-{name}")
         for name, cls in all_methods().items()
         for family, backbone in backbones.items()
-        if cls().refusal(backbone) is None
+        if cls(**cls.trial).refusal(backbone) is None
     ]
 
 

@@ -219,8 +219,10 @@ class _Run:
         path = self.job.output / RESULT
         if self.log is not None:
             result = {"top1": found.top1, "images": len(found.target), "split": held_out.split}
+            lean = self.method.lean()
             header = {**self.settings, "updates": self.total, "version": __version__, "result": result}
-            files.save(path, state.averaged(self.task), header)
+            header["setting"] = lean.model_dump(mode="json")
+            files.write(path, state.result(self.task, lean), header)
             rows = log.read(self.log.path)
             if not rows or "top1" not in rows[-1]:
                 self.log.add({"update": self.total, "epoch": round(self.total / self.stream.updates, 4), **result})

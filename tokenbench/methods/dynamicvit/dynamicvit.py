@@ -133,6 +133,9 @@ class DynamicViT(Method):
             "deit_s", {"keep_rate": 0.7}, 79.32, 2.9, True, "30 epochs", 22.774, reason="its 2.9 is 2.981 cut off"
         ),
         Reported("deit_b", {"keep_rate": 0.7}, 81.43, None, True, "30 epochs", 89.453),
+        Reported("lvvit_s", {"keep_rate": 0.7}, 83.08, 4.6, True, "30 epochs", reason="its 4.6 is 4.650 cut off"),
+        Reported("lvvit_s", {"keep_rate": 0.5}, 81.97, 3.7, True, "30 epochs", reason="its 3.7 is 3.790 cut off"),
+        Reported("lvvit_m", {"keep_rate": 0.7}, 83.82, 8.5, True, "30 epochs"),
         Reported("swin_t", {"keep_rate": 0.7}, 80.91, 4.0, True, "120 epochs; DynamicSwin"),
         Reported(
             "swin_s", {"keep_rate": 0.7}, 83.21, 6.9, True, "120 epochs; DynamicSwin", reason="with norms it is 6.877"
@@ -229,9 +232,11 @@ class DynamicViT(Method):
         if teacher is not None:
             prefix = out.tokens.prefix
             mask = out.logits.new_ones(out.features.shape[0], out.tokens.count - prefix) if alive is None else alive
-            pair = out.features[:, prefix:], teacher.features[:, prefix:]
+            pair, squared = (out.features[:, prefix:], teacher.features[:, prefix:]), self.token_mse
+            if out.patches is not None and teacher.patches is not None:  # LV-ViT
+                pair, squared = (out.patches, teacher.patches), False
             terms["distill_logits"] = self.distill_weight * divergence(out.logits, teacher.logits)
-            terms["distill_tokens"] = self.distill_weight * token_loss(*pair, mask, self.token_mse)
+            terms["distill_tokens"] = self.distill_weight * token_loss(*pair, mask, squared)
         return terms
 
     @classmethod
@@ -240,8 +245,6 @@ class DynamicViT(Method):
         layout = "raoyongming/DynamicViT"
         if not any(re.match(r"(layers\.2\.)?score_predictor\.", name) for name in stored.tensors):
             return None
-        if any(name.startswith("patch_embed.conv") for name in stored.tensors):
-            return Release(layout, refusal="its backbone is an LV-ViT, which is no timm model")
         run = suite(stored, "dyvit")
         if run is not None:
             return run.compounding(stored)

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 from torch import nn
 
 from tokenbench.backbones import Backbone
+from tokenbench.backbones.lvvit import LV
 from tokenbench.backbones.swin import STAGE, Swin, halved, semantic_window, whole_windows
 from tokenbench.core.block import Reducer
 from tokenbench.methods.base import Kind, Method, Paper, Reported, outside
@@ -50,6 +51,15 @@ class STViT(Method):
         Reported("deit_t", PAPERS, 72.2, None, True, "300 epochs", saved=58, tokens=16, reason=ALIKE),
         Reported("deit_s", PAPERS, 79.8, None, True, "300 epochs", saved=58, tokens=16, reason=ALIKE),
         Reported("deit_b", PAPERS, 81.8, None, True, "300 epochs", saved=58, tokens=16, reason=ALIKE),
+        Reported(
+            "lvvit_s",
+            {**PAPERS, "tokens": 36},
+            None,
+            None,
+            True,
+            "top-1 -0.6 points against LV-ViT-S; its places are not printed",
+            tokens=36,
+        ),
         Reported("deit_s", {**PAPERS, "centres": "spatial"}, 79.4, None, True, "300 epochs"),
         Reported("deit_s", {**PAPERS, "centres": "global"}, 78.7, None, True, "300 epochs"),
         Reported("deit_s", {**PAPERS, "generating": 3}, 79.5, None, True, "300 epochs"),
@@ -112,7 +122,11 @@ class STViT(Method):
         return places | {0: [Patches(), *places.get(0, ())]}
 
     def idle(self, vit: Backbone) -> Sequence[nn.Parameter]:
-        """On Swin the relative positions of the generating blocks: centres lie in no window with their keys."""
+        """On Swin the relative positions of the generating blocks, whose centres lie in no window with their keys; on
+        LV-ViT the head on the patches, for which semantic tokens have no labels: the mean of tokens is read.
+        """
+        if isinstance(vit, LV):
+            return list(vit.vit.aux_head.parameters())
         if not isinstance(vit, Swin):
             return ()
         base = self._base(vit)
