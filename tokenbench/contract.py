@@ -117,7 +117,7 @@ def prefix_survives(subject: Subject) -> str | None:
     """Class and register tokens are never merged or dropped, unless a method does without any."""
     if subject.backbone().prefix == 0:
         return "this family has no prefix tokens"
-    more = {"reg_tokens": 2} if subject.family == "vit" else {}
+    more: dict[str, Any] = {"reg_tokens": 2} if subject.family == "vit" else {}
     out, first = subject.run(**more), 1 + sum(more.values())
     prefixes = {step.prefix for step in out.trace}
     _holds(prefixes in ({first}, {0}), f"of {first} prefix tokens {sorted(prefixes)} are left")

@@ -25,6 +25,7 @@ from tokenbench.cli.run import _plan
 from tokenbench.methods.base import KINDS
 from tokenbench.methods.evit import Attentive
 from tokenbench.runs import runner
+from tokenbench.runs.jobs import UNFINISHED
 from tokenbench.runs.results import load
 from tokenbench.weights import files
 
@@ -102,7 +103,9 @@ def test_json_is_all_that_is_on_stdout() -> None:
     assert [row["reason"] for row in rows] == ["random weights, so no accuracy"] * 2
     assert all(row["metrics"]["top1"] is None and row["schema"] == 2 for row in rows)
     assert "deit_nano: counting" in err
-    assert out.splitlines() == [line for line in Path("results.jsonl").read_text().splitlines() if "stopped" not in line]
+    assert out.splitlines() == [
+        line for line in Path("results.jsonl").read_text().splitlines() if "stopped" not in line
+    ]
 
 
 @pytest.mark.parametrize(
