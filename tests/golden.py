@@ -39,10 +39,10 @@ class Case:
         return self.io[f"out/{run}/{name}"]
 
     def backbone(self) -> Backbone:
-        """The case's model in timm, with its weights."""
+        """The case's model in timm, with its weights; what a method adds stays in `weights`."""
         options = {k: v for k, v in self.info["model"].items() if k not in ("drop_loc", "pruning_loc")}
         vit = VisionTransformer(**options)
-        own = {k: v for k, v in self.weights.items() if not k.startswith("score_predictor")}
+        own = {k: v for k, v in self.weights.items() if k in vit.state_dict()}
         vit.load_state_dict(own, strict=True)
         return Backbone(vit.eval(), "golden")
 

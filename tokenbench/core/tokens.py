@@ -16,19 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tokenbench.core.paths import Paths as Paths
 from tokenbench.core.rows import add_at, flat, stacked, take, wide
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Two ways through the MLPs of a stage for tokens that stay in their places.
-
-    In eval mode the places (B, K) and (B, N - K) of the tokens that take each; in training, where both are run for all
-    tokens, what each token would be by either, (B, N, C).
-    """
-
-    slow: Tensor
-    fast: Tensor
 
 
 def _empty() -> Mapping[str, Any]:
@@ -37,10 +26,9 @@ def _empty() -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of a batch on their way through the blocks.
+    """The tokens of a batch: B images, N tokens, the first `prefix` class, distillation or register tokens, width C.
 
-    Shapes: B images, N tokens of which the first `prefix` are class, distillation or register tokens, C width,
-    P patches of the grid. Verbs never touch prefix tokens; their indices count from the first other token.
+    P is the number of patches of the grid. Verbs never touch prefix tokens; their indices count from the first other.
 
     Where images keep different numbers of tokens, those with fewer are padded at the end: `present` says which tokens
     are real. Padding is no key to any token, is in no map, count or mean, and what it holds is of no account.
@@ -145,7 +133,8 @@ class Tokens:
     def keep_where(self, mask: Tensor, fuse: Tensor | None = None) -> Tokens:
         """Prune where images differ in how many tokens they keep; the others are padded (`present`).
 
-        In a graph that is compiled or exported, whose shapes cannot hang on values, what is dropped stays as padding.
+        In a graph that is compiled or exported, and on the meta device, where shapes cannot hang on values, what is
+        dropped stays as padding.
         One image alone is never padded.
 
         Args:
@@ -160,23 +149,33 @@ class Tokens:
         kept = replace(self, present=mask, layout=None)
         return (kept if fuse is None else self._fuse(kept, (~mask).to(fuse.dtype), fuse))._pack()
 
-    def group(self, assign: Tensor, count: int | None) -> Tokens:
-        """Merge: hard clusters, each the mean of its tokens weighted by their sizes.
+    def sized(self, size: Tensor | None) -> Tokens:
+        """The same tokens with other sizes (B, N), which proportional attention and pooling read; None keeps none."""
+        return replace(self, size=size)
+
+    def group(self, assign: Tensor, count: int | None, weights: Tensor | None = None, eps: float = 0.0) -> Tokens:
+        """Merge: hard clusters, each the mean of its tokens weighted by their sizes, or by other weights.
 
         Args:
             assign: (B, N - prefix) new place of each token after the prefix, in [0, count).
             count: number of tokens after the prefix in the result. None where images differ in it: places that
                 nothing goes to are left out, and images with fewer are padded (`present`).
+            weights: (B, N - prefix) what each token weighs in the mean, in place of its size; sizes add up as ever.
+            eps: added to the sum of the weights that the mean is divided by.
         """
         uneven = count is None or self.present is not None
         places = self.count - self.prefix if count is None else count
         sizes = self.sizes()
         own = sizes[:, self.prefix :] if self.present is None else sizes[:, self.prefix :] * self.present
         size = add_at(own.unsqueeze(-1), assign, places)  # (B, places, 1)
-        whole = size.where(size > 0, 1) if uneven else size
+        if weights is not None and self.present is not None:
+            weights = weights * self.present
+        part = (own if weights is None else weights).unsqueeze(-1)
+        whole = size if weights is None else add_at(part, assign, places)
+        whole = (whole.where(size > 0, 1) if uneven else whole) + eps
 
         def merged(values: Tensor) -> Tensor:
-            return add_at(values[:, self.prefix :] * own.unsqueeze(-1), assign, places) / whole
+            return add_at(values[:, self.prefix :] * part, assign, places) / whole
 
         grouped = replace(
             self,
@@ -330,7 +329,7 @@ class Tokens:
         if self.present is None:
             return self
         packed = self
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and not self.x.is_meta:
             fewest, most = torch.stack(self.present.sum(1).aminmax()).tolist()
             packed = self._pick(self.present.int().argsort(dim=1, descending=True, stable=True)[:, :most])
             if fewest == most:
