@@ -207,6 +207,15 @@ def quarters(blocks: tuple[int, ...] | None, vit: Backbone) -> tuple[int, ...]:
     return blocks if blocks is not None else tuple(vit.depth * i // 4 for i in (1, 2, 3))
 
 
+def unscored(vit: Backbone) -> str | None:
+    """The reason if there is no class token whose attention could score patches, else None."""
+    return (
+        None
+        if vit.has_class_token
+        else "it scores patches by the attention of a class token, and this backbone has none"
+    )
+
+
 def outside(blocks: tuple[int, ...], vit: Backbone) -> str | None:
     """The reason if a block index does not exist, or if they do not rise from stage to stage, else None."""
     wrong = [b for b in blocks if not 0 <= b < vit.depth]
