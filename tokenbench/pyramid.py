@@ -6,6 +6,7 @@ from collections import OrderedDict
 from itertools import accumulate
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tokenbench.model import Model
 
@@ -29,6 +30,8 @@ class Pyramid(nn.Module):
         Unsupported: this method or backbone has no pyramid; the message gives the reason.
     """
 
+    recompute = False  # as `Model.recompute`
+
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.backbone = backbone = model.method.pyramid(model.backbone)
@@ -39,6 +42,7 @@ class Pyramid(nn.Module):
         like = next(self.layers.parameters())
         for level, width in enumerate(self.out_channels):
             self.add_module(f"norm{level}", nn.LayerNorm(width).to(like))
+        self.recompute = model.recompute
         self.train(model.training)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -46,7 +50,8 @@ class Pyramid(nn.Module):
         maps: dict[str, Tensor] = OrderedDict()
         tokens = self.backbone.embed(images)
         for index, block in enumerate(self.blocks):
-            tokens = block(tokens)
+            again = self.recompute and self.training
+            tokens = checkpoint(block, tokens, use_reentrant=False) if again else block(tokens)
             if index in self.ends:
                 level = self.ends.index(index)
                 x = self.get_submodule(f"norm{level}")(tokens.x)

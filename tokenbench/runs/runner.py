@@ -12,10 +12,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from tokenbench.backbones import random_images
 from tokenbench.data import unreadable
 from tokenbench.errors import DataError, ResultsError, first_line
-from tokenbench.measure import flops, memory, speed, tokens
+from tokenbench.measure import flops, memory, parts, speed, tokens
 from tokenbench.measure.running import evaluating
 from tokenbench.runs import environment
 from tokenbench.runs.candidates import Candidate, Group, Plan, failing, prepare
@@ -104,11 +103,11 @@ def _count(group: Group, watch: Watch) -> None:
     live = list(group.live())
     if not live:
         return
-    images = _some_images(group).to(group.plan.device)
+    images, task = _some_images(group).to(group.plan.device), group.plan.task
     watch.stretch(f"{group.backbone.name}: counting", len(live))
     for done, (candidate, model) in enumerate(live, 1):
         with failing(candidate):
-            counted = flops.over(model, images)
+            counted = flops.over(task.counted(model), images)
             left = tokens.per_block(model, images[: flops.PROBED].split(1))  # a batch may not fit
             if left is not None and (counted.images > 1 or any(left.std)):
                 left = tokens.per_block(model, images.split(1))
@@ -118,6 +117,7 @@ def _count(group: Group, watch: Watch) -> None:
                 "gmacs_by_block": list(counted.by_block),
                 "gmacs_by_part": dict(counted.by_part),
                 "params_m": memory.parameters(model) / 1e6,
+                "params_by_part": parts.parameters(model),
                 "tokens_mean": None if left is None else list(left.mean),
                 "tokens_std": None if left is None else list(left.std),
             }
@@ -131,7 +131,7 @@ def _some_images(group: Group) -> Tensor:
     with suppress(DataError, RuntimeError, OSError):  # told when the data is passed over
         for images, _ in group.few or ():
             return images
-    return random_images(group.backbone, 1, group.plan.seed)
+    return group.timed(1)
 
 
 def _sharing(groups: Sequence[Group]) -> list[list[Group]]:
@@ -185,7 +185,9 @@ def _score(groups: Sequence[Group], results: Results, watch: Watch) -> None:
             "skipped": len(loader.skipped),
         }
         for batch in candidate.batches:
-            own.save(results.predictions(group.row(candidate, batch).id))
+            path = results.predictions(group.row(candidate, batch).id)
+            own.save(path)
+            task.export(own, path)
 
 
 def _loading(loader: Loader, items: str) -> Iterator[tuple[Tensor, Any]]:
@@ -202,7 +204,7 @@ def _speed(group: Group, trials: Sequence[Candidate], batch: int, watch: Watch) 
         return
     plan = group.plan
     with failing(*trials):
-        images = random_images(group.backbone, batch, plan.seed).to(plan.device)
+        images = group.timed(batch)
         watch.stretch(f"{group.backbone.name}: memory at batch {batch}", len(trials))
         for done, trial in enumerate(trials, 1):
             with failing(trial):
@@ -211,6 +213,7 @@ def _speed(group: Group, trials: Sequence[Candidate], batch: int, watch: Watch) 
                     trial.measured |= {
                         "peak_memory_mb": memory.peak(trial.model, images, plan.precision) / 2**20,
                         "reduction_share": None if share is None else share.median,
+                        "ms_by_part": parts.milliseconds(trial.model, images, plan.precision, plan.rounds),
                     }
                     if plan.compile:
                         what = "peak memory" if share is None else "peak memory and the share of selecting"

@@ -12,24 +12,28 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from tokenbench import __version__, data
+from tokenbench import __version__
 from tokenbench.backbones import Backbone
 from tokenbench.core import atomic
+from tokenbench.data.reading import seed_all
 from tokenbench.errors import BadSetting, TrainingError, UsageError, WeightsError
-from tokenbench.measure import accuracy
+from tokenbench.measure.running import evaluating
 from tokenbench.methods.base import Method, make
 from tokenbench.methods.dense import Dense
-from tokenbench.methods.recipe import Recipe
+from tokenbench.methods.recipe import Learning
 from tokenbench.model import Model
 from tokenbench.reports import curves
 from tokenbench.runs import runner
+from tokenbench.tasks.base import Metric, Task
+from tokenbench.tasks.classification import Classification
 from tokenbench.training import log, optim, state, telling
 from tokenbench.training.processes import Processes, joined
-from tokenbench.training.stream import Stream, Targets, check_training, seed_all
-from tokenbench.training.task import MethodTask
+from tokenbench.training.stream import Stream, Targets, check_training
+from tokenbench.training.task import HeadedTask, MethodTask
 from tokenbench.weights import checkpoints, choice, files, sources, told
 
 RESULT = "model.safetensors"
+BEST = "best.safetensors"  # of the evaluations on the way, for models with a head of the task's own
 LOG_EVERY = 50  # updates
 SAVE_SECONDS = 600.0  # at the longest, between two checkpoints
 EVAL_BATCH = 256
@@ -41,11 +45,10 @@ class Job:
 
     method: Method
     backbone: str
-    recipe: Recipe
+    recipe: Learning
     data_dir: Path
     output: Path
-    class_order: str = "auto"
-    labels: Path | None = None
+    task: Task = field(default_factory=Classification)
     weights: str = "auto"  # to start from; "auto" is what the recipe says
     teacher: str = "auto"  # the teacher's weights, where the recipe has one; "auto" is those the run starts from
     image_size: tuple[int, int] | None = None
@@ -77,8 +80,8 @@ class Trained:
     """What a run ends with."""
 
     path: Path
-    top1: float  # percent, on `images` images of `split`
-    images: int
+    score: str  # the task's main metric, in words: "top-1 81.20 %"
+    images: int  # of `split` that it is of
     split: str
     updates: int
     leads: bool  # whether this process is the one that speaks
@@ -98,21 +101,25 @@ def train(job: Job, watch: Watch) -> Trained:
 
 
 def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
-    images, held_out = data.open_training(job.data_dir, job.class_order, job.labels)
-    check_training(images)
+    images, held_out = job.task.open_training(job.data_dir)
+    headed = job.task.has_head
+    if not headed:
+        check_training(images)
     method = _with_knobs(job.method, job.recipe)
     auto = job.weights == "auto" and job.recipe.start == "scratch"
     given = sources.single("random" if auto else job.weights, job.take)
-    backbone = given.create(job.backbone, job.image_size, len(images.classes), job.recipe.drop_path, job.pixels)
-    start = _start(job, given, backbone)
+    classes = None if headed else len(images.classes)
+    backbone = given.create(job.backbone, job.image_size, classes, job.recipe.drop_path, job.pixels)
+    start, model = _begun(job, given, backbone, method)
     if start.note and processes.leads:
         watch.say(f"{job.backbone}: {start.note}.")
-    torch.manual_seed(job.seed)
-    model = Model(backbone, method).to(processes.device)
     model.recompute = job.recompute
-    for parameter in model.idle():  # DDP waits for the gradient of every other one
+    for parameter in () if headed else model.idle():  # DDP waits for the gradient of every other one
         parameter.requires_grad_(False)
-    teacher, taught_by = _teacher(job, len(images.classes))
+    learning = job.task.model(model, len(images.classes), job.recipe) if headed else model
+    learning.to(processes.device)
+    _rescaled(learning, job.recipe.layer_scale_init)
+    teacher, taught_by = (None, None) if headed else _teacher(job, len(images.classes))
     settings = {
         "method": method.name,
         "setting": method.model_dump(mode="json"),
@@ -127,13 +134,17 @@ def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
         "precision": job.precision,
         "seed": job.seed,
         **told.kept(given.told.pool, backbone.pixels),
+        **(_of_task(job, start) if headed else {}),
     }
-    task = MethodTask(model, teacher, torch.device(processes.device)).to(processes.device)
+    device = torch.device(processes.device)
+    task = HeadedTask(learning, job.task, device) if headed else MethodTask(model, teacher, device)
+    task = task.to(device)
     if job.recipe.ema:
         task.setup_ema(decay=job.recipe.ema)
-    stream = Stream(images, backbone.config, job.recipe, job.seed, job.workers, processes, job.passes)
-    total = max(1, round(job.recipe.epochs * stream.updates))
-    optimizer = optim.optimizer(model, job.recipe)
+    lessons = job.task.lessons(images, backbone, job.recipe, job.seed)
+    stream = Stream(images, backbone.config, job.recipe, job.seed, job.workers, processes, job.passes, lessons)
+    total = job.recipe.updates or max(1, round(job.recipe.epochs * stream.updates))
+    optimizer = optim.optimizer(learning, job.recipe)
     schedule = optim.Schedule(optimizer, job.recipe, stream.updates, total)
     done = state.restore(job.output, task, optimizer, settings)
     if not processes.agree(done):
@@ -143,8 +154,10 @@ def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
     if job.compile:
         task.compile()
     if processes.count > 1:
+        if headed and processes.device.startswith("cuda"):
+            learning.synchronise()  # type: ignore[operator]
         task.prepare_distributed([torch.cuda.current_device()] if processes.device.startswith("cuda") else None)
-    run = _Run(job, watch, processes, method, settings, task, optimizer, schedule, stream, total)
+    run = _Run(job, watch, processes, method, settings, task, optimizer, schedule, stream, total, backbone)
     if done and processes.leads:
         watch.say(f"Going on after update {done} of {total}.")
     run.updates(done, held_out)
@@ -165,6 +178,7 @@ class _Run:
     schedule: optim.Schedule
     stream: Stream
     total: int
+    backbone: Backbone
     log: log.Log | None = None  # of the process that leads
     saved: int = 0
     saved_at: float = field(default_factory=time.monotonic)
@@ -174,16 +188,20 @@ class _Run:
         self.targets = Targets(self.job.recipe, self.settings["classes"])
         self.unreadable = telling.Unreadable(self.job.output, self.processes, self.watch.say)
 
-    def updates(self, done: int, held_out: data.Images) -> None:
+    def updates(self, done: int, held_out: Any) -> None:
         """The updates that are left."""
         per_epoch, save_every = self.stream.updates, self.job.save_every or self.stream.updates
         evaluate_every = max(1, round(self.job.evaluate_every * per_epoch))
         if self.processes.leads:
             follow = self.job.tracker and log.tracker(self.job.tracker, self.job.output.name, self.settings)
-            for name in (state.NAME, RESULT):  # found now, not after hours; and what a killed start left is removed
+            for name in (
+                state.NAME,
+                RESULT,
+                BEST,
+            ):  # found now, not after hours; and what a killed start left is removed
                 atomic.check(self.job.output / name, WeightsError, "give another --output")
             self.log = log.Log(self.job.output, done, follow or None)
-            for sentence in telling.what_on(self.stream.images, held_out, self.task.model.backbone):
+            for sentence in telling.what_on(self.stream.images, held_out, self.backbone, self.job.task):
                 self.watch.say(sentence)
             self.watch.stretch(f"{self.method.label} on {self.job.backbone}", self.total)
             self.watch.step(done)
@@ -200,34 +218,54 @@ class _Run:
                 row["images_per_s"] = round(self.job.recipe.batch * (now - first) / (time.monotonic() - began), 1)
                 if evaluating:
                     self.unreadable.training(self.stream)
-                    row["top1"] = self._evaluate(held_out).top1
+                    row[self.main.name] = self._evaluate(held_out)[0]
                 if self.log is not None:  # before the checkpoint: lines after it are dropped, none before it is missing
+                    self._keep_best(row)
                     self.log.add(row)
-                    self.watch.note(log.line(row))
+                    self.watch.note(log.line(row, self.main))
                 if saving or time.monotonic() - self.saved_at > SAVE_SECONDS:
                     self._save(now)
                 began, first = time.monotonic(), now
             if self.processes.leads:
                 self.watch.step(now)
 
-    def finish(self, held_out: data.Images) -> Trained:
+    def finish(self, held_out: Any) -> Trained:
         """Measure the result and write it."""
         self.unreadable.training(self.stream)
-        found = self._evaluate(held_out)
-        path = self.job.output / RESULT
+        value, count, scores = self._evaluate(held_out)
+        path, title = self.job.output / RESULT, f"{self.method.label} on {self.job.backbone}"
         if self.log is not None:
-            result = {"top1": found.top1, "images": len(found.target), "split": held_out.split}
-            header = {**self.settings, "updates": self.total, "version": __version__, "result": result}
-            files.save(path, state.averaged(self.task), header)
+            told = scores if self.job.task.has_head else {self.main.name: value}
+            result = {**told, "images": count, "split": held_out.split}
+            files.save(path, state.averaged(self.task), {**self._header(self.total), "result": result})
             rows = log.read(self.log.path)
-            if not rows or "top1" not in rows[-1]:
+            if not rows or self.main.name not in rows[-1]:
                 self.log.add({"update": self.total, "epoch": round(self.total / self.stream.updates, 4), **result})
-            curves.draw(
-                log.read(self.log.path), f"{self.method.label} on {self.job.backbone}", self.job.output / "curve.png"
-            )
+            curves.draw(log.read(self.log.path), title, self.job.output / "curve.png", self.main)
             self.log.close()
         self.processes.wait()
-        return Trained(path, found.top1, len(found.target), held_out.split, self.total, self.processes.leads)
+        score = f"{self.main.short} {_number(value)} {self.main.unit}".rstrip()
+        return Trained(path, score, count, held_out.split, self.total, self.processes.leads)
+
+    @property
+    def main(self) -> Metric:
+        """The metric that tells how far it is."""
+        return self.job.task.metrics[0]
+
+    def _header(self, updates: int) -> dict[str, Any]:
+        return {**self.settings, "updates": updates, "version": __version__}
+
+    def _keep_best(self, row: Mapping[str, Any]) -> None:
+        """Write the weights where none of the evaluations before was as good."""
+        if self.log is None or not self.job.task.has_head or row.get(self.main.name) is None:
+            return
+        sign = self.main.sign
+        before = [sign * r[self.main.name] for r in log.read(self.log.path) if r.get(self.main.name) is not None]
+        if all(sign * row[self.main.name] > value for value in before):
+            result = {self.main.name: row[self.main.name]}
+            files.save(
+                self.job.output / BEST, state.averaged(self.task), {**self._header(row["update"]), "result": result}
+            )
 
     def _update(self, update: int, batches: Any) -> None:
         job, passes = self.job, self.stream.passes
@@ -270,6 +308,9 @@ class _Run:
         for name in self.since[-1][2]:
             mean = self.processes.mean(torch.stack([terms[name].float() for _, _, terms in self.since]).mean())
             row[name if name == "loss" else f"loss_{name}"] = round(mean.item(), 6)
+        scales = [p.detach().mean() for name, p in self.task.model.named_parameters() if "layer_scale" in name]
+        if scales:
+            row["layer_scale"] = float(f"{torch.stack(scales).mean().item():.6g}")
         self.since = []
         return row
 
@@ -286,21 +327,26 @@ class _Run:
             state.save(self.job.output, self.task, self.optimizer, now, self.settings)
         self.saved, self.saved_at = now, time.monotonic()
 
-    def _evaluate(self, held_out: data.Images) -> accuracy.Predictions:
-        """Predictions on the held-out images, at the full setting; every process makes the same."""
+    def _evaluate(self, held_out: Any) -> tuple[float | None, int, dict[str, float | None]]:
+        """The main metric on what is held out, at the full setting, of how many; every process makes the same."""
         self.task.use(self.method)
-        model = state.averaged(self.task)
-        training = model.training
-        model.use(self.method)
-        config = self.task.model.backbone.config
-        loader = data.loader(held_out, config, EVAL_BATCH, self.job.workers)
-        found = accuracy.predict({"model": model.eval()}, loader, self.processes.device, self.job.precision)["model"]
-        model.train(training)
+        model, job = state.averaged(self.task), self.job
+        if not job.task.has_head:
+            model.use(self.method)
+        loader: Any = job.task.loader(held_out, self.backbone, job.task.batch or EVAL_BATCH, job.workers, None)
+        answers, targets = [], []
+        with evaluating(model):
+            for images, target in loader:
+                images = images.to(self.processes.device, non_blocking=True)
+                answers.append(job.task.answer(model, images, target, job.precision, "model"))
+                targets.append(target)
         self.unreadable.held_out(loader)
-        return found
+        found = job.task.gather(answers, targets)
+        scores = dict(job.task.score(found, None, job.seed))
+        return scores.get(self.main.name), len(found), scores
 
 
-def _with_knobs(method: Method, recipe: Recipe) -> Method:
+def _with_knobs(method: Method, recipe: Learning) -> Method:
     """The setting with the knobs that the recipe brings, where they are at their defaults."""
     fields = type(method).model_fields
     brought = {k: v for k, v in recipe.knobs.items() if k not in fields or getattr(method, k) == fields[k].default}
@@ -313,14 +359,51 @@ def _with_knobs(method: Method, recipe: Recipe) -> Method:
     return method
 
 
-def _start(job: Job, given: sources.Sources, backbone: Backbone) -> checkpoints.Weights:
-    """Fill the backbone with what the run starts from; weights of other classes get a new head."""
-    found = given.load(backbone, job.seed, transfer=True)
-    if found.kind == "random" and given.dense == "auto":
+def _begun(job: Job, given: sources.Sources, backbone: Backbone, method: Method) -> tuple[checkpoints.Weights, Model]:
+    """The model, filled with what the run starts from, and where that is from.
+
+    Weights of other classes get a new head. Where the task has a head of its own, those of a classifier trained with
+    the method go into all of the model.
+    """
+    whole = job.task.has_head and given.header.get("method", "dense") != "dense"
+    if whole and given.header["method"] != method.name:
         raise WeightsError(
-            f"Fine-tuning starts from dense weights, but {found.note}; give --weights FILE, or --recipe scratch."
+            f"{given.dense} was trained with {given.header['method']}, and {method.name} is to be trained; give "
+            "weights of that, or of the dense model."
         )
-    return found
+    if not whole:
+        found = given.load(backbone, job.seed, transfer=True)
+        if found.kind == "random" and given.dense == "auto":
+            raise WeightsError(
+                f"Fine-tuning starts from dense weights, but {found.note}; give --weights FILE, or a recipe that "
+                "starts from nothing."
+            )
+    torch.manual_seed(job.seed)
+    model = Model(backbone, method)
+    return (checkpoints.load(model, given.dense, job.take) if whole else found), model
+
+
+def _rescaled(model: nn.Module, value: float) -> None:
+    """All LayerScale at a value; 0 leaves it as the method has it."""
+    for name, parameter in model.named_parameters():
+        if value and "layer_scale" in name:
+            nn.init.constant_(parameter, value)
+
+
+def _of_task(job: Job, start: checkpoints.Weights) -> dict[str, Any]:
+    """What weights with a head of a task's own say of it; rows of other schedules share no table."""
+    recipe = job.recipe
+    length = f"{recipe.updates} updates" if recipe.updates else f"{recipe.epochs:g} epochs"
+    schedule = f"{length} of {recipe.batch} images, lr {recipe.lr:g}, from {start.kind} weights"
+    return {
+        "task": job.task.name,
+        "task_setting": job.task.model_dump(mode="json", include=set(job.task.built)),
+        "schedule": schedule,
+    }
+
+
+def _number(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.2f}"
 
 
 def _teacher(job: Job, classes: int) -> tuple[Model | None, dict[str, Any] | None]:
