@@ -91,20 +91,18 @@ def neutral_setting_equals_dense(subject: Subject) -> str | None:
 
 
 def shapes_and_counts(subject: Subject) -> None:
-    """Logits are finite; tokens get fewer and never more, unless the method recovers them."""
+    """Logits are finite; tokens get fewer and never more, unless the method skips or recovers them."""
     method, out, dense = subject.method, subject.run(), subject.run(Dense())
     _holds(out.logits.shape == (4, CLASSES), f"logits are {tuple(out.logits.shape)} and not (4, {CLASSES})")
     _holds(bool(out.logits.isfinite().all()), "logits are NaN or infinite")
     counts, full = [step.count for step in out.trace], [step.count for step in dense.trace]
     _holds(len(counts) == len(full), f"{len(counts)} blocks were run and not {len(full)}")
-    _holds(method.recovers or counts == sorted(counts, reverse=True), f"the number of tokens grows: {counts}")
+    skips = method.kind == "skips" or any(step.paths is not None for step in out.trace)  # all stay, at less cost
+    stays, reduces = skips or method.kind == "recovers", method.name != Dense.name
+    _holds(stays or counts == sorted(counts, reverse=True), f"the number of tokens grows: {counts}")
     _holds(all(c <= f for c, f in zip(counts, full, strict=True)), f"more tokens than the dense model has: {counts}")
-    beside = any(step.paths is not None for step in out.trace)  # all stay, and some take a cheaper path
-    reduces = method.name != Dense.name
-    _holds(reduces == (counts != full or beside), f"no token is saved: {counts}")
-    _holds(
-        method.recovers or beside or not reduces or counts[-1] < full[-1], f"all tokens are there at the end: {counts}"
-    )
+    _holds(reduces == (counts != full or skips), f"no token is saved: {counts}")
+    _holds(stays or not reduces or counts[-1] < full[-1], f"all tokens are there at the end: {counts}")
 
 
 def prefix_survives(subject: Subject) -> str | None:

@@ -22,6 +22,7 @@ from PIL import Image
 from tokenbench import backbones
 from tokenbench.cli import catalogue, main
 from tokenbench.cli.run import _plan
+from tokenbench.methods.base import KINDS
 from tokenbench.methods.evit import Attentive
 from tokenbench.runs import runner
 from tokenbench.runs.results import load
@@ -396,7 +397,10 @@ def test_merge_takes_the_newest_good_row_and_names_what_is_damaged() -> None:
 
 def test_list_and_show_and_env() -> None:
     code, out, _ = call("list")
-    assert code == 0 and "dynamicvit" in out and "ICLR 2022, arXiv 2202.07800" in out
+    assert code == 0 and "ICLR 2022, arXiv 2202.07800" in out and "CC-BY-NC-4.0" in out
+    order = [line.split()[0] for line in out.splitlines() if line.strip()]
+    kinds = [order.index(kind) for kind in KINDS if kind in order]
+    assert kinds == sorted(kinds) and kinds[0] < order.index("dynamicvit") < kinds[1] < order.index("tome") < kinds[2]
     code, out, _ = call("show", "evit")
     assert code == 0 and "number > 0 ≤ 1" in out and "reported by the paper" in out and "79.5" in out
     code, out, _ = call("env", "--device", "cpu")

@@ -103,7 +103,10 @@ def test_it_is_measured(file: str) -> None:
 
 def test_it_is_listed_and_documented(file: str) -> None:
     code, out, _ = call("list", "--plugin", file)
-    assert code == 0 and re.search(r"halve +Halving: every second patch goes after one block\. +no +–", out)
+    assert code == 0 and re.search(
+        r"halve +Halving: every second patch goes after one block\. +training-free +– +– +–", out
+    )
+    assert out.index("others") < out.index("halve")
     code, out, _ = call("show", "halve", "--plugin", file)
     assert code == 0
     assert re.search(r"block +1 +whole number ≥ 0 +the block after which half of the patches go", out)

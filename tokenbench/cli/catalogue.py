@@ -11,7 +11,7 @@ from tokenbench.backbones import SHORT_NAMES
 from tokenbench.cli.screen import WIDE, add, console, plain
 from tokenbench.errors import PLUGIN
 from tokenbench.methods import all_methods, get
-from tokenbench.methods.base import Method
+from tokenbench.methods.base import KINDS, Method
 from tokenbench.methods.recipe import Recipe
 from tokenbench.reports.cells import MISSING
 from tokenbench.tasks import all_tasks
@@ -20,12 +20,25 @@ from tokenbench.tasks.base import Task
 
 
 def print_methods() -> None:
-    """Every method in a line."""
-    grid = Grid("method", "what it does", "needs its own training", "paper", box=None, header_style="bold")
-    for name, cls in all_methods().items():
-        paper = f"{cls.paper.venue}, arXiv {cls.paper.arxiv}" if cls.paper else MISSING
-        add(grid, name, _first_line(cls), "yes" if cls.trained else "no", paper)
+    """Every method in a line, in groups by what becomes of tokens."""
+    head = ("method", "what it does", "training", "licence of the source", "held to", "paper")
+    grid = Grid(*head, box=None, header_style="bold")
+    methods = all_methods()
+    _add_method(grid, methods["dense"])
+    for kind, what in (*KINDS.items(), (None, MISSING)):
+        alike = [cls for name, cls in methods.items() if cls.kind == kind and name != "dense"]
+        if alike:
+            grid.add_row()
+            grid.add_row(plain(kind or "others", "bold"), plain(what, "bold"))
+        for cls in alike:
+            _add_method(grid, cls)
     console().print(grid)
+
+
+def _add_method(grid: Grid, cls: type[Method]) -> None:
+    paper = f"{cls.paper.venue}, arXiv {cls.paper.arxiv}" if cls.paper else MISSING
+    told = (cls.licence or MISSING, cls.held or MISSING, paper)
+    add(grid, cls.name, _first_line(cls), "trained" if cls.trained else "training-free", *told)
 
 
 def print_backbones() -> None:
@@ -117,7 +130,11 @@ def print_method(name: str) -> None:
     out.print(plain(_first_line(cls), "bold"))
     if cls.paper:
         out.print(plain(f"{cls.paper.title} ({cls.paper.venue}, arXiv {cls.paper.arxiv})"))
-    out.print("Needs its own training." if cls.trained else "Runs without training.")
+    told = ["Needs its own training." if cls.trained else "Runs without training."]
+    told += [f"It {cls.kind}: {KINDS[cls.kind]}."] if cls.kind else []
+    told += [f"Licence of the source: {cls.licence}."] if cls.licence else []
+    told += [f"Held to {cls.held}."] if cls.held else []
+    out.print(plain(" ".join(told)))
     if cls.notes:
         out.print(plain(cls.notes))
     _print_knobs(cls)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
@@ -35,6 +35,16 @@ def _split(value: Any) -> Any:
 
 Places = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_split)]  # knobs that list block indices
 Counts = Annotated[tuple[PositiveInt, ...], BeforeValidator(_split)]  # or numbers of tokens
+
+
+Kind = Literal["prunes", "merges", "condenses", "skips", "recovers"]
+KINDS: Mapping[Kind, str] = {
+    "prunes": "tokens are dropped",
+    "merges": "tokens become one with others like them",
+    "condenses": "fewer new tokens are made of all",
+    "skips": "tokens stay, and pass by blocks or parts of them",
+    "recovers": "tokens that were condensed or dropped come back",
+}
 
 
 @dataclass(frozen=True)
@@ -72,12 +82,14 @@ class Method(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str]
+    kind: ClassVar[Kind | None] = None  # what becomes of tokens
     paper: ClassVar[Paper | None] = None
+    licence: ClassVar[str] = ""  # of its authors' code, such as "MIT", or "none given"; no code of theirs is contained
+    held: ClassVar[str] = ""  # what tests hold it to, beside the contract
     trained: ClassVar[bool] = False  # True: says nothing until it has been trained itself
     main: ClassVar[str | None] = None  # the knob that every label shows
     neutral: ClassVar[Mapping[str, Any] | None] = None  # the setting that changes nothing; None where there is none
     windowed: ClassVar[bool] = False  # True: leaves whole grids, as backbones that attend within windows need
-    recovers: ClassVar[bool] = False  # True: brings tokens back, so that their number grows again
     reported: ClassVar[tuple[Reported, ...]] = ()
     recipes: ClassVar[Mapping[str, Recipe]] = {"scratch": DEIT, "finetune": FINETUNE}  # the first is the default
     in_training: ClassVar[frozenset[str]] = frozenset()  # knobs that say nothing once the model is trained

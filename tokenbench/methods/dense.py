@@ -19,6 +19,7 @@ class Dense(Method):
     """The plain backbone, all tokens to the end."""
 
     name = "dense"
+    held: ClassVar[str] = "timm, bit for bit"
     neutral: ClassVar[Mapping[str, Any] | None] = {}
     windowed: ClassVar[bool] = True
     reported = (

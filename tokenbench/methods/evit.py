@@ -14,7 +14,7 @@ from tokenbench.backbones import Backbone
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Reducer
 from tokenbench.core.tokens import Tokens
-from tokenbench.methods.base import Counts, Method, Paper, Places, Reported, outside, quarters
+from tokenbench.methods.base import Counts, Kind, Method, Paper, Places, Reported, outside, quarters
 from tokenbench.methods.recipe import DEIT, FINETUNE, Recipe
 from tokenbench.methods.released import SUITE, Release, Stored, places, slashed, suite
 
@@ -40,6 +40,9 @@ class EViT(Method):
     """EViT: three times, keep the patches the class token attends to most and fuse the others into one token."""
 
     name = "evit"
+    kind: ClassVar[Kind | None] = "prunes"
+    licence: ClassVar[str] = "Apache-2.0"
+    held: ClassVar[str] = "outputs and gradients of the published code"
     paper: ClassVar[Paper | None] = Paper(
         "Not All Patches are What You Need: Expediting Vision Transformers via Token Reorganizations",
         "2202.07800",

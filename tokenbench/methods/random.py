@@ -13,7 +13,7 @@ from tokenbench.backbones import Backbone
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Reducer
 from tokenbench.core.tokens import Tokens
-from tokenbench.methods.base import Method, Places, outside, quarters
+from tokenbench.methods.base import Kind, Method, Places, outside, quarters
 from tokenbench.methods.topk import kept
 
 MOST = 1 << 14  # patches an image may have
@@ -48,6 +48,7 @@ class Random(Method):
     """Random patches: three times, keep patches at places drawn from a seed and drop the rest."""
 
     name = "random"
+    kind: ClassVar[Kind | None] = "prunes"
     main: ClassVar[str | None] = "keep_rate"
     neutral: ClassVar[Mapping[str, Any] | None] = {"keep_rate": 1.0}
     notes = "The places are the same for every image of a run; other seeds draw others."

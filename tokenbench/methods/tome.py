@@ -14,7 +14,7 @@ from tokenbench.backbones import Backbone
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Reducer
 from tokenbench.core.tokens import Tokens
-from tokenbench.methods.base import Method, Paper, Places, Reported
+from tokenbench.methods.base import Kind, Method, Paper, Places, Reported
 from tokenbench.methods.released import SUITE, SUITE_PATCHES, Release, Stored, suite
 
 
@@ -109,6 +109,9 @@ class ToMe(Method):
     """Token merging: in every block, the r most similar pairs of tokens become one, with no training needed."""
 
     name = "tome"
+    kind: ClassVar[Kind | None] = "merges"
+    licence: ClassVar[str] = "CC-BY-NC-4.0"
+    held: ClassVar[str] = "outputs of the published code"
     paper: ClassVar[Paper | None] = Paper("Token Merging: Your ViT But Faster", "2210.09461", "ICLR 2023")
     main: ClassVar[str | None] = "r"
     neutral: ClassVar[Mapping[str, Any] | None] = {"r": 0}

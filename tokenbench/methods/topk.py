@@ -11,7 +11,7 @@ from tokenbench.backbones import Backbone
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Reducer
 from tokenbench.core.tokens import Tokens
-from tokenbench.methods.base import Method, Places, outside, quarters
+from tokenbench.methods.base import Kind, Method, Places, outside, quarters
 from tokenbench.methods.released import Release, Stored, suite
 
 
@@ -39,6 +39,9 @@ class TopK(Method):
     """Top-K by class attention: three times, keep the patches the class token looks at most and drop the rest."""
 
     name = "topk"
+    kind: ClassVar[Kind | None] = "prunes"
+    licence: ClassVar[str] = "MIT"
+    held: ClassVar[str] = "outputs of published code"
     main: ClassVar[str | None] = "keep_rate"
     neutral: ClassVar[Mapping[str, Any] | None] = {"keep_rate": 1.0}
     notes = "keep_rate counts from the initial tokens: int(n0 * keep_rate^stage), as DynamicViT's ratio does."

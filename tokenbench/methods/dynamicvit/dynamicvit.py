@@ -19,7 +19,7 @@ from tokenbench.backbones.swin import STAGE, Swin
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Output, Reducer
 from tokenbench.core.tokens import Tokens
-from tokenbench.methods.base import Method, Paper, Places, Reported, outside, quarters
+from tokenbench.methods.base import Kind, Method, Paper, Places, Reported, outside, quarters
 from tokenbench.methods.dynamicvit.swin import AsymmetricSwin, Choose, outside_third_stage, places, released
 from tokenbench.methods.recipe import Recipe
 from tokenbench.methods.released import Release, Stored, suite
@@ -79,6 +79,9 @@ class DynamicViT(Method):
     """DynamicViT: three predictors, trained with the backbone, choose the patches that go on."""
 
     name = "dynamicvit"
+    kind: ClassVar[Kind | None] = "prunes"
+    licence: ClassVar[str] = "MIT"
+    held: ClassVar[str] = "outputs, losses and gradients of the published code"
     paper: ClassVar[Paper | None] = Paper(
         "DynamicViT: Efficient Vision Transformers with Dynamic Token Sparsification", "2106.02034", "NeurIPS 2021"
     )

@@ -16,7 +16,7 @@ from torch import nn
 from tokenbench.backbones import Backbone
 from tokenbench.backbones.swin import STAGE, Swin, halved, semantic_window, whole_windows
 from tokenbench.core.block import Reducer
-from tokenbench.methods.base import Method, Paper, Reported, outside
+from tokenbench.methods.base import Kind, Method, Paper, Reported, outside
 from tokenbench.methods.recipe import DEIT, FINETUNE, Recipe
 from tokenbench.methods.stvit.semantic import Generate, Local, Patches, Refine, Settle, no_mean
 
@@ -28,6 +28,9 @@ class STViT(Method):
     """Semantic tokens: pooled centres attend to the patches and replace them, 16 in place of 196."""
 
     name = "stvit"
+    kind: ClassVar[Kind | None] = "condenses"
+    licence: ClassVar[str] = "no code published"
+    held: ClassVar[str] = "the equations and GMACs of the paper: a reconstruction"
     paper: ClassVar[Paper | None] = Paper(
         "Making Vision Transformers Efficient from A Token Sparsification View", "2303.08685", "CVPR 2023"
     )

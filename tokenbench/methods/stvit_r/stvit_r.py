@@ -16,7 +16,7 @@ from tokenbench.backbones import Backbone
 from tokenbench.backbones.swin import STAGE, Swin, official, whole_windows
 from tokenbench.core.block import Reducer
 from tokenbench.errors import Unsupported
-from tokenbench.methods.base import Method, Paper, Reported
+from tokenbench.methods.base import Kind, Method, Paper, Reported
 from tokenbench.methods.released import Release, Stored
 from tokenbench.methods.stvit.semantic import no_mean
 from tokenbench.methods.stvit_r.swin import UNIT, AnySizeRecoveringSwin, Options, RecoveringSwin
@@ -32,12 +32,14 @@ class STViTR(Method):
     """STViT with recovery: a few semantic tokens do the work of several blocks, and the full map is recovered."""
 
     name = "stvit_r"
+    kind: ClassVar[Kind | None] = "recovers"
+    licence: ClassVar[str] = "MIT"
+    held: ClassVar[str] = "on Swin outputs of the published code; in a plain ViT a reconstruction"
     paper: ClassVar[Paper | None] = Paper(
         "Making Vision Transformers Efficient from A Token Sparsification View", "2303.08685", "CVPR 2023"
     )
     trained: ClassVar[bool] = True
     windowed: ClassVar[bool] = True
-    recovers: ClassVar[bool] = True
     main: ClassVar[str | None] = "tokens"
     derived: ClassVar[tuple[str, ...]] = (".attn_mask", ".relative_position_index")
     notes = (
