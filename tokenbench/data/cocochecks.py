@@ -174,7 +174,7 @@ def _annotations(listed: Sequence[Any], images: Mapping[int, dict[str, Any]], fo
         name = found.categories[next(iter(kinds))]
         found.told.append(
             (
-                f"all {len(found.annotations):,} annotations are of '{name}', one of {len(found.categories)} categories",
+                f"all {len(found.annotations):,} objects are of '{name}', one of {len(found.categories)} categories",
                 "the others are never found",
             )
         )

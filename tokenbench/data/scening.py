@@ -27,6 +27,7 @@ class Batch:
     indices: tuple[int, ...]
     sizes: tuple[Size, ...]
     originals: tuple[Size, ...]
+    beside: tuple[Any, ...] = ()  # what the loader was asked to read with each
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -86,6 +87,7 @@ class SceneLoader:
         batch: images a batch; one with unreadable images, and the last one, has fewer.
         workers: processes that decode.
         limit: if given, use this many images, spread evenly.
+        beside: what else to read of an image, by its index and original size, such as its mask.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class SceneLoader:
         batch: int,
         workers: int = 0,
         limit: int | None = None,
+        beside: Callable[[int, Size], Any] | None = None,
     ) -> None:
         for name, value, least in (("batch", batch, 1), ("workers", workers, 0), ("limit", limit, 1)):
             if value is not None and value < least:
@@ -107,7 +110,7 @@ class SceneLoader:
         self.conditions: Mapping[str, Any] = data.conditions
         self.skipped: list[tuple[str, str]] = []
         self._batches: DataLoader[Any] = DataLoader(
-            _Resized(data, indices, Normalise(config), size),
+            _Resized(data, indices, Normalise(config), size, beside),
             batch_size=batch,
             num_workers=workers,
             collate_fn=list,
@@ -121,28 +124,38 @@ class SceneLoader:
             self.skipped.extend(item for item in items if isinstance(item[0], str))
             read = [item for item in items if isinstance(item[0], Tensor)]
             if read:
-                images, indices, sizes, originals = zip(*read, strict=True)
-                yield padded(images), Batch(self.data, indices, sizes, originals)
+                images, indices, sizes, originals, beside = zip(*read, strict=True)
+                yield padded(images), Batch(self.data, indices, sizes, originals, beside)
         if len(self.skipped) == self.total:
             name, why = self.skipped[0]
             raise DataError(f"None of the {self.total} images of {self.name} can be read; the first, {name}: {why}.")
 
 
 class _Resized(Dataset[Any]):
-    """An item is (pixels, index, size, original size), or (name, reason) for an image that cannot be read."""
+    """An item is (pixels, index, size, original size, what was read beside), or (name, reason) for an image that cannot
+    be read.
+    """
 
-    def __init__(self, data: Any, indices: Sequence[int], normalise: Normalise, size: Callable[[Size], Size]) -> None:
-        self.data, self.indices, self.normalise, self.size = data, indices, normalise, size
+    def __init__(
+        self,
+        data: Any,
+        indices: Sequence[int],
+        normalise: Normalise,
+        size: Callable[[Size], Size],
+        beside: Callable[[int, Size], Any] | None,
+    ) -> None:
+        self.data, self.indices, self.normalise, self.size, self.beside = data, indices, normalise, size, beside
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int, Size, Size] | tuple[str, str]:
+    def __getitem__(self, position: int) -> tuple[Tensor, int, Size, Size, Any] | tuple[str, str]:
         index = self.indices[position]
         try:
             image = self.data.open(index, "RGB")
+            original = (image.height, image.width)
+            beside = None if self.beside is None else self.beside(index, original)
         except Exception as error:  # a damaged file makes PIL raise nearly anything
             return self.data.label(index), reason(error)
-        original = (image.height, image.width)
         size = self.size(original)
-        return self.normalise(image, size), index, size, original
+        return self.normalise(image, size), index, size, original, beside

@@ -81,3 +81,51 @@ DETECTION: Mapping[str, DetectionRecipe] = {
     "mini": MINI,
     "smoke": MINI.change({"updates": 60, "warmup_updates": 10, "batch": 4, "source": "tokenbench: for its tests"}),
 }
+
+
+class SegmentationRecipe(Learning):
+    """A recipe of segmentation; the defaults are those of Swin's UPerNet, 160,000 updates of ADE20K from ImageNet."""
+
+    short: int = Field(
+        512, ge=0, description="short side of an image before it is resized at random; 0 leaves its size"
+    )
+    long: int = Field(2048, ge=1, description="longest side before that")
+    low: float = Field(0.5, gt=0, description="least ratio that an image is resized by")
+    high: float = Field(2.0, gt=0, description="largest ratio")
+    crop: int = Field(512, ge=8, description="side of a crop")
+    most: float = Field(0.75, gt=0, le=1, description="share of a crop that one class may fill")
+    flip: float = Field(0.5, ge=0, le=1, description="probability of a mirrored image")
+    photometric: float = Field(0.5, ge=0, le=1, description="strength of changes of contrast and colour; 0: none")
+
+
+LONG = SegmentationRecipe(
+    epochs=127,
+    updates=160_000,
+    batch=16,
+    lr=6e-5,
+    lr_batch=16,
+    min_lr=0,
+    warmup_epochs=0,
+    warmup_updates=1500,
+    warmup_lr=1e-6,
+    schedule="poly",
+    weight_decay=0.01,
+    no_decay="norms",
+    drop_path=0.3,
+    start="dense",
+    source="Swin's segmentation code; STViT-R (arXiv 2303.08685) has 240k updates",
+)
+SEGMENTATION: Mapping[str, SegmentationRecipe] = {
+    "160k": LONG,
+    "240k": LONG.change(
+        {"updates": 240_000, "epochs": 190, "source": "STViT-R (arXiv 2303.08685), the rest as Swin's"}
+    ),
+    "mini": LONG.change(
+        {
+            **{"updates": 170, "epochs": 3, "batch": 8, "lr": 1.5e-3, "lr_batch": 8, "warmup_updates": 30},
+            **{"no_decay": "vectors", "drop_path": 0.1, "start": "scratch", "short": 0, "low": 1.0, "high": 1.0},
+            **{"crop": 112, "most": 1.0, "photometric": 0.0},
+            "source": "tokenbench: from nothing in a minute of one core, on small images",
+        }
+    ),
+}

@@ -81,9 +81,10 @@ class Detections:
 
     def save(self, path: str | Path) -> None:
         """Write all of it as compressed `.npz`; raises `ResultsError` if that cannot be."""
-        plain = {"ids": self.ids, "sizes": self.sizes, "categories": self.categories, "names": np.array(self.names)}
+        plain: dict[str, Any] = self.found.arrays("found_") | self.truth.arrays("truth_")
+        plain |= {"ids": self.ids, "sizes": self.sizes, "categories": self.categories, "names": np.array(self.names)}
         with atomic.replacing(Path(path), ResultsError) as part, part.open("wb") as file:
-            np.savez_compressed(file, **plain, **self.found.arrays("found_"), **self.truth.arrays("truth_"))
+            np.savez_compressed(file, **plain)
 
     @classmethod
     def load(cls, path: str | Path) -> Detections:
