@@ -72,3 +72,21 @@ def masked(folder: Path, **splits: int) -> Path:
             Image.fromarray(image).save(folder / "images" / split / f"{i}.png")
             Image.fromarray(labels).save(folder / "masks" / split / f"{i}.png")
     return folder
+
+
+class Quiet:
+    """Looks on, and stops the run after so many updates."""
+
+    def __init__(self, until: int | None = None) -> None:
+        self.until, self.said = until, list[str]()
+
+    def stretch(self, what: str, total: int) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def step(self, done: int) -> None:
+        if done == self.until:
+            raise KeyboardInterrupt

@@ -48,7 +48,9 @@ def test_parts_of_torchvision_are_as_they_were() -> None:
     assert stage.box_coder.weights == pytest.approx((20, 20, 10, 10))
 
 
-@pytest.mark.parametrize(("side", "level"), [(1, 0), (111, 0), (112, 1), (223, 1), (224, 2), (447, 2), (448, 3), (5000, 3)])
+@pytest.mark.parametrize(
+    ("side", "level"), [(1, 0), (111, 0), (112, 1), (223, 1), (224, 2), (447, 2), (448, 3), (5000, 3)]
+)
 def test_level_of_a_region(side: int, level: int) -> None:
     """By the square root of its area, 56 pixels on the finest map; features are RoIAlign's, aligned, of that map."""
     maps = {str(i): torch.randn(1, 2, 64 >> i, 64 >> i) for i in range(5)}
@@ -72,8 +74,11 @@ def test_boxes_move_from_stage_to_stage_and_logits_are_averaged() -> None:
     x, y = 10 + 20 * 0.1, 20 + 20 * 0.05 * 2
     wanted = {1: [x + 20 * 0.033, y], 2: [x, y + 20 * 0.033]}
     for box, label in zip(found[0]["boxes"], found[0]["labels"], strict=True):
-        torch.testing.assert_close(box, torch.tensor([*wanted[int(label)], 0, 0]) + torch.tensor([0, 0, *(
-            side + 20 for side in wanted[int(label)])]))
+        torch.testing.assert_close(
+            box,
+            torch.tensor([*wanted[int(label)], 0, 0])
+            + torch.tensor([0, 0, *(side + 20 for side in wanted[int(label)])]),
+        )
 
 
 def test_boxes_are_held_to_the_image_between_stages() -> None:

@@ -76,7 +76,7 @@ def sift(content: Mapping[str, Any], root: Path, path: Path) -> Sifted:
 def _categories(listed: Sequence[Any], found: Sifted, path: Path) -> None:
     faults = _Faults("categories", len(listed))
     for one in listed:
-        number = one.get("id") if isinstance(one, Mapping) else None
+        number: Any = one.get("id") if isinstance(one, Mapping) else None
         if not _whole(number):
             faults.add("have no id", repr(one)[:60])
         elif number in found.categories:
@@ -95,7 +95,7 @@ def _images(listed: Sequence[Any], root: Path, found: Sifted, path: Path) -> dic
     """Those that can be used, by id."""
     faults, images, files = _Faults("images", len(listed)), dict[int, dict[str, Any]](), set[str]()
     for one in listed:
-        number = one.get("id") if isinstance(one, Mapping) else None
+        number: Any = one.get("id") if isinstance(one, Mapping) else None
         if not _whole(number) or not isinstance(one.get("file_name"), str):
             faults.add("have no id or file name", repr(one)[:60])
             continue

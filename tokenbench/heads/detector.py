@@ -16,6 +16,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from tokenbench.heads.cascade import IOUS, STDS, CascadeHeads, Stage
+from tokenbench.heads.neck import LevelNeck
 from tokenbench.heads.norms import hold
 from tokenbench.heads.regions import BoxPredictor, MaskPredictor, Pool, Sampling, imaged, proposals
 
@@ -61,7 +62,13 @@ class Detector(nn.Module):
         super().__init__()
         sampling = sampling or Sampling()
         self.body, self.design = body, design
-        self.neck = FeaturePyramidNetwork(list(body.out_channels), design.width, extra_blocks=LastLevelMaxPool())  # type: ignore[arg-type]
+        widths: list[int] = list(body.out_channels)  # type: ignore[arg-type]
+        plain = not getattr(body, "topdown", True)
+        self.neck: nn.Module = (
+            LevelNeck(widths, design.width)
+            if plain
+            else FeaturePyramidNetwork(widths, design.width, extra_blocks=LastLevelMaxPool())
+        )
         self.rpn = proposals(design.width, design.anchor, design.before, design.after, sampling)
         self.heads: nn.Module = _heads(design, classes + 1, sampling)
         hold(body, design.norm)
@@ -128,6 +135,8 @@ class Detector(nn.Module):
 class Counted(nn.Module):
     """A detector as the printed costs have it: 1000 boxes through each box head, and 100 through each mask head."""
 
+    detector: Detector
+
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.detector = detector
@@ -136,7 +145,7 @@ class Counted(nn.Module):
     def parts(self) -> list[tuple[str, nn.Module]]:
         """As the detector's, but of the proposals the network only."""
         own = self.detector
-        return [(name, own.rpn.head if name == "rpn" else part) for name, part in own.parts]  # type: ignore[misc]
+        return [(name, own.rpn.head if name == "rpn" else part) for name, part in own.parts]
 
     @property
     def blocks(self) -> Any:
@@ -144,20 +153,18 @@ class Counted(nn.Module):
         return self.detector.body.blocks
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """All that the heads say of the same boxes."""
+        """All that the heads say of empty features: RoIAlign has no matmul or convolution to count."""
         maps = self.detector.maps(images)
         objectness, deltas = self.detector.rpn.head(list(maps.values()))
-        found = [*objectness, *deltas]
-        side = min(images.shape[2:])
-        box = images.new_tensor([[0.0, 0.0, side, side]])
-        heads: Any = self.detector.heads
+        found, heads = [*objectness, *deltas], self.detector.heads
+        boxes, masks = (
+            maps["0"].new_zeros(n, maps["0"].shape[1], side, side) for n, side in zip(COUNTED, (7, 14), strict=True)
+        )
         for stage in heads.stages if isinstance(heads, CascadeHeads) else [heads]:
-            pooled = stage.box_roi_pool(maps, [box.expand(COUNTED[0], 4)])
-            found += stage.box_predictor(stage.box_head(pooled))
-            if stage.has_mask():
-                found.append(
-                    stage.mask_predictor(stage.mask_head(stage.mask_roi_pool(maps, [box.expand(COUNTED[1], 4)])))
-                )
+            each: Any = stage
+            found += each.box_predictor(each.box_head(boxes))
+            if each.has_mask():
+                found.append(each.mask_predictor(each.mask_head(masks)))
         return found
 
 

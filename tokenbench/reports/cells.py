@@ -135,8 +135,8 @@ def _parts(row: Row, dense: Row | None) -> dict[str, str]:
 
 def line(row: Row, dense: Row | None, verdict: Verdict | None) -> dict[str, str]:
     """The cells by the titles of their columns, in order."""
-    texts = cells(row, dense, verdict)
-    return {column.title: texts[column.name] for column in columns(metrics_of(row.task, list(row.metrics)), parts_of(row.task))}
+    texts, metrics = cells(row, dense, verdict), metrics_of(row.task, list(row.metrics))
+    return {column.title: texts[column.name] for column in columns(metrics, parts_of(row.task))}
 
 
 def notes(rows: Sequence[Row], verdicts: Mapping[int, Verdict], dense: Row | None) -> list[str]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # so that reports, which need the metrics only, do without to
     from torch import Tensor, nn
 
     from tokenbench.backbones import Backbone
+    from tokenbench.maps.scenes import Scene
 
 
 @dataclass(frozen=True)
@@ -214,9 +215,35 @@ class Task(BaseModel):
         given = {knob: getattr(self, knob) for knob in self.model_fields_set}
         return make(type(self), {**given, **stored})
 
+    def scenes(
+        self, model: nn.Module, data: Any, backbone: Backbone, limit: int | None, device: str
+    ) -> Iterator[Scene]:
+        """What is drawn of images of the data, for models with a head of the task's own."""
+        raise NotImplementedError
+
     def export(self, own: Any, path: Path) -> None:
         """Write what `gather` gave for other tools, beside the predictions at `path`."""
 
     def score(self, own: Any, dense: Any | None, seed: int) -> Mapping[str, float | None]:
         """Every metric of `keys` that can be told; `dense` is what the dense model said of the same items."""
         raise NotImplementedError
+
+
+def by_class(path: Path, names: Sequence[str], columns: Mapping[str, Sequence[float | None]]) -> None:
+    """Write numbers of each class as CSV beside predictions at `path`; empty where a class is nowhere.
+
+    Raises:
+        ResultsError: it cannot be written.
+    """
+    import csv
+    import io
+
+    from tokenbench.core import atomic
+    from tokenbench.errors import ResultsError
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", *columns])
+    for name, *values in zip(names, *columns.values(), strict=True):
+        writer.writerow([name, *("" if value is None else f"{value:.2f}" for value in values)])
+    atomic.write(path.with_suffix(".classes.csv"), text.getvalue(), ResultsError)

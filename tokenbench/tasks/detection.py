@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tokenbench.tasks.base import Loader, Metric, Task
+from tokenbench.tasks.base import Loader, Metric, Task, by_class
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tokenbench.backbones import Backbone
     from tokenbench.data.coco import Scenes
+    from tokenbench.maps.scenes import Scene
     from tokenbench.measure.detections import Detections
 
+SHOWN = 0.3  # least score of a detection that is drawn
 _SIZES = (("", ""), ("50", " 50"), ("75", " 75"), ("_s", " s"), ("_m", " m"), ("_l", " l"))
 _RECALLS = (("1", " 1"), ("10", " 10"), ("", ""), ("_s", " s"), ("_m", " m"), ("_l", " l"))
 
@@ -163,11 +165,11 @@ class Detection(Task):
         """A detector on the model's feature pyramid."""
         from tokenbench.heads.detector import Design, Detector
         from tokenbench.heads.regions import Sampling
-        from tokenbench.pyramid import Pyramid
+        from tokenbench.pyramid import pyramid
 
         design = Design(**{f.name: getattr(self, f.name) for f in fields(Design)})
         sampling = None if recipe is None else Sampling(**recipe.sampling)
-        return Detector(Pyramid(model), classes, design, sampling)  # type: ignore[arg-type]
+        return Detector(pyramid(model), classes, design, sampling)  # type: ignore[arg-type]
 
     def counted(self, model: nn.Module) -> nn.Module:
         """1000 boxes and 100 masks, whatever is found, as the printed costs have it."""
@@ -218,6 +220,44 @@ class Detection(Task):
                 scores |= {"diff_dense_low": sure.change_low, "diff_dense_high": sure.change_high}
         return scores
 
+    def scenes(
+        self, model: nn.Module, data: Scenes, backbone: Backbone, limit: int | None, device: str
+    ) -> Iterator[Scene]:
+        """Objects that are there and those found with a score of `SHOWN` or more."""
+        import numpy as np
+        import torch
+
+        from tokenbench.data.coco import decoded
+        from tokenbench.maps.scenes import Scene, of_boxes, units
+
+        for images, batch in self.loader(data, backbone, 1, 0, limit):
+            index, size = batch.indices[0], batch.originals[0]
+            images = images.to(device)
+            with torch.inference_mode():
+                found = model(images, sizes=batch.sizes, originals=batch.originals)[0]
+            shown = {name: value[found["scores"] >= SHOWN].cpu().numpy() for name, value in found.items()}
+            words = [
+                f"{data.classes[label - 1]} {100 * score:.0f}"
+                for label, score in zip(shown["labels"], shown["scores"], strict=True)
+            ]
+            masks = shown.get("masks", [None] * len(words))
+            things = data.things[index]
+            outlines = [None if t.outline is None else decoded(t.outline, size) for t in things]
+            corners = [(x, y, x + w, y + h) for x, y, w, h in (t.box for t in things)]
+            yield Scene(
+                data.label(index),
+                np.asarray(data.open(index)),
+                of_boxes(outlines, corners, [data.classes[t.label] for t in things], size),
+                of_boxes(masks, shown["boxes"], words, size),
+                units(model.body, images),  # type: ignore[arg-type]
+            )
+
     def export(self, own: Detections, path: Path) -> None:
-        """COCO's `results.json`, beside the predictions."""
+        """COCO's `results.json` beside the predictions, and average precision by class."""
+        from tokenbench.measure.precision import evaluate
+
         own.write_coco(path.with_suffix(".results.json"))
+        columns = {"box_ap": evaluate(own, "bbox", self.cap).by_class}
+        if self.masks and all(own.truth.masks):
+            columns["mask_ap"] = evaluate(own, "segm", self.cap).by_class
+        by_class(path, own.names, columns)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat
 
-from tokenbench.tasks.base import Loader, Metric, Task
+from tokenbench.tasks.base import Loader, Metric, Task, by_class
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tokenbench.backbones import Backbone
     from tokenbench.data.labelled import Pictures
+    from tokenbench.maps.scenes import Scene
     from tokenbench.measure.confusion import Labelled
 
 
@@ -126,10 +127,10 @@ class Segmentation(Task):
     def model(self, model: nn.Module, classes: int, recipe: Any = None) -> nn.Module:
         """A segmenter on the model's feature pyramid."""
         from tokenbench.heads.segmenter import Design, Segmenter
-        from tokenbench.pyramid import Pyramid
+        from tokenbench.pyramid import pyramid
 
         design = Design(**{f.name: getattr(self, f.name) for f in fields(Design)})
-        return Segmenter(Pyramid(model), classes, design)  # type: ignore[arg-type]
+        return Segmenter(pyramid(model), classes, design)  # type: ignore[arg-type]
 
     def answer(self, model: nn.Module, images: Tensor, targets: Any, precision: str, name: str) -> Any:
         """Confusion matrices (B, K, K) of the images, their logits brought to the sizes of their files."""
@@ -173,6 +174,37 @@ class Segmentation(Task):
             value, low, high, p = own.change(dense, seed)
             scores |= {"diff_dense": value, "diff_dense_low": low, "diff_dense_high": high, "p_value": p}
         return scores
+
+    def scenes(
+        self, model: nn.Module, data: Pictures, backbone: Backbone, limit: int | None, device: str
+    ) -> Iterator[Scene]:
+        """The class of each pixel, as it is and as it was found."""
+        import numpy as np
+        import torch
+
+        from tokenbench.heads.segmenter import IGNORED, merged
+        from tokenbench.maps.scenes import Layer, Scene, units
+
+        none = np.zeros((0, 4))
+        for images, batch in self.loader(data, backbone, 1, 0, limit):
+            images = images.to(device)
+            with torch.inference_mode():
+                labels = _labels(merged(model, images, self.ratios, self.flip, self.slide), batch.originals[0])
+            truth = batch.beside[0].astype(np.int64)
+            yield Scene(
+                data.label(batch.indices[0]),
+                np.asarray(data.open(batch.indices[0])),
+                Layer(np.where(truth == IGNORED, -1, truth), none),
+                Layer(labels, none),
+                units(model.body, images),  # type: ignore[arg-type]
+            )
+
+    def export(self, own: Labelled, path: Path) -> None:
+        """IoU by class, beside the predictions."""
+        from tokenbench.measure.confusion import ious
+
+        found = [None if value != value else float(value) for value in ious(own.total).tolist()]
+        by_class(path, own.names, {"iou": found})
 
 
 def _labels(found: Tensor, size: tuple[int, int]) -> Any:
