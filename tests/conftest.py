@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tokenbench.backbones import Backbone
 from tokenbench.contract import FAMILIES, tiny_swin, tiny_vit  # noqa: F401  tests import them from here
 from tokenbench.methods import all_methods, load_plugin
-from tokenbench.runs import runner
+from tokenbench.runs import timing
 
 settings.register_profile("tests", deadline=None)  # a busy machine is no failure
 settings.load_profile("tests")
@@ -55,7 +55,7 @@ def counting() -> Iterator[FlopCounterMode]:
 @pytest.fixture(autouse=True)
 def no_more_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds as many as are asked for, and none more because the machine that runs the tests is busy."""
-    monkeypatch.setattr(runner, "MOST", 1)
+    monkeypatch.setattr(timing, "MOST", 1)
 
 
 @pytest.fixture

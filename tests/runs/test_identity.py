@@ -75,6 +75,7 @@ def test_nothing_else_decides_the_id() -> None:
             "reason": "so",
             "gmacs_by_part": {"a": 1.0},
             "metrics": {"top1": 1.0},
+            "intervals": {"top1": "guessed"},
             "noisy": True,
         }.get(field, 5)
         changed = row(**{field: [value] if "tokens" in field or field == "gmacs_by_block" else value})

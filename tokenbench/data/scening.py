@@ -88,6 +88,7 @@ class SceneLoader:
         workers: processes that decode.
         limit: if given, use this many images, spread evenly.
         beside: what else to read of an image, by its index and original size, such as its mask.
+        start: so many first images are left out of a pass.
     """
 
     def __init__(
@@ -99,7 +100,9 @@ class SceneLoader:
         workers: int = 0,
         limit: int | None = None,
         beside: Callable[[int, Size], Any] | None = None,
+        start: int = 0,
     ) -> None:
+        self._made_of = (data, config, size, batch, workers, limit, beside)
         for name, value, least in (("batch", batch, 1), ("workers", workers, 0), ("limit", limit, 1)):
             if value is not None and value < least:
                 raise BadSetting(f"{name}={value} is not allowed, it must be {least} or more.")
@@ -110,12 +113,16 @@ class SceneLoader:
         self.conditions: Mapping[str, Any] = data.conditions
         self.skipped: list[tuple[str, str]] = []
         self._batches: DataLoader[Any] = DataLoader(
-            _Resized(data, indices, Normalise(config), size, beside),
+            _Resized(data, indices[start:], Normalise(config), size, beside),
             batch_size=batch,
             num_workers=workers,
             collate_fn=list,
             pin_memory=torch.cuda.is_available(),
         )
+
+    def after(self, items: int) -> SceneLoader:
+        """The same images, of which a pass leaves out so many first ones."""
+        return SceneLoader(*self._made_of, start=items)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Batch]]:
         """One pass; raises `DataError` at its end if no image at all could be read."""

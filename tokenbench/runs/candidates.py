@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 from tokenbench import __version__
 from tokenbench.backbones import Backbone
-from tokenbench.errors import TokenbenchError, Unsupported, UsageError, WeightsError, first_line, place
+from tokenbench.errors import (
+    ResultsError,
+    TokenbenchError,
+    Unsupported,
+    UsageError,
+    WeightsError,
+    first_line,
+    place,
+)
 from tokenbench.measure import memory
 from tokenbench.measure.running import OutOfMemory, is_out_of_memory
 from tokenbench.methods import get
@@ -71,6 +79,8 @@ class Candidate:
     status: str = "ok"
     own: checkpoints.Weights | None = None  # those trained with the method, if it does not run on the dense ones
     schedule: str | None = None  # how those were trained, where rows of other schedules must stand apart
+    written: list[int] = field(default_factory=list)  # of `batches`, those that get a row; others are a reference only
+    session: str | None = None  # in which its timing began, if that was an earlier one
 
     def stop(self, status: str, reason: str) -> None:
         """No more is measured of it; its rows will say why."""
@@ -79,15 +89,27 @@ class Candidate:
     def at(self, batch: int) -> Candidate:
         """A copy to be measured at one batch size: what is found or fails there stays there."""
         return replace(
-            self, batches=[batch], measured=dict(self.measured), scores=dict(self.scores), notes=list(self.notes)
+            self,
+            batches=[batch],
+            written=[batch] if batch in self.written else [],
+            measured=dict(self.measured),
+            scores=dict(self.scores),
+            notes=list(self.notes),
         )
+
+    def done(self, batch: int) -> None:
+        """Its row for a batch size is written, or left to another process."""
+        self.batches = [b for b in self.batches if b != batch]
+        self.written = [b for b in self.written if b != batch]
 
 
 @contextmanager
 def failing(*candidates: Candidate) -> Iterator[None]:
-    """An error inside stops these candidates and nothing else: a plug-in may raise anything."""
+    """An error inside stops these candidates only: a plug-in may raise anything. Not one of keeping results."""
     try:
         yield
+    except ResultsError:
+        raise
     except (Exception, SystemExit) as error:
         status = "oom" if _does_not_fit(error) else "failed"
         kind = "" if isinstance(error, TokenbenchError) else f"{type(error).__name__}: "
@@ -143,6 +165,10 @@ class Group:
             why = "no --data-dir"
         return f"{why}, so no {task.scored}" if why else None
 
+    def job(self, candidate: Candidate, batch: int | None = None) -> str:
+        """The id of a candidate's row at a batch size, by default the first."""
+        return self.row(candidate, self.batches[0] if batch is None else batch).id
+
     def row(self, candidate: Candidate, batch: int) -> Row:
         """A candidate's row at a batch size, as it stands."""
         loader, weights, method, plan = self.loader, self.weights, candidate.method, self.plan
@@ -171,10 +197,11 @@ class Group:
                 **self.backbone.pixels,
                 **({"schedule": candidate.schedule} if candidate.schedule else {}),
             },
-            env=self.env,
+            env={**self.env, "session": candidate.session or self.env.get("session")},
             status=candidate.status,
             reason="; ".join(candidate.notes) or None,
             metrics={key: candidate.scores.get(key) for key in plan.task.metric_names()},
+            intervals=plan.task.intervals if candidate.scores else {},
             **candidate.measured,
         )
 

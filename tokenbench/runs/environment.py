@@ -63,6 +63,15 @@ def describe(device: str | torch.device) -> dict[str, Any]:
     }
 
 
+def place(device: str | torch.device) -> str:
+    """A name for this very device of this very machine, for files: never put into a row."""
+    import torch
+
+    device = _device(device)
+    which = str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else device.type
+    return re.sub(r"[^A-Za-z0-9-]", "-", f"{platform.node()}-{which}")
+
+
 def version(package: str) -> str | None:
     """The installed version of a package, None if it is not installed."""
     try:

@@ -40,6 +40,7 @@ class Detection(Task):
 
     name = "detection"
     metrics: ClassVar[tuple[Metric, ...]] = (*_metrics("box"), *_metrics("mask"))
+    intervals: ClassVar[Mapping[str, str]] = dict.fromkeys(("box_ap", "mask_ap", "diff_dense"), "bootstrap")
     scored: ClassVar[str] = "average precision"
     reads_head: ClassVar[bool] = False
     layout: ClassVar[str] = "`annotations/instances_val.json` and the images in `val`, as COCO has them"
@@ -196,6 +197,18 @@ class Detection(Task):
         from tokenbench.heads.truth import beside
 
         return beside([one for batch in answers for one in batch], targets)
+
+    def load(self, path: Path) -> Detections:
+        """What `Detections.save` wrote."""
+        from tokenbench.measure.detections import Detections
+
+        return Detections.load(path)
+
+    def join(self, parts: Sequence[Detections]) -> Detections:
+        """In all images, in order."""
+        from tokenbench.measure.detections import joined
+
+        return joined(parts)
 
     def score(self, own: Detections, dense: Detections | None, seed: int) -> Mapping[str, float | None]:
         """COCO's numbers of boxes, and of masks where there are any; with `dense` the paired difference of box AP."""

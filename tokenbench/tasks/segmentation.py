@@ -33,6 +33,7 @@ class Segmentation(Task):
         Metric("miou", "mIoU", "mean IoU", "%", interval=True),
         Metric("pixel_accuracy", "pixels right", unit="%"),
     )
+    intervals: ClassVar[Mapping[str, str]] = dict.fromkeys(("miou", "diff_dense"), "bootstrap")
     scored: ClassVar[str] = "mean IoU"
     reads_head: ClassVar[bool] = False
     layout: ClassVar[str] = "`images/val`, `masks/val` (PNG of class indices, 255 ignored) and `classes.txt`; or COCO's"
@@ -162,6 +163,18 @@ class Segmentation(Task):
         data = targets[0].data
         images = tuple(data.label(index) for batch in targets for index in batch.indices)
         return Labelled(np.concatenate(list(answers)), data.classes, images)
+
+    def load(self, path: Path) -> Labelled:
+        """What `Labelled.save` wrote."""
+        from tokenbench.measure.confusion import Labelled
+
+        return Labelled.load(path)
+
+    def join(self, parts: Sequence[Labelled]) -> Labelled:
+        """Of all images, in order."""
+        from tokenbench.measure.confusion import joined
+
+        return joined(parts)
 
     def score(self, own: Labelled, dense: Labelled | None, seed: int) -> Mapping[str, float | None]:
         """Mean IoU and right pixels; with `dense` the paired difference."""

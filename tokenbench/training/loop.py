@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +27,7 @@ from tokenbench.runs import runner
 from tokenbench.tasks.base import Metric, Task
 from tokenbench.tasks.classification import Classification
 from tokenbench.training import log, optim, state, telling
-from tokenbench.training.processes import Processes, joined
+from tokenbench.training.processes import Processes, alone, joined
 from tokenbench.training.stream import Stream, Targets, check_training
 from tokenbench.training.task import HeadedTask, MethodTask
 from tokenbench.weights import checkpoints, choice, files, sources, told
@@ -94,13 +94,14 @@ def train(job: Job, watch: Watch) -> Trained:
     `log.csv` and `curve.png` to `job.output`.
 
     Raises:
-        TokenbenchError: data, weights, teacher or recipe do not fit; a folder of another run; a loss that is no number.
+        TokenbenchError: data, weights, teacher or recipe do not fit; a folder of another run, or one that another
+            run writes into; a loss that is no number.
     """
-    with joined(job.device) as processes:
-        return _train(job, watch, processes)
+    with joined(job.device) as processes, ExitStack() as held:
+        return _train(job, watch, processes, held)
 
 
-def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
+def _train(job: Job, watch: Watch, processes: Processes, held: ExitStack) -> Trained:
     images, held_out = job.task.open_training(job.data_dir)
     headed = job.task.has_head
     if not headed:
@@ -146,6 +147,7 @@ def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
     total = job.recipe.updates or max(1, round(job.recipe.epochs * stream.updates))
     optimizer = optim.optimizer(learning, job.recipe)
     schedule = optim.Schedule(optimizer, job.recipe, stream.updates, total)
+    held.enter_context(alone(job.output, processes))
     done = state.restore(job.output, task, optimizer, settings)
     if not processes.agree(done):
         raise UsageError(
