@@ -137,7 +137,7 @@ def test_what_cannot_be_trained_on(folder: Path, tmp_path: Path) -> None:
     found = train(
         replace(job, data_dir=boxes, task=only, recipe=RECIPE.change({"updates": 1, "warmup_updates": 0})), Quiet()
     )
-    assert found.score.startswith("box AP") and found.images == 2
+    assert found.value is not None and found.images == 2
 
 
 @pytest.mark.slow

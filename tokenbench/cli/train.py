@@ -72,7 +72,9 @@ def train(ctx: click.Context, /, **flags: Any) -> None:
     with screen.Watching(flags["quiet"]) as watch:
         found = training.train(job, watch)
     if found.leads:
-        click.echo(f"{found.path}: {found.score} on {found.images} {found.split} images.")
+        main = job.task.metrics[0]
+        value = "is not known" if found.value is None else f"{found.value:.2f} {main.unit}".rstrip()
+        click.echo(f"{found.path}: {main.short} {value} on {found.images} {found.split} images.")
 
 
 def _job(flags: dict[str, Any], table: dict[str, Any]) -> Job:

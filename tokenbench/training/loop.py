@@ -16,56 +16,24 @@ from tokenbench import __version__
 from tokenbench.backbones import Backbone
 from tokenbench.core import atomic
 from tokenbench.data.reading import seed_all
-from tokenbench.errors import BadSetting, TrainingError, UsageError, WeightsError
+from tokenbench.errors import TrainingError, UsageError, WeightsError
 from tokenbench.measure.running import evaluating
-from tokenbench.methods.base import Method, make
-from tokenbench.methods.dense import Dense
-from tokenbench.methods.recipe import Learning
-from tokenbench.model import Model
+from tokenbench.methods.base import Method
 from tokenbench.reports import curves
 from tokenbench.runs import runner
-from tokenbench.tasks.base import Metric, Task
-from tokenbench.tasks.classification import Classification
-from tokenbench.training import log, optim, state, telling
+from tokenbench.tasks.base import Metric
+from tokenbench.training import log, optim, starting, state, telling
+from tokenbench.training.job import Job
 from tokenbench.training.processes import Processes, alone, joined
 from tokenbench.training.stream import Stream, Targets, check_training
 from tokenbench.training.task import HeadedTask, MethodTask
-from tokenbench.weights import checkpoints, choice, files, sources, told
+from tokenbench.weights import files, sources, told
 
 RESULT = "model.safetensors"
 BEST = "best.safetensors"  # of the evaluations on the way, for models with a head of the task's own
 LOG_EVERY = 50  # updates
 SAVE_SECONDS = 600.0  # at the longest, between two checkpoints
 EVAL_BATCH = 256
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to train, on what, and where to. The recipe's other values are in `recipe`."""
-
-    method: Method
-    backbone: str
-    recipe: Learning
-    data_dir: Path
-    output: Path
-    task: Task = field(default_factory=Classification)
-    weights: str = "auto"  # to start from; "auto" is what the recipe says
-    teacher: str = "auto"  # the teacher's weights, where the recipe has one; "auto" is those the run starts from
-    image_size: tuple[int, int] | None = None
-    device: str = "cpu"
-    precision: str = "fp32"
-    passes: int = 1
-    compile: bool = False
-    recompute: bool = False
-    workers: int = 0
-    seed: int = 42
-    save_every: int | None = None  # updates; an epoch if None, and ten minutes at the longest
-    evaluate_every: float = 1.0  # epochs
-    tracker: str | None = None
-    pixels: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # mean, std, crop_pct, interpolation, if not the model's own
-    take: choice.Take = choice.ALL  # which weights, of files that hold several
 
 
 class Watch(runner.Watch, Protocol):
@@ -80,8 +48,8 @@ class Trained:
     """What a run ends with."""
 
     path: Path
-    score: str  # the task's main metric, in words: "top-1 81.20 %"
-    images: int  # of `split` that it is of
+    value: float | None  # of the task's main metric, on `images` images of `split`
+    images: int
     split: str
     updates: int
     leads: bool  # whether this process is the one that speaks
@@ -106,12 +74,12 @@ def _train(job: Job, watch: Watch, processes: Processes, held: ExitStack) -> Tra
     headed = job.task.has_head
     if not headed:
         check_training(images)
-    method = _with_knobs(job.method, job.recipe)
+    method = starting.with_knobs(job.method, job.recipe)
     auto = job.weights == "auto" and job.recipe.start == "scratch"
     given = sources.single("random" if auto else job.weights, job.take)
     classes = None if headed else len(images.classes)
     backbone = given.create(job.backbone, job.image_size, classes, job.recipe.drop_path, job.pixels)
-    start, model = _begun(job, given, backbone, method)
+    start, model = starting.begun(job, given, backbone, method)
     if start.note and processes.leads:
         watch.say(f"{job.backbone}: {start.note}.")
     model.recompute = job.recompute
@@ -119,8 +87,8 @@ def _train(job: Job, watch: Watch, processes: Processes, held: ExitStack) -> Tra
         parameter.requires_grad_(False)
     learning = job.task.model(model, len(images.classes), job.recipe) if headed else model
     learning.to(processes.device)
-    _rescaled(learning, job.recipe.layer_scale_init)
-    teacher, taught_by = (None, None) if headed else _teacher(job, len(images.classes))
+    starting.rescaled(learning, job.recipe.layer_scale_init)
+    teacher, taught_by = (None, None) if headed else starting.teacher(job, len(images.classes))
     settings = {
         "method": method.name,
         "setting": method.model_dump(mode="json"),
@@ -135,7 +103,7 @@ def _train(job: Job, watch: Watch, processes: Processes, held: ExitStack) -> Tra
         "precision": job.precision,
         "seed": job.seed,
         **told.kept(given.told.pool, backbone.pixels),
-        **(_of_task(job, start) if headed else {}),
+        **(starting.of_task(job, start) if headed else {}),
     }
     device = torch.device(processes.device)
     task = HeadedTask(learning, job.task, device) if headed else MethodTask(model, teacher, device)
@@ -246,8 +214,7 @@ class _Run:
             curves.draw(log.read(self.log.path), title, self.job.output / "curve.png", self.main)
             self.log.close()
         self.processes.wait()
-        score = f"{self.main.short} {_number(value)} {self.main.unit}".rstrip()
-        return Trained(path, score, count, held_out.split, self.total, self.processes.leads)
+        return Trained(path, value, count, held_out.split, self.total, self.processes.leads)
 
     @property
     def main(self) -> Metric:
@@ -346,82 +313,3 @@ class _Run:
         found = job.task.gather(answers, targets)
         scores = dict(job.task.score(found, None, job.seed))
         return scores.get(self.main.name), len(found), scores
-
-
-def _with_knobs(method: Method, recipe: Learning) -> Method:
-    """The setting with the knobs that the recipe brings, where they are at their defaults."""
-    fields = type(method).model_fields
-    brought = {k: v for k, v in recipe.knobs.items() if k not in fields or getattr(method, k) == fields[k].default}
-    method = make(type(method), {**method.model_dump(), **brought})
-    if method.at(recipe.epochs).decides != method.decides:
-        raise BadSetting(
-            f"{method.label} is not reached after epochs={recipe.epochs:g}: its schedule takes longer; "
-            "give more epochs, or a shorter schedule."
-        )
-    return method
-
-
-def _begun(job: Job, given: sources.Sources, backbone: Backbone, method: Method) -> tuple[checkpoints.Weights, Model]:
-    """The model, filled with what the run starts from, and where that is from.
-
-    Weights of other classes get a new head. Where the task has a head of its own, those of a classifier trained with
-    the method go into all of the model.
-    """
-    whole = job.task.has_head and given.header.get("method", "dense") != "dense"
-    if whole and given.header["method"] != method.name:
-        raise WeightsError(
-            f"{given.dense} was trained with {given.header['method']}, and {method.name} is to be trained; give "
-            "weights of that, or of the dense model."
-        )
-    if not whole:
-        found = given.load(backbone, job.seed, transfer=True)
-        if found.kind == "random" and given.dense == "auto":
-            raise WeightsError(
-                f"Fine-tuning starts from dense weights, but {found.note}; give --weights FILE, or a recipe that "
-                "starts from nothing."
-            )
-    torch.manual_seed(job.seed)
-    model = Model(backbone, method)
-    return (checkpoints.load(model, given.dense, job.take) if whole else found), model
-
-
-def _rescaled(model: nn.Module, value: float) -> None:
-    """All LayerScale at a value; 0 leaves it as the method has it."""
-    for name, parameter in model.named_parameters():
-        if value and "layer_scale" in name:
-            nn.init.constant_(parameter, value)
-
-
-def _of_task(job: Job, start: checkpoints.Weights) -> dict[str, Any]:
-    """What weights with a head of a task's own say of it; rows of other schedules share no table."""
-    recipe = job.recipe
-    length = f"{recipe.updates} updates" if recipe.updates else f"{recipe.epochs:g} epochs"
-    schedule = f"{length} of {recipe.batch} images, lr {recipe.lr:g}, from {start.kind} weights"
-    return {
-        "task": job.task.name,
-        "task_setting": job.task.model_dump(mode="json", include=set(job.task.built)),
-        "schedule": schedule,
-    }
-
-
-def _number(value: float | None) -> str:
-    return "not known" if value is None else f"{value:.2f}"
-
-
-def _teacher(job: Job, classes: int) -> tuple[Model | None, dict[str, Any] | None]:
-    """The frozen dense model that the recipe asks for, and where its weights are from."""
-    if job.recipe.teacher == "none":
-        return None, None
-    source = job.weights if job.teacher == "auto" and job.weights != "random" else job.teacher
-    try:
-        given = sources.single(source, job.take)
-        backbone = given.create(job.backbone, job.image_size, classes, pixels=job.pixels)
-        found = given.load(backbone, job.seed, transfer=job.teacher == "auto")
-    except WeightsError as error:
-        raise WeightsError(f"The teacher does not fit: {error}") from None
-    if found.kind == "random" or found.random_head:
-        raise WeightsError(
-            f"The teacher of {job.method.name} needs dense weights of {job.backbone} with {classes} classes, but "
-            f"{found.note or 'they are random'}; give --teacher FILE, or --set teacher=none."
-        )
-    return Model(backbone, Dense()), found.identity
