@@ -15,6 +15,8 @@ from tokenbench.model import Model
 from tokenbench.tasks.detection import Detection
 from tokenbench.tasks.segmentation import Segmentation
 
+PREDICTORS = 1000 * 1024 * (81 + 4 * 81) / 1e9  # of classes and boxes, behind the box heads of 13.9 and 128.5 GMAC
+
 
 def gmacs(task: Any, name: str, method: Any, size: tuple[int, int], classes: int) -> dict[str, float]:
     """By part, and the whole, on the meta device."""
@@ -30,9 +32,13 @@ def gmacs(task: Any, name: str, method: Any, size: tuple[int, int], classes: int
 @pytest.mark.parametrize(
     ("name", "head", "wanted"),
     [
-        ("swin_t", "mask", {"backbone": 95.6, "neck": 53.1, "rpn": 50.6, "heads": 13.9 + 53.0, "whole": 267}),
+        (
+            "swin_t",
+            "mask",
+            {"backbone": 95.6, "neck": 53.1, "rpn": 50.6, "heads": 13.9 + PREDICTORS + 53.0, "whole": 267},
+        ),
         ("swin_s", "mask", {"whole": 359}),
-        ("swin_t", "cascade", {"heads": 3 * (128.5 + 53.0), "whole": 745}),
+        ("swin_t", "cascade", {"heads": 3 * (128.5 + PREDICTORS + 53.0), "whole": 745}),
         ("swin_s", "cascade", {"backbone": 187.6, "whole": 838}),
         ("swin_b", "cascade", {"backbone": 331.1, "whole": 982}),
     ],

@@ -121,6 +121,16 @@ def test_weights_hold_the_task_to_what_they_are_of(trained: tuple[Job, Path], fo
     assert "The weights are of 1 classes (disk, ...), and the data has 1 (ring, ...)" in " ".join(said.split())
 
 
+def test_pictures(trained: tuple[Job, Path], folder: Path, tmp_path: Path) -> None:
+    said = call(
+        *("trace", "--task", "detection[short=0]", "--methods", "stvit_r", "--backbone", "swin_nano", "--limit", "2"),
+        *("--weights", str(trained[1]), "--data-dir", str(folder), "-o", str(tmp_path / "maps")),
+    )
+    assert "scenes.html" in said and len(list((tmp_path / "maps").glob("*.png"))) == 2
+    said = call("trace", "--task", "detection", "--backbone", "swin_nano", code=2)
+    assert "draws on its own data; give --data-dir" in " ".join(said.split())
+
+
 def test_what_cannot_be_trained_on(folder: Path, tmp_path: Path) -> None:
     job = Job(Dense(), "swin_nano", RECIPE, tmp_path / "none", tmp_path / "out", task=TASK)
     with pytest.raises(BadData, match="does not exist"):

@@ -258,7 +258,7 @@ def _group(
     if weights.note:
         say(f"{backbone.name}: {weights.note}.")
     backbone.vit.to(plan.device).eval()
-    make = _making(task, given.class_names(backbone.name), None if data is None else task.classes(data))
+    make = _making(task, given, backbone.name, None if data is None else task.classes(data))
     candidates = []
     for method in (Dense(), *(m for m in plan.methods if m.name != "dense")):
         candidate = Candidate(method, None, [])
@@ -289,18 +289,23 @@ def _group(
     return group
 
 
-def _making(task: Task, trained: Sequence[str] | None, data: Sequence[str] | None) -> Callable[[nn.Module], nn.Module]:
+def _making(
+    task: Task, given: sources.Sources, name: str, data: Sequence[str] | None
+) -> Callable[[nn.Module], nn.Module]:
     """What puts the task's head on a model, for the classes of its weights, or of the data where they say nothing.
 
     Raises:
         WeightsError: weights and data have other classes.
     """
+    trained, count = given.class_names(name), given.classes(name) if given.own else None
+    if task.has_head and count and data and not trained and count != len(data):
+        raise WeightsError(f"The weights are of {count} classes, and the data has {len(data)}; give others.")
     if task.has_head and trained and data and tuple(trained) != tuple(data):
         raise WeightsError(
             f"The weights are of {len(trained)} classes ({', '.join(trained[:3])}, ...), and the data has {len(data)} "
             f"({', '.join(data[:3])}, ...); give weights that were trained on these classes, in their order."
         )
-    classes = len(trained or data or ()) or CLASSES
+    classes = len(trained or ()) or count or len(data or ()) or CLASSES
     return lambda model: task.model(model, classes)
 
 
