@@ -41,16 +41,15 @@ def test_upernet_equals_smps_without_its_norms() -> None:
             parent, _, last = name.rpartition(".")
             setattr(theirs.get_submodule(parent), last, nn.Identity())
     ours = UPerNet(WIDTHS, 24).eval()
-    given = {k: v for k, v in theirs.state_dict().items() if v.dim() == 4}
-    own = {k: v for k, v in ours.state_dict().items() if v.dim() == 4}
-    assert sorted(v.shape for v in given.values()) == sorted(v.shape for v in own.values())
-    torch.manual_seed(1)
-    by_shape: dict[Any, list[Tensor]] = {}
-    for value in theirs.state_dict().values():
-        if value.dim() == 4:
-            by_shape.setdefault(tuple(value.shape), []).append(value)
-    filled = {k: by_shape[tuple(v.shape)].pop(0) if v.dim() == 4 else v for k, v in ours.state_dict().items()}
-    ours.load_state_dict(filled)
+    names = {"pooled.0": "psp.out_conv.0", "fused.0": "fusion_block.0"}
+    names |= {f"pools.{i}.1.0": f"psp.blocks.{i}.1.0" for i in range(4)}
+    names |= {f"laterals.{i}.0": f"fpn_lateral_blocks.{2 - i}.conv_norm_relu.0" for i in range(3)}  # coarse ones first
+    names |= {f"outs.{i}.0": f"fpn_conv_blocks.{2 - i}.0" for i in range(3)}
+    given = theirs.state_dict()
+    with torch.no_grad():
+        for own, name in names.items():
+            ours.get_submodule(own).weight.copy_(given.pop(f"{name}.weight"))
+    assert not [name for name, value in given.items() if value.dim() == 4], "no convolution of theirs is left"
     levels = maps()
     torch.testing.assert_close(ours(levels), theirs([None, None, *levels]), rtol=1e-4, atol=1e-5)
 
