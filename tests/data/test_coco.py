@@ -13,7 +13,7 @@ import scenes
 from PIL import Image
 
 from tokenbench.data.coco import decoded, open_coco
-from tokenbench.errors import BadData
+from tokenbench.errors import BadData, UsageError
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -190,3 +190,13 @@ def test_no_such_data(folder: Path, tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     with pytest.raises(BadData, match="No data was given"):
         open_coco(None, "val")
+
+
+def test_without_the_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from tokenbench.tasks.detection import Detection
+
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(UsageError, match=r"not installed; pip install tokenbench\[dense\]"):
+        Detection().open(folder, None)  # type: ignore[arg-type]

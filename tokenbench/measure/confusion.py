@@ -65,7 +65,7 @@ class Labelled:
     def load(cls, path: str | Path) -> Labelled:
         """What `save` wrote; raises `ResultsError` if it cannot be read."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 names, images = (tuple(map(str, arrays[key])) for key in ("names", "images"))
                 return cls(arrays["matrices"], names, images)
         except Exception as error:  # a damaged archive makes numpy and zlib raise nearly anything

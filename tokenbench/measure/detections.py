@@ -90,7 +90,7 @@ class Detections:
     def load(cls, path: str | Path) -> Detections:
         """What `save` wrote; raises `ResultsError` if it cannot be read."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 names = tuple(map(str, arrays["names"]))
                 both = [Objects.from_arrays(arrays, prefix) for prefix in ("found_", "truth_")]
                 return cls(arrays["ids"], arrays["sizes"], arrays["categories"], names, *both)
