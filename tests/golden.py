@@ -6,6 +6,7 @@ test is skipped where that is absent. A run that is neither here nor listed fail
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,9 @@ class Case:
 
     def backbone(self) -> Backbone:
         """The case's model in timm, with its weights."""
-        options = {k: v for k, v in self.info["model"].items() if k not in ("drop_loc", "pruning_loc")}
-        vit = VisionTransformer(**options)
-        own = {k: v for k, v in self.weights.items() if not k.startswith("score_predictor")}
-        vit.load_state_dict(own, strict=True)
+        known = inspect.signature(VisionTransformer).parameters
+        vit = VisionTransformer(**{k: v for k, v in self.info["model"].items() if k in known})
+        vit.load_state_dict({k: self.weights[k] for k in vit.state_dict()}, strict=True)
         return Backbone(vit.eval(), "golden")
 
 

@@ -197,6 +197,7 @@ def test_without_the_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     from tokenbench.tasks.detection import Detection
 
-    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    for name in ("faster_coco_eval", "faster_coco_eval.core"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UsageError, match=r"not installed; pip install tokenbench\[dense\]"):
         Detection().open(folder, None)  # type: ignore[arg-type]

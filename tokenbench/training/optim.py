@@ -12,6 +12,7 @@ from timm.optim._param_groups import param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 
+from tokenbench.core.block import Reducer
 from tokenbench.errors import BadSetting
 from tokenbench.methods.recipe import Learning
 from tokenbench.model import Model
@@ -34,8 +35,8 @@ def optimizer(model: nn.Module, recipe: Learning) -> torch.optim.Optimizer:
         own[name].requires_grad_(False)
     groups: list[dict[str, Any]] = []
     for part, module in (("backbone", body), *(("method", module) for module in rest)):
-        found = _groups(module, recipe, excluded if part == "backbone" else ())
-        groups += [{**group, "part": part} for group in found if group["params"]]
+        for group in _groups(module, recipe, excluded if part == "backbone" else ()):
+            groups += [{**group, **alike, "part": part} for alike in _by_rate(model, group["params"])]
     if not groups:
         raise BadSetting(f"recipe: frozen={'/'.join(recipe.frozen)} leaves nothing to train.")
     try:
@@ -68,6 +69,16 @@ def _groups(module: nn.Module, recipe: Learning, excluded: Sequence[str]) -> lis
         if parameter.requires_grad:
             (spared if "norm" in name or name in excluded else others).append(parameter)
     return [{"params": spared, "weight_decay": 0.0}, {"params": others, "weight_decay": recipe.weight_decay}]
+
+
+def _by_rate(model: nn.Module, parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
+    """Parameters by the factor that their reducer puts on the learning rate (`Reducer.rate`), where that is not 1."""
+    reducers = [module for module in model.modules() if isinstance(module, Reducer)]
+    rates = {parameter: reducer.rate for reducer in reducers for parameter in reducer.parameters()}
+    found: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        found.setdefault(rates.get(parameter, 1.0), []).append(parameter)
+    return [{"params": several} | ({} if rate == 1 else {"lr_scale": rate}) for rate, several in found.items()]
 
 
 class Schedule:
