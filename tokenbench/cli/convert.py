@@ -32,7 +32,7 @@ def convert(
     """
     from tokenbench.weights import detectors, published
 
-    detector = detectors.reading(source, options.take_of({"ema": ema, "weights_key": weights_key}))
+    detector = detectors.reading(source)
     if detector is not None:
         header = detectors.write(detector, Path(source), out, backbone, force)
         click.echo(f"Read {source}: {header['task_setting']['head']} detector of {header['classes']} classes, ")

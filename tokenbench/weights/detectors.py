@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tokenbench import backbones
 from tokenbench.backbones import sizes
@@ -20,20 +22,25 @@ from tokenbench.methods.released import Stored
 from tokenbench.model import Model
 from tokenbench.pyramid import Pyramid
 from tokenbench.weights import files, fitting
-from tokenbench.weights.choice import ALL, Take
 from tokenbench.weights.files import Reading
 
 BODY = "backbone."
 DERIVED = (".relative_position_index", ".attn_mask")  # buffers that follow from sizes
 
 
-def reading(source: str, take: Take = ALL) -> Reading | None:
+def reading(source: str) -> Reading | None:
     """What a file holds, if that is a detector of mmdetection's layout; None for all else."""
     path = Path(source)
     if not path.is_file() or files.header(path):
         return None
-    found = files.reading(path, take)
-    return found if mmdet.is_detector(found.tensors) else None
+    content = files.contents(path)
+    found = content.get("state_dict", content) if isinstance(content, Mapping) else {}
+    tensors = {
+        str(key).removeprefix("module."): value
+        for key, value in (found.items() if isinstance(found, Mapping) else ())
+        if isinstance(value, Tensor)
+    }
+    return Reading(tensors) if mmdet.is_detector(tensors) else None
 
 
 def write(found: Reading, path: Path, out: Path, backbone: str | None = None, force: bool = False) -> dict[str, Any]:
