@@ -10,16 +10,19 @@ from contextlib import contextmanager
 import pytest
 import torch
 from browser import chromium, visit  # noqa: F401  fixtures, here so that one browser serves all modules
-from hypothesis import settings
+from hypothesis import Phase, settings
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tokenbench.backbones import Backbone
 from tokenbench.contract import FAMILIES, tiny_swin, tiny_vit  # noqa: F401  tests import them from here
 from tokenbench.methods import all_methods, load_plugin
-from tokenbench.runs import runner
+from tokenbench.runs import timing
 
 settings.register_profile("tests", deadline=None)  # a busy machine is no failure
+settings.register_profile(
+    "mutants", deadline=None, database=None, derandomize=True, phases=(Phase.explicit, Phase.generate)
+)
 settings.load_profile("tests")
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
 
@@ -34,13 +37,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def served() -> list[object]:
-    """Every family and method, as a default setting, that go together."""
+    """Every family and method, at its defaults or its trial setting, that go together."""
     backbones = {family: Backbone(make()) for family, make in FAMILIES.items()}
     return [
-        pytest.param(family, cls(), id=f"{family}-{name}")
+        pytest.param(family, cls(**cls.trial), id=f"{family}-{name}")
         for name, cls in all_methods().items()
         for family, backbone in backbones.items()
-        if cls().refusal(backbone) is None
+        if cls(**cls.trial).refusal(backbone) is None
     ]
 
 
@@ -55,7 +58,7 @@ def counting() -> Iterator[FlopCounterMode]:
 @pytest.fixture(autouse=True)
 def no_more_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds as many as are asked for, and none more because the machine that runs the tests is busy."""
-    monkeypatch.setattr(runner, "MOST", 1)
+    monkeypatch.setattr(timing, "MOST", 1)
 
 
 @pytest.fixture

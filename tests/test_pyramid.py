@@ -31,7 +31,7 @@ def pyramid(method: Method, **options: object) -> Pyramid:
 @torch.inference_mode()
 def test_published_detection_backbone(run: str) -> None:
     """All four maps, with padding along both sides, along none and along one."""
-    case = Case("stvit/det_backbone")
+    case = Case("stvit/det_backbone", run)
     size = {k: case.info["model"][k] for k in ("embed_dim", "depths", "num_heads", "window_size")}
     backbone = Pyramid(Model(Backbone(SwinTransformer(**size)), STViTR()).eval())
     names = STViTR().published(list(backbone.state_dict()))

@@ -69,7 +69,7 @@ class Model(nn.Module):
         steps: list[Tokens] = []
         tokens = self._loop(tokens.traced() if trace else tokens, steps)
         logits, features = self.backbone.head(tokens)
-        return Output(logits, features, tokens, tuple(steps))
+        return Output(logits, features, tokens, tuple(steps), self.backbone.patch_head)
 
     def _loop(self, tokens: Tokens, steps: list[Tokens] | None = None) -> Tokens:
         for block in self.blocks:

@@ -20,6 +20,7 @@ from tokenbench.maps import following
 from tokenbench.reports import files
 from tokenbench.reports.maps import traces
 from tokenbench.runs import runner
+from tokenbench.runs import verify as verifying
 from tokenbench.training import loop
 
 BOUNDED = settings(
@@ -85,6 +86,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     Path("link").symlink_to("file")
     done = loop.Trained(Path("x"), 1.0, 1, "val", 1, False)
     monkeypatch.setattr(runner, "run", lambda *_: [])
+    monkeypatch.setattr(verifying, "checks", lambda *_, **__: iter(()))
     monkeypatch.setattr(training, "train", lambda *_: done)
     monkeypatch.setattr(following, "trace_all", lambda *_, **__: [])
     monkeypatch.setattr(traces, "write", lambda *_: [])

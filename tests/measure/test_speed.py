@@ -91,13 +91,44 @@ def test_every_round_runs_all_in_a_new_order(clock: Clock) -> None:
     log: list[nn.Module] = []
     models = {name: Costs(clock, 1.0, log=log) for name in ("dense", "a", "b")}
     measure(models, IMAGES, max_seconds=0, warmup=2, seed=3)
-    rounds = [tuple(log[i : i + 3]) for i in range(0, len(log), 3)]
-    assert len(rounds) == 12
+    first, rounds = log[:9], [tuple(log[i : i + 3]) for i in range(9, len(log), 3)]
+    assert first[::3] == first[1::3] == first[2::3], "each is warmed up by two runs before its first that counts"
+    assert set(first) == set(models.values()) and len(rounds) == 9
     assert all(set(one) == set(models.values()) for one in rounds)
-    assert len(set(rounds)) > 2
+    assert {one[0] for one in rounds} == {models["dense"]}, "so that each run has a ratio at once"
+    assert len(set(rounds)) == 2
     log.clear()
     measure(models, IMAGES, max_seconds=0, warmup=2, seed=3)
-    assert [tuple(log[i : i + 3]) for i in range(0, len(log), 3)] == rounds
+    assert log[:9] == first and [tuple(log[i : i + 3]) for i in range(9, len(log), 3)] == rounds
+
+
+def test_rounds_go_on_where_they_were_cut_short(clock: Clock) -> None:
+    def models() -> dict[str, nn.Module]:
+        return {name: Costs(clock, seconds) for name, seconds in (("dense", 6.0), ("a", 3.0), ("b", 2.0))}
+
+    kept: dict[str, list[speed.Pair]] = {}
+    runs = 0
+
+    def keep(name: str, pairs: Sequence[speed.Pair]) -> None:
+        nonlocal runs
+        kept[name] = list(pairs)
+        runs += 1
+        if runs == 11:  # in the fourth round
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(models(), IMAGES, max_seconds=0, warmup=1, keep=keep)
+    assert sorted(map(len, kept.values())) == [3, 4, 4]
+    later = models()
+    got = measure(later, IMAGES, max_seconds=0, warmup=1, before=kept)
+    assert {name: one.runs for name, one in got.items()} == dict.fromkeys(later, 10)
+    assert {name: one.speedup for name, one in got.items()} == {"dense": 1.0, "a": 2.0, "b": 3.0}
+    ran = sorted(model.runs - 1 for model in later.values() if isinstance(model, Costs))
+    assert ran == [6, 7, 7], "dense beside what the cut round lacked, and six whole rounds"
+    again = models()
+    whole = {name: [(6.0 / one.speedup, 6.0)] * 10 for name, one in got.items() if one.speedup}
+    assert measure(again, IMAGES, max_seconds=0, before=whole)["a"].runs == 10
+    assert not any(model.runs for model in again.values() if isinstance(model, Costs)), "nothing was left to do"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from golden import GRADIENTS, Case, close, close_logits, close_trace
+from golden import GRADIENTS, Case, close, close_logits, close_trace, same_kept
 
 from tokenbench.core.tokens import Tokens
 from tokenbench.methods.dense import Dense
@@ -29,7 +29,7 @@ def settings(run: dict) -> EViT:
     + [(RECT, r) for r in ("k0.7_fuse", "k0.5_drop")],
 )
 def test_model(name: str, run: str) -> None:
-    case = Case(name)
+    case = Case(name, run)
     backbone, images = case.backbone(), case.io["in/input"]
     if run.startswith("res160"):
         images = case.io["in/input_160"]
@@ -40,19 +40,7 @@ def test_model(name: str, run: str) -> None:
     close_trace(out.trace, case, run)
     if f"out/{run}/final_tokens" in case.io:
         close(out.features, case.out(run, "final_tokens"))
-    _same_kept(out.trace, case, run)
-
-
-def _same_kept(trace: tuple[Tokens, ...], case: Case, run: str) -> None:
-    """The tokens kept at each stage, by the patches they hold, in order of score."""
-    before = None
-    for stage, block in enumerate((3, 6, 9)):
-        kept = case.out(run, f"stage{stage}.kept_idx")
-        source = trace[block - 1].source if before is None else before
-        after = trace[block].source
-        want = source.gather(1, kept.unsqueeze(-1).expand(-1, -1, source.shape[-1]))
-        assert torch.equal(after[:, : kept.shape[1]], want)
-        before = after
+    same_kept(out.trace, case, run)
 
 
 def _resize_as_published(vit: torch.nn.Module, side: int) -> None:
@@ -67,7 +55,7 @@ def _resize_as_published(vit: torch.nn.Module, side: int) -> None:
 
 @pytest.mark.parametrize("run", ["train_k0.7_fuse_fwd0.8", "train_k0.5_drop"])
 def test_training_forward(run: str) -> None:
-    case = Case(BIG)
+    case = Case(BIG, run)
     method = settings(case.runs[run])
     model = Model(case.backbone(), method).train()
     out = model.run(case.io["in/input"])
@@ -97,7 +85,7 @@ def test_schedule() -> None:
 @pytest.mark.parametrize("run", ["complement_3x20_of49", "complement_2x1_of5", "complement_4x138_of196"])
 def test_what_is_dropped(run: str) -> None:
     """The fused token holds exactly the complement of the kept indices."""
-    case = Case("evit/helpers")
+    case = Case("evit/helpers", run)
     index, total = case.io[f"in/{run}/idx"], case.runs[run]["dim"]
     tokens = Tokens(torch.randn(index.shape[0], total, 4), 0, (1, total)).traced()
     fused = tokens.keep(index, fuse=torch.ones(index.shape[0], total)).source[:, -1]
@@ -107,7 +95,7 @@ def test_what_is_dropped(run: str) -> None:
 
 @pytest.mark.parametrize("name", [BIG, RECT])
 def test_plain(name: str) -> None:
-    case = Case(name)
+    case = Case(name, "plain")
     with torch.inference_mode():
         out = Model(case.backbone(), Dense()).eval().run(case.io["in/input"])
     close_logits(out.logits, case.out("plain", "logits"))

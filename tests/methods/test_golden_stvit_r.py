@@ -43,7 +43,7 @@ def windows_of(block: nn.Module, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("run", RUNS)
 @torch.inference_mode()
 def test_modules(run: str) -> None:
-    case = Case("stvit/modules")
+    case = Case("stvit/modules", run)
     args = case.runs[run]["args"]
     x, y = case.io[f"in/{run}/x"], case.io.get(f"in/{run}/y")
     if run.startswith("semantic"):

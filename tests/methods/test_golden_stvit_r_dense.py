@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
-from golden import SHARED, Case, close
+from golden import Case, close
 
 from tokenbench.methods.stvit_r.blocks import Semantic
 from tokenbench.methods.stvit_r.dense import generate, recover
 
-INFO = SHARED / "stvit/det_modules/case.json"
-RUNS = [run["name"] for run in json.loads(INFO.read_text())["runs"]] if INFO.exists() else []
+NAMES = [f"det_semantic_{size}_k{k}" for size in ("14x21", "17x24") for k in ("14_conv0", "14_conv1", "21_conv0")]
+NAMES += [f"det_restore_{size}" for size in ("14x21", "17x24")]
+RUNS = [f"{name}_mask{masked}" for name in NAMES for masked in (0, 1)]
 
 
-@pytest.mark.skipif(not RUNS, reason="../shared/golden is absent")
 @pytest.mark.parametrize("name", RUNS)
 @torch.inference_mode()
 def test_dense_blocks(name: str) -> None:
-    case = Case("stvit/det_modules")
+    case = Case("stvit/det_modules", name)
     run = case.runs[name]
     args, layout = run["args"], (run["H"], run["W"])
     block = Semantic(16, 2, 64, conv_pos=args.get("use_conv_pos", False)).eval()

@@ -20,7 +20,8 @@ def expected_pairs(case: Case, run: str, total: int) -> list[set[tuple[int, int]
 
 @pytest.mark.parametrize(("n", "ct", "dt", "r"), RUNS)
 def test_bipartite(n: int, ct: int, dt: int, r: int) -> None:
-    case, run = Case(MATCHING), f"bipartite_n{n}_ct{ct}_dt{dt}_r{r}"
+    run = f"bipartite_n{n}_ct{ct}_dt{dt}_r{r}"
+    case = Case(MATCHING, run)
     metric, x, size = (case.io[f"in/{run}/{k}"] for k in ("metric", "x", "size"))
     protected = [p for p, wanted in ((0, ct), (1, dt)) if wanted]
     match = bipartite(metric, r, protected)
@@ -64,7 +65,7 @@ def test_schedules() -> None:
     + [("tome/vit64_rect160x224", r) for r in ("r7", "incr6_noprop", "r25_capped")],
 )
 def test_model(name: str, run: str) -> None:
-    case = Case(name)
+    case = Case(name, run)
     method = settings(case.runs[run])
     model = Model(case.backbone(), method).eval()
     with torch.inference_mode():
@@ -81,7 +82,7 @@ def test_model(name: str, run: str) -> None:
 
 @pytest.mark.parametrize("name", ["tome/vit64_224", "tome/vit64_rect160x224"])
 def test_plain(name: str) -> None:
-    case = Case(name)
+    case = Case(name, "plain")
     with torch.inference_mode():
         logits = Model(case.backbone(), ToMe(r=0)).eval()(case.io["in/input"])
     close_logits(logits, case.out("plain", "logits"))

@@ -229,11 +229,11 @@ def keeps(predictor: Any, x: Tensor) -> Tensor:
     return predictor.out_conv(z).log_softmax(-1)[..., 0]  # type: ignore[no-any-return]
 
 
-def predicted(model: Any, blocks: Sequence[int], rate: float) -> Tensor:
+def predicted(model: Any, blocks: Sequence[int], shares: Sequence[float]) -> Tensor:
     def choose(stage: int, x: Tensor, _: Tensor) -> Tensor:
         predictor = model.blocks[blocks[stage]].reducers[0].predictor
         order = keeps(predictor, x[:, 1:]).argsort(dim=1, descending=True)
-        return taken(x, order[:, : int(36 * rate ** (stage + 1))])
+        return taken(x, order[:, : int(36 * shares[stage])])
 
     return reduced(model, blocks, choose, before=True)
 
@@ -241,13 +241,23 @@ def predicted(model: Any, blocks: Sequence[int], rate: float) -> Tensor:
 @options("dynamicvit.keep_rate")
 def dynamicvit_keep_rate() -> Pairs:
     for rate in (0.9, 0.6):
-        yield logits(model := made(DynamicViT(keep_rate=rate))), predicted(model, QUARTERS, rate)
+        yield logits(model := made(DynamicViT(keep_rate=rate))), predicted(model, QUARTERS, [rate, rate**2, rate**3])
 
 
 @options("dynamicvit.blocks")
 def dynamicvit_blocks() -> Pairs:
     for blocks in ((3, 6, 9), (1, 10), (0, 2, 4, 6)):
-        yield logits(model := made(DynamicViT(blocks=blocks))), predicted(model, blocks, 0.7)
+        yield logits(model := made(DynamicViT(blocks=blocks))), predicted(model, blocks, [0.7**s for s in (1, 2, 3, 4)])
+
+
+@options("dynamicvit.ratios")
+def dynamicvit_ratios() -> Pairs:
+    """As many stages as one likes; on Swin that share of all 100 tokens goes through the MLP."""
+    for ratios, blocks in (((0.9, 0.5, 0.1), QUARTERS), ((0.8, 0.6, 0.4, 0.2), (0, 1, 5, 11))):
+        model = made(DynamicViT(ratios=ratios, blocks=blocks))
+        yield logits(model), predicted(model, blocks, ratios)
+    swin = made(DynamicViT(ratios=(0.8, 0.8, 0.2)), tiny_swin)
+    yield logits(swin, 160), asymmetric(swin, (80, 80, 20))
 
 
 @options("dynamicvit.fall")

@@ -30,6 +30,7 @@ REFUSED = {  # of 36 patches, blocks 0 to 11
     "evit[blocks=9/3]": "its stages are in blocks 9/3",
     "topk[blocks=3/3]": "its stages are in blocks 3/3",
     "random[blocks=6/3]": "its stages are in blocks 6/3",
+    "dynamicvit[ratios=0.8/0.6]": "it has 2 ratios and 3 blocks (3/6/9), and each stage needs both",
     "dynamicvit[blocks=3/6/6]": "its stages are in blocks 3/6/6",
     "evit[blocks=3/99]": "block 99 does not exist, blocks are 0 to 11",
     "evit[tokens=37/20/10]": "of its 36 patches tokens keeps 37/20/10, more than are left",

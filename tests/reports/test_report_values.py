@@ -31,6 +31,7 @@ SAME: dict[str, Any] = {
     "dataset": "imagenet",
     "skipped": 3,
     "runs": 10,
+    "intervals": {"top1": "Wilson", "diff_dense": "Tango"},
     "env": {
         "torch": "2.9",
         "timm": "1.0",
@@ -215,7 +216,7 @@ def assert_csv(lines: list[dict[str, str]]) -> None:
     assert [line["id"] for line in lines] == [made.id for made in ROWS]
     for line, made in zip(lines, ROWS, strict=True):
         values = {**made.metrics, **{name: getattr(made, name) for name in Row.model_fields}}
-        inside = {"setting", "weights", "trained", "conditions", "metrics", "env", "gmacs_by_part"}
+        inside = {"setting", "weights", "trained", "conditions", "metrics", "intervals", "env", "gmacs_by_part"}
         for field in set(values) - inside:
             value, told = values[field], line[field]
             if value is None:
@@ -231,6 +232,7 @@ def assert_csv(lines: list[dict[str, str]]) -> None:
         assert line["weights.hash"] == "aa" and line["trained.name"] == (made.trained.name if made.trained else "")
         knob = made.setting.get("keep_rate")
         assert line["setting.keep_rate"] == ("" if knob is None else str(knob))
+        assert (line["intervals.top1"], line["intervals.diff_dense"]) == ("Wilson", "Tango")
         assert line["env.commit"] == "0123456789abcdef" and "env" not in line
         mlp = (made.gmacs_by_part or {}).get("mlp")
         assert line["gmacs_by_part.mlp"] == ("" if mlp is None else str(mlp))

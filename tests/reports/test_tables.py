@@ -246,8 +246,27 @@ def test_three_kinds_of_brackets_are_told_apart() -> None:
     )
     (table,) = tables.tables([made])
     assert table.notes == (
-        "in brackets, top-1 %: 95 % interval (Wilson); speed-up: 10th and 90th percentile over rounds; "
+        "in brackets, top-1 %: 95 % interval (bootstrap); speed-up: 10th and 90th percentile over rounds; "
         "ms a batch: 10th and 90th percentile.",
+    )
+
+
+def test_each_row_says_by_which_formula_its_intervals_are() -> None:
+    ends = {"top1_low": 60.0, "top1_high": 80.0, "diff_dense": -1.0, "diff_dense_low": -2.0, "diff_dense_high": 1.0}
+    sure = ends | {"speedup_low": 0.9, "speedup_high": 1.1, "p_value": 0.5}
+    first, second = row("evit", **sure), row("tome", **sure)
+    later = row("topk", **sure, noisy=False, env={**ENV, "session": "a"})
+    assert first.intervals == {"top1": "bootstrap", "diff_dense": "bootstrap"}
+    assert later.intervals == {"top1": "Wilson", "diff_dense": "Tango"}
+    (told, *_), (alike, *_) = (tables.tables(rows)[0].notes for rows in ([first, second, later], [first, second]))
+    assert told == (
+        "in brackets, top-1 %: 95 % interval (bootstrap), but of topk 95 % interval (Wilson); "
+        "Δ dense: paired 95 % interval (bootstrap), but of topk paired 95 % interval (Tango); "
+        "speed-up: 10th and 90th percentile over rounds, but of topk 95 % interval of the median over rounds."
+    )
+    assert alike == (
+        "in brackets, top-1 %: 95 % interval (bootstrap); Δ dense: paired 95 % interval (bootstrap); "
+        "speed-up: 10th and 90th percentile over rounds."
     )
 
 

@@ -16,7 +16,7 @@ from rows import row
 from tokenbench.cli import screen
 from tokenbench.reports.page import html
 from tokenbench.reports.paper import tables
-from tokenbench.runs import results
+from tokenbench.runs import reading, results
 from tokenbench.runs.row import Row, dumps
 
 GOOD = row("evit", gmacs_by_block=[1.0, 0.5], gmacs_by_part={"mlp": 1.0}, tokens_mean=[197.0], diff_dense=-1.0)
@@ -75,6 +75,18 @@ def test_any_field_of_any_kind(tmp_path: Path) -> None:
     tables.tables(kept)
     screen.print_results(kept)
     assert html.page(kept).encode()
+
+
+def test_a_quick_look_takes_nothing_that_a_careful_one_would_not() -> None:
+    glance, good = reading.Glance(), json.loads(dumps(GOOD))
+    assert glance.told(line(good)) == reading.told(line(good)) == glance.told(line({**good, "env": good["env"]}))
+    taken = 0
+    for path, value in itertools.product(PATHS, ODD):
+        odd = line(changed(good, path, value))
+        found = glance.told(odd)
+        assert found is None or found == reading.told(odd), (path, value)
+        taken += found is not None
+    assert taken > 50
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))

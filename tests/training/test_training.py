@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from tokenbench import backbones
 from tokenbench.cli import main
 from tokenbench.data import open_training
+from tokenbench.errors import TrainingError
 from tokenbench.methods import all_methods
 from tokenbench.methods.recipe import DEIT, FINETUNE
 from tokenbench.model import Model
@@ -497,6 +498,24 @@ def test_a_folder_of_another_run(job: Job) -> None:
     other = replace(job, recipe=SHORT.change({"lr": 5e-3}))
     with pytest.raises(Exception, match=r"holds a run of other settings \(recipe.lr: 0.001 before, 0.005 now\)"):
         train(other, Quiet())
+
+
+def test_two_runs_into_one_folder(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    class Beside(Quiet):
+        """Starts a second run of the same folder while the first is under way."""
+
+        def step(self, done: int) -> None:
+            if done == 1:
+                with pytest.raises(TrainingError) as error:
+                    train(job, Quiet())
+                told.append(str(error.value))
+
+    train(job, Beside())
+    assert told == [f"Another run trains into {job.output} now; wait for its end, or give another --output."]
+    assert not (job.output / ".lock").exists()
+    assert train(job, Quiet()).updates, "the folder is free again"
 
 
 def test_a_full_disk(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

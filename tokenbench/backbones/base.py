@@ -94,6 +94,14 @@ class Backbone:
         """Number of blocks."""
         raise NotImplementedError
 
+    def pooled(self) -> Backbone:
+        """The same model, with a head that reads the norm of the mean of its patches.
+
+        Raises:
+            Unsupported: the family has none.
+        """
+        raise Unsupported(f"{self.name} has no head that reads the mean of its patches; give a plain ViT.")
+
     def turn(self, index: int, reducers: Sequence[Reducer], proportional: bool) -> Block:
         """One turn of the loop: block `index`, with what reduces tokens in it."""
         raise NotImplementedError
@@ -105,6 +113,11 @@ class Backbone:
     def head(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Logits (B, classes) and final-norm features (B, N, C)."""
         raise NotImplementedError
+
+    @property
+    def patch_head(self) -> nn.Module | None:
+        """The head that reads the features of patches besides the one that reads the image's; None without one."""
+        return None
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -17,6 +17,7 @@ VITS = {  # width, blocks, side of a patch
     (768, 12, 16): "deit_b",
     (1024, 24, 16): "vit_l",
 }
+LVVITS = {(240, 12): "lvvit_t", (384, 16): "lvvit_s", (512, 20): "lvvit_m", (768, 24): "lvvit_l"}  # width, blocks
 SWINS: dict[tuple[int, ...], str] = {  # width, blocks of each stage
     (96, 2, 2, 6, 2): "swin_t",
     (96, 2, 2, 18, 2): "swin_s",
@@ -27,6 +28,8 @@ TWINS = {"deit_t": "vit_ti", "deit_s": "vit_s", "deit_b": "vit_b"}  # AugReg's, 
 
 def recognise(tensors: Mapping[str, Tensor]) -> str | None:
     """The short name of the backbone, in timm's layout or in those that keep its names; None if it is none of these."""
+    if "patch_embed.conv1.weight" in tensors and is_vit(tensors):
+        return LVVITS.get((tensors["patch_embed.proj.weight"].shape[0], depth(tensors)))
     if is_vit(tensors):
         patches = tensors["patch_embed.proj.weight"]
         name = VITS.get((patches.shape[0], depth(tensors), patches.shape[-1]))

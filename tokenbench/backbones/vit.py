@@ -96,6 +96,12 @@ class ViT(Backbone):
         """Whether a second head reads a distillation token."""
         return isinstance(self.vit, VisionTransformerDistilled)
 
+    def pooled(self) -> Backbone:
+        """The same model, with a head that reads the mean of its patches."""
+        made = PooledViT(self.vit, self.name)
+        made.__dict__.update(self.__dict__)
+        return made
+
     def turn(self, index: int, reducers: Sequence[Reducer], proportional: bool) -> Block:
         """A timm block, as it is."""
         return Block(self.vit.blocks[index], reducers, proportional)
@@ -135,6 +141,18 @@ class ViT(Backbone):
             if vit.global_pool == "avgmax":
                 pooled = 0.5 * (pooled + _highest(read, real))
         return vit.head(vit.head_drop(vit.fc_norm(pooled))), features
+
+
+class PooledViT(ViT):
+    """A ViT whose head reads the norm of the mean of its patches, whatever timm's own reads."""
+
+    def head(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Logits (B, classes) and final-norm features (B, N, C)."""
+        vit = self.vit
+        weights = tokens.sizes()[:, tokens.prefix :, None]
+        weights = weights if tokens.present is None else weights * tokens.present.unsqueeze(-1)
+        pooled = vit.fc_norm(vit.norm((tokens.patches * weights).sum(1) / weights.sum(1)))
+        return vit.head(vit.head_drop(pooled)), vit.norm(tokens.x)
 
 
 def _asked(pool: nn.Module, x: Tensor, real: Tensor) -> Tensor:

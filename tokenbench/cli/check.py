@@ -24,7 +24,7 @@ def check(file: Path, methods: str | None) -> int:
     from tokenbench.methods.sweep import parse
 
     names = load_plugin(file)
-    settings = parse(methods) if methods else [make(get(name), {}) for name in names]
+    settings = parse(methods) if methods else [make(get(name), get(name).trial) for name in names]
     outcomes: Counter[str] = Counter()
     for method in settings:
         with warnings.catch_warnings():

@@ -31,7 +31,8 @@ def report(results: tuple[Path, ...], output: Path, maps: Path | None, margin: f
         raise UsageError(
             f"There is no {options.DEFAULT_RESULTS} here; run `tokenbench run` first, or name a results file."
         )
-    rows, problems = load(results or (options.DEFAULT_RESULTS,))
+    found, problems = load(results or (options.DEFAULT_RESULTS,))
+    rows = list(found)
     for problem in problems:
         click.echo(streams.printable(f"Left out {problem}"), err=True)
     if maps is None and any((output / "maps").glob("*.npz")):

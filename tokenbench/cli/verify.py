@@ -29,7 +29,7 @@ def verify(results: tuple[Path, ...]) -> int:
     from tokenbench.runs.results import load
     from tokenbench.runs.verify import checks
 
-    rows, problems = load(results) if results else ([], [])
+    rows, problems = load(results) if results else ((), [])
     for problem in problems:
         click.echo(f"Left out {problem}", err=True)
     counted = list(checks())

@@ -29,6 +29,7 @@ class Attn:
     prefix: int
     bias: Tensor | None = None  # (B, 1, 1, N), or another shape that broadcasts to (B, H, M, N); added to the logits
     matrix: Tensor | None = None  # (B, H, M, N) attention in place of softmax(q k + bias); None until written out
+    y: Tensor | None = None  # (B, M, C) the normalised tokens that asked
     real: Tensor | None = None  # (B, M) False at queries that are padding; None where there is none
 
     def class_row(self) -> Tensor:

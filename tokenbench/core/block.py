@@ -14,6 +14,7 @@ from tokenbench.core.borrowed import unmeddled
 from tokenbench.core.tokens import Tokens
 
 Place = Literal["before", "attention", "between", "after"]
+BLANK = "blank"  # mark (B, N): where it is 0, blocks take in zeros in place of the token's normalised features
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,19 @@ class Output:
     """What a pass returns besides the logits.
 
     `features` are the final-norm outputs (B, N, C) of `tokens`, the tokens that are left; `trace` holds the tokens
-    after each block, in order.
+    after each block, in order; `patch_head` is a head that reads patches too, where there is one.
     """
 
     logits: Tensor
     features: Tensor
     tokens: Tokens
     trace: tuple[Tokens, ...]
+    patch_head: nn.Module | None = None
+
+    @property
+    def patches(self) -> Tensor | None:
+        """What the head on patches says of each token after the prefix, (B, N - prefix, classes); None without one."""
+        return None if self.patch_head is None else self.patch_head(self.features[:, self.tokens.prefix :])
 
 
 class Reducer(nn.Module):
@@ -41,7 +48,8 @@ class Reducer(nn.Module):
     where: ClassVar[Place] = "between"
     matrix: ClassVar[bool] = False  # True: attention is written out, once for this reducer and for the block's output
     values: ClassVar[Literal["before", "after"]] = "before"  # "after": at "attention", v comes of the tokens returned
-    queries: ClassVar[Literal["before", "after"]] = "before"  # "after", in eval mode: so does q, but for the prefix's
+    late_queries: ClassVar[bool] = False  # True, in eval mode: with late values, so are queries but the prefix's
+    rate: ClassVar[float] = 1.0  # factor on the learning rate of its parameters
     method: Any = None
 
     def forward(self, tokens: Tokens, attn: Attn | None) -> Any:
@@ -96,18 +104,19 @@ class Block(nn.Module):
         block, context, start = self.borrowed[0], tokens.context, tokens.x
         unmeddled(block, block.attn)
         within = self._at("attention")
-        y = block.norm1(start)
+        y = _blanked(block.norm1(start), tokens)
         keys = None if context is None else block.norm1(context.x)
-        asking = tokens.prefix if not self.training and any(r.queries == "after" for r in within) else None
+        asking = tokens.prefix if not self.training and any(r.late_queries for r in within) else None
         q, k, v = project(block.attn, y, keys, any(reducer.values == "after" for reducer in within), asking)
         bias = self._bias(tokens if context is None else context)
-        attn = Attn(q, k, v, block.attn.scale, tokens.prefix, bias, real=tokens.real)
+        attn = Attn(q, k, v, block.attn.scale, tokens.prefix, bias, y=y, real=tokens.real)
         if tokens.alive is not None or any(r.matrix for r in (*within, *self._at("between"))):
             attn = attn.written_out(_policy(tokens))
         for reducer in within:
             tokens, attn = reducer(tokens, attn)
         if tokens.x is not start:
-            y, attn = block.norm1(tokens.x), replace(attn, real=tokens.real)
+            y = _blanked(block.norm1(tokens.x), tokens)
+            attn = replace(attn, y=y, real=tokens.real)
         if asking is not None:
             attn = replace(attn, q=queries(block.attn, y))
         if attn.v is None:
@@ -121,12 +130,14 @@ class Block(nn.Module):
     def mlp(self, tokens: Tokens) -> Tokens:
         """The tokens after the MLP and its residual."""
         block = self.borrowed[0]
-        return tokens.with_x(tokens.x + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens.x)))))
+        y = block.mlp(_blanked(block.norm2(tokens.x), tokens))
+        return tokens.with_x(tokens.x + block.drop_path2(block.ls2(y)))
 
     def _plain(self, tokens: Tokens) -> bool:
         """Whether nothing happens inside the block."""
         sized = self.proportional and tokens.size is not None
         marked = any(held is not None for held in (tokens.alive, tokens.context, tokens.present))
+        marked = marked or BLANK in tokens.marks
         return not (sized or marked or self._at("attention") or self._at("between"))
 
     def _bias(self, keys: Tokens) -> Tensor | None:
@@ -143,6 +154,11 @@ class Block(nn.Module):
         for reducer in self._at(where):
             tokens = reducer(tokens, attn)
         return tokens
+
+
+def _blanked(y: Tensor, tokens: Tokens) -> Tensor:
+    shown = tokens.marks.get(BLANK)
+    return y if shown is None else y * shown.unsqueeze(-1)
 
 
 def _policy(tokens: Tokens) -> Tensor | None:

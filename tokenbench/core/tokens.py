@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tokenbench.core.packing import fused, packed
 from tokenbench.core.paths import Paths as Paths
 from tokenbench.core.rows import add_at, flat, stacked, take, wide
 
@@ -127,10 +128,10 @@ class Tokens:
                 patches count as `fused` from then on, whatever becomes of that token.
         """
         index = index.expand(self.x.shape[0], -1)
-        kept = self._pick(index)
-        return (kept if fuse is None else self._fuse(kept, torch.ones_like(fuse).scatter(1, index, 0.0), fuse))._pack()
+        kept = self.pick(index)
+        return packed(kept if fuse is None else fused(self, kept, torch.ones_like(fuse).scatter(1, index, 0.0), fuse))
 
-    def keep_where(self, mask: Tensor, fuse: Tensor | None = None) -> Tokens:
+    def keep_where(self, mask: Tensor, fuse: Tensor | None = None, always: bool = False) -> Tokens:
         """Prune where images differ in how many tokens they keep; the others are padded (`present`).
 
         In a graph that is compiled or exported, and on the meta device, where shapes cannot hang on values, what is
@@ -140,6 +141,7 @@ class Tokens:
         Args:
             mask: (B, N - prefix) True for tokens to keep. An image without prefix tokens keeps its first in any case.
             fuse: as for `keep`.
+            always: images that drop none have a fused token too, of zeros.
         """
         if self.present is not None:
             mask = mask & self.present
@@ -147,7 +149,7 @@ class Tokens:
             first = torch.arange(mask.shape[1], device=mask.device) == 0
             mask = mask | (first & ~mask.any(1, keepdim=True))
         kept = replace(self, present=mask, layout=None)
-        return (kept if fuse is None else self._fuse(kept, (~mask).to(fuse.dtype), fuse))._pack()
+        return packed(kept if fuse is None else fused(self, kept, (~mask).to(fuse.dtype), fuse, always))
 
     def sized(self, size: Tensor | None) -> Tokens:
         """The same tokens with other sizes (B, N), which proportional attention and pooling read; None keeps none."""
@@ -186,7 +188,7 @@ class Tokens:
             marks=self._marks(lambda mark: self._after_prefix(mark, merged)),
             layout=None,
         )
-        return grouped._pack() if uneven else grouped
+        return packed(grouped) if uneven else grouped
 
     def halve(self, x: Tensor) -> Tokens:
         """Patch merging (Swin): of every 2x2 tokens one, with features x (B, rows/2 * columns/2, C), rounded up.
@@ -209,7 +211,7 @@ class Tokens:
         return made.settle()
 
     def mix(self, weights: Tensor, x: Tensor | None = None, layout: tuple[int, int] | None = None) -> Tokens:
-        """Condense: soft clusters; the result has no prefix.
+        """Condense: soft clusters; the result has no prefix. `condense` keeps it.
 
         Args:
             weights: (B, M, N) what each new token takes of each token, prefix included; 0 of padding.
@@ -223,9 +225,39 @@ class Tokens:
         marks = self._marks(lambda mark: weights.to(mark.dtype) @ mark)
         return replace(self, x=x, prefix=0, size=None, source=source, layout=layout, present=None, marks=marks)
 
-    def mask(self, alive: Tensor) -> Tokens:
-        """Drop without removing, for training: tokens with `alive` 0 (B, N - prefix) are no key to any other."""
-        return replace(self, alive=alive, decisions=(*self.decisions, alive))
+    def condense(self, weights: Tensor, x: Tensor | None = None) -> Tokens:
+        """Soft clusters behind a prefix that is set aside and comes first again.
+
+        Args:
+            weights: (B, M, N - prefix) what each new token takes of each token after the prefix; 0 of padding.
+            x: (B, M, C) features of the new tokens; `weights` times those of the tokens after the prefix if not given.
+        """
+        nothing = torch.zeros(0, dtype=torch.long, device=self.x.device)
+        return self.keep(nothing).join(self.without_prefix().mix(weights, x))
+
+    def absorb(self, other: Tokens, weights: Tensor) -> Tokens:
+        """Add to tokens what they take of others, which go: weights (B, N - prefix, N' - prefix'), 0 of padding.
+
+        Features, sizes and maps add up; `other` is of the same images, such as `keep` of the places left out here.
+        """
+        taken = other.without_prefix().mix(weights)
+        size = None
+        if self.size is not None or other.size is not None:
+            grown = (weights @ other.sizes()[:, other.prefix :, None]).squeeze(-1)
+            size = self.sizes() + F.pad(grown, (self.prefix, 0))
+        source = None if self.source is None or taken.source is None else self.source + taken.source
+        return replace(self, x=self.x + F.pad(taken.x, (0, 0, self.prefix, 0)), size=size, source=source)
+
+    def mask(self, alive: Tensor, fuse: Tensor | None = None) -> Tokens:
+        """Drop without removing, for training: tokens with `alive` 0 (B, N - prefix) are no key to any other.
+
+        `fuse` is as for `keep`, of the tokens that were not dropped before.
+        """
+        masked = replace(self, alive=alive, decisions=(*self.decisions, alive))
+        if fuse is None:
+            return masked
+        before = torch.ones_like(alive) if self.alive is None else self.alive
+        return fused(masked, masked, before - alive, fuse)
 
     def part(self, slow: Tensor, fast: Tensor) -> Tokens:
         """Two paths for tokens that stay: places (B, K) and (B, N - K). Patches of the fast one count as dropped."""
@@ -278,7 +310,7 @@ class Tokens:
             marks=MappingProxyType(marks),
             layout=None,
         )
-        return joined.settle()._pack()
+        return packed(joined.settle())
 
     def last(self, count: int) -> Tokens:
         """The last `count` tokens, without prefix."""
@@ -291,52 +323,22 @@ class Tokens:
         """`present`, (B, N - prefix) bool, written out where there is no padding."""
         return torch.ones_like(self.x[:, self.prefix :, 0], dtype=torch.bool) if self.present is None else self.present
 
-    def _pick(self, index: Tensor) -> Tokens:
+    def pick(self, index: Tensor) -> Tokens:
         """The tokens at places (B, K) after the prefix, with all that is known of each."""
 
-        def pick(values: Tensor) -> Tensor:
+        def picked(values: Tensor) -> Tensor:
             return self._after_prefix(values, lambda v: take(v[:, self.prefix :], index))
 
         return replace(
             self,
-            x=pick(self.x),
-            size=None if self.size is None else pick(self.size),
+            x=picked(self.x),
+            size=None if self.size is None else picked(self.size),
             source=None if self.source is None else take(self.source, index),
             alive=None if self.alive is None else take(self.alive, index),
             present=None if self.present is None else take(self.present, index),
-            marks=self._marks(pick),
+            marks=self._marks(picked),
             layout=None,
         )
-
-    def _fuse(self, kept: Tokens, dropped: Tensor, fuse: Tensor) -> Tokens:
-        """`kept` and one token more, of the tokens here where `dropped` (B, N - prefix) is 1, times their weights."""
-        if self.present is not None:
-            dropped = dropped * self.present
-        rest = replace(self.without_prefix(), source=None).mix((fuse * dropped).unsqueeze(1))
-        if self.size is not None:
-            rest = replace(rest, size=(dropped * self.size[:, self.prefix :]).sum(1, keepdim=True))
-        if self.source is not None:
-            rest = replace(rest, source=dropped.to(self.source.dtype).unsqueeze(1) @ self.source)  # (B, 1, P)
-        if kept.present is not None:
-            rest = replace(rest, present=dropped.any(1, keepdim=True))
-        if self.alive is not None:
-            rest = replace(rest, alive=torch.ones_like(self.alive[:, :1]))
-        fused = self.fused if rest.source is None or self.fused is None else rest.source.squeeze(1).maximum(self.fused)
-        return replace(kept.join(rest), fused=fused, context=self.context, views=self.views)
-
-    def _pack(self) -> Tokens:
-        """Real tokens first, in their order, in no more places than the image with most has."""
-        if self.present is None:
-            return self
-        packed = self
-        if not torch.compiler.is_compiling() and not self.x.is_meta:
-            fewest, most = torch.stack(self.present.sum(1).aminmax()).tolist()
-            packed = self._pick(self.present.int().argsort(dim=1, descending=True, stable=True)[:, :most])
-            if fewest == most:
-                return replace(packed, present=None)
-        if packed.source is None or packed.present is None:
-            return packed
-        return replace(packed, source=packed.source * packed.present.unsqueeze(-1))
 
     def _after_prefix(self, values: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
         """Values (B, N[, D]) of the prefix as they are, and after it what `change` makes of them all."""

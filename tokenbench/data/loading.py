@@ -63,19 +63,30 @@ class Loader:
     """
 
     def __init__(
-        self, images: Images, indices: Sequence[int], config: Mapping[str, Any], batch: int, workers: int
+        self,
+        images: Images,
+        indices: Sequence[int],
+        config: Mapping[str, Any],
+        batch: int,
+        workers: int,
+        start: int = 0,
     ) -> None:
         self.name, self.split, self.total, self.available = images.name, images.split, len(indices), len(images)
         self.sample_hash = images.digest(indices)
         self.conditions, self.logits = images.conditions, images.logits
         self.skipped: list[tuple[str, str]] = []
+        self._made_of = images, indices, config, batch, workers
         self._batches: DataLoader[Any] = DataLoader(
-            _Decoded(images, indices, config),
+            _Decoded(images, indices[start:], config),
             batch_size=batch,
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
         )
+
+    def after(self, items: int) -> Loader:
+        """The same images, of which a pass leaves out so many first ones."""
+        return Loader(*self._made_of, start=items)
 
     def __len__(self) -> int:
         """Batches a pass, if no whole batch is unreadable."""

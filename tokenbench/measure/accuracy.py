@@ -155,6 +155,11 @@ def gather(ranked: Sequence[Tensor], targets: Sequence[Tensor]) -> Predictions:
     return Predictions(torch.cat(list(ranked)).numpy(), torch.cat(list(targets)).to("cpu", torch.int32).numpy())
 
 
+def join(parts: Sequence[Predictions]) -> Predictions:
+    """The predictions of several stretches of images, one after the other, as one."""
+    return Predictions(np.concatenate([part.top for part in parts]), np.concatenate([part.target for part in parts]))
+
+
 def paired(a: Predictions, b: Predictions) -> Paired:
     """Which images only one of them got right, b being the reference; `UsageError` on different images."""
     _same_images(a, b)

@@ -21,6 +21,7 @@ from tokenbench.measure.running import OutOfMemory, blocks_of, evaluating, forwa
 __all__ = ["OutOfMemory", "Share", "Speed", "break_even", "measure", "median_interval", "reduction_share"]
 
 
+Pair = tuple[float, float | None]  # seconds of a model, and of the reference in the same round
 SURE = 0.99  # of each look at the ratios: looking on until they are close together costs some of it, and 95 % are left
 
 
@@ -66,12 +67,15 @@ def measure(
     warmup: int = 3,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
+    before: Mapping[str, Sequence[Pair]] | None = None,
+    keep: Callable[[str, Sequence[Pair]], None] | None = None,
 ) -> dict[str, Speed]:
     """Time a forward pass of every model, in eval mode and without gradients, one round after the other.
 
-    Each round runs all models once, in an order drawn anew. Rounds are added until all speed-ups are known to `goal`
-    or the time is spent, so their number says how noisy the machine was. Times are from CUDA events on a GPU, each run
-    awaited before the next begins, and from the wall clock elsewhere; the images already lie on the device.
+    Each round runs all models once, the reference first, the others in an order drawn anew. Rounds are added until all
+    speed-ups are known to `goal` or the time is spent, so their number says how noisy the machine was. Times are from
+    CUDA events on a GPU, each run awaited before the next begins, and from the wall clock elsewhere; the images already
+    lie on the device.
 
     Args:
         models: modules from images to logits, by name, on the device of the images.
@@ -83,9 +87,11 @@ def measure(
         max_rounds: rounds to stop after in any case.
         goal: half the width of the interval of each speed-up, relative to it, to stop at between the two.
         max_seconds: when to stop between the two in any case.
-        warmup: rounds before the first that counts.
+        warmup: runs of each model before its first that counts; one where an earlier call is gone on with.
         seed: of the order.
-        progress: called after each round that counts with the number of rounds done so far.
+        progress: called after each round with the number of rounds done so far.
+        before: the pairs of an earlier call that was cut short, as `keep` got them; the rounds go on from there.
+        keep: called after each run with the name of the model and its pairs so far.
 
     Raises:
         OutOfMemory: the batch does not fit.
@@ -98,27 +104,43 @@ def measure(
             f"min_rounds={min_rounds}, max_rounds={max_rounds} and warmup={warmup} cannot be run; "
             f"give 1 <= min_rounds <= max_rounds and 0 <= warmup."
         )
-    times: dict[str, list[float]] = {name: [] for name in models}
-    order = list(models)
+    pairs: dict[str, list[Pair]] = {name: list((before or {}).get(name, ())) for name in models}
+    others = [name for name in models if name != reference]
     shuffle = random.Random(seed).shuffle
+
     with evaluating(*models.values()), _compiled(models) if compile else nullcontext(models) as run:
-        for _ in range(warmup):
-            for name in order:
+        warm: set[str] = set()
+
+        def time(name: str) -> float:
+            for _ in range(0 if name in warm else min(1, warmup) if pairs[name] else warmup):
                 _time(run[name], images, precision, name)
-        began, look = perf_counter(), min_rounds
-        for done in range(1, max_rounds + 1):
-            shuffle(order)
-            for name in order:
-                times[name].append(_time(run[name], images, precision, name))
-            if progress is not None:
-                progress(done)
-            if done >= min_rounds and perf_counter() - began >= max_seconds:
+            warm.add(name)
+            return _time(run[name], images, precision, name)
+
+        done = min(map(len, pairs.values()))
+        look = max(done, min_rounds)
+        while done < max_rounds:
+            spent = sum(own for runs in pairs.values() for own, _ in runs)
+            if done >= min_rounds and spent >= max_seconds:
                 break
             if done >= look:
                 look = 5 * done // 4 + 1  # a look at each round would be more looks than `SURE` pays for
-                if all(_width(own, times.get(reference)) <= goal for own in times.values()):
+                if all(_width(runs, name == reference) <= goal for name, runs in pairs.items()):
                     break
-    return {name: _summary(images.shape[0], own, times.get(reference), goal) for name, own in times.items()}
+            done += 1
+            shuffle(others)
+            beside: float | None = None
+            for name in [reference, *others] if reference in models else others:
+                if name == reference or len(pairs[name]) < done:  # more only where a round was cut short before
+                    own = time(name)
+                    beside = own if name == reference else beside
+                    if len(pairs[name]) < done:
+                        pairs[name].append((own, beside))
+                    if keep is not None:
+                        keep(name, pairs[name])
+            if progress is not None:
+                progress(done)
+    return {name: _summary(images.shape[0], runs, name == reference, goal) for name, runs in pairs.items()}
 
 
 def median_interval(values: Sequence[float], level: float = SURE) -> tuple[float, float] | None:
@@ -234,20 +256,23 @@ def _compiled(models: Mapping[str, nn.Module]) -> Iterator[dict[str, nn.Module]]
         yield {name: cast(nn.Module, torch.compile(model, dynamic=False)) for name, model in models.items()}
 
 
-def _ratios(own: list[float], reference: list[float]) -> list[float]:
-    return [float(ratio) for ratio in np.divide(reference, own)]
-
-
-def _width(own: list[float], reference: list[float] | None) -> float:
+def _width(pairs: Sequence[Pair], is_reference: bool) -> float:
     """Half the width of the interval of the speed-up, or of the time where it is the reference's, relative to it."""
-    values = own if reference is None or reference is own else _ratios(own, reference)
+    ratios = _ratios(pairs)
+    values = [own for own, _ in pairs] if ratios is None or is_reference else ratios
     found = median_interval(values)
     return math.inf if found is None else (found[1] - found[0]) / 2 / median(values)
 
 
-def _summary(batch: int, own: list[float], reference: list[float] | None, goal: float) -> Speed:
+def _ratios(pairs: Sequence[Pair]) -> list[float] | None:
+    """The speed-up in each round; None where the reference did not run."""
+    return None if any(beside is None for _, beside in pairs) else [beside / own for own, beside in pairs if beside]
+
+
+def _summary(batch: int, pairs: Sequence[Pair], is_reference: bool, goal: float) -> Speed:
+    own = [seconds for seconds, _ in pairs]
     p10, p25, p50, p75, p90 = (float(q) for q in np.percentile(own, [10, 25, 50, 75, 90]))
-    ratios = None if reference is None else _ratios(own, reference)
+    ratios = _ratios(pairs)
     low, high = (ratios and median_interval(ratios)) or (None, None)
     return Speed(
         batch=batch,
@@ -260,5 +285,5 @@ def _summary(batch: int, own: list[float], reference: list[float] | None, goal: 
         speedup=median(ratios) if ratios else None,
         speedup_low=low,
         speedup_high=high,
-        noisy=_width(own, reference) > goal,
+        noisy=_width(pairs, is_reference) > goal,
     )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from tokenbench.backbones import Backbone
@@ -35,6 +35,15 @@ def _split(value: Any) -> Any:
 
 Places = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_split)]  # knobs that list block indices
 Counts = Annotated[tuple[PositiveInt, ...], BeforeValidator(_split)]  # or numbers of tokens
+Share = Annotated[float, Field(gt=0, le=1)]
+Shares = Annotated[tuple[Share, ...], BeforeValidator(_split)]  # or shares of them
+
+
+def later(default: Any, **how: Any) -> Any:
+    """The `Field` of a knob that came after rows and weights had been written: at its default no setting shows it, so
+    that these stay of the same setting and keep their ids.
+    """
+    return Field(default, exclude_if=lambda value: value == default, **how)
 
 
 Kind = Literal["prunes", "merges", "condenses", "skips", "recovers"]
@@ -89,6 +98,7 @@ class Method(BaseModel):
     trained: ClassVar[bool] = False  # True: says nothing until it has been trained itself
     main: ClassVar[str | None] = None  # the knob that every label shows
     neutral: ClassVar[Mapping[str, Any] | None] = None  # the setting that changes nothing; None where there is none
+    trial: ClassVar[Mapping[str, Any]] = {}  # knobs for tiny random models, where defaults ask for more than these have
     windowed: ClassVar[bool] = False  # True: leaves whole grids, as backbones that attend within windows need
     reported: ClassVar[tuple[Reported, ...]] = ()
     recipes: ClassVar[Mapping[str, Recipe]] = {"scratch": DEIT, "finetune": FINETUNE}  # the first is the default
@@ -163,6 +173,10 @@ class Method(BaseModel):
         """The setting in force at this point of training, in epochs and their fractions."""
         return self
 
+    def lean(self) -> Method:
+        """The setting without what only training needs, such as auxiliary heads: what training writes is of it."""
+        return self
+
     def losses(self, out: Output, target: Tensor, teacher: Output | None = None) -> dict[str, Tensor]:
         """The terms of the training loss, already weighted; their sum is the loss.
 
@@ -177,6 +191,11 @@ class Method(BaseModel):
     def recognise(cls, stored: Stored) -> Release | None:
         """What a published checkpoint says of this method; None unless it is certainly one of this method."""
         return None
+
+    @classmethod
+    def translate(cls, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """A published checkpoint's tensors, some joined or left out where need be, before `published` names them."""
+        return tensors
 
     def published(self, names: Sequence[str]) -> dict[str, str]:
         """The published name of every tensor in a `Model.state_dict()` of this setting, by its name there."""

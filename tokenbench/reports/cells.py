@@ -31,7 +31,7 @@ _COSTS = (
     Column("Δ GMAC", "change", "gmacs"),
     Column("params M", "params", "params_m", spare=True),
     Column("img/s", "speed", "images_per_s"),
-    Column("speed-up", "speedup", "speedup", "as `of_speed` has it"),
+    Column("speed-up", "speedup", "speedup", "95 % interval of the median over rounds"),
     Column("spread", "spread", "spread", spare=True),
     Column("ms a batch", "latency", "latency_p50", "10th and 90th percentile"),
     Column("selecting", "share", "reduction_share", spare=True),
@@ -108,17 +108,15 @@ def line(row: Row, dense: Row | None, verdict: Verdict | None) -> dict[str, str]
 
 def notes(rows: Sequence[Row], verdicts: Mapping[int, Verdict], dense: Row | None) -> list[str]:
     """What must be known to read the cells of some rows that are shown together."""
-    first = rows[0].task == FIRST_TASK
-    shown = [cells(row, dense, verdicts.get(id(row))) for row in rows]
+    shown = [(row, cells(row, dense, verdicts.get(id(row)))) for row in rows]
     kinds: dict[str, list[str]] = {}
     for column in columns(metrics_of(rows[0].task, list(rows[0].metrics))):
-        if column.brackets and any("[" in texts[column.name] for texts in shown):
-            kind = of_speed(rows) if column.name == "speedup" else column.brackets
-            kind += {"score": " (Wilson)", "diff": " (Tango)"}.get(column.name, "") if first else ""
+        kind = _together([(_kind(column, row), row.label) for row, texts in shown if "[" in texts[column.name]])
+        if kind:
             kinds.setdefault(kind, []).append(column.title)
     told = [f"{', '.join(names)}: {kind}" for kind, names in kinds.items()]
     found = [f"in brackets, {'; '.join(told)}"] if told else []
-    found += [rule(verdict, first) for verdict in list(verdicts.values())[:1]]
+    found += [rule(verdict, rows[0].task == FIRST_TASK) for verdict in list(verdicts.values())[:1]]
     away = [row.label for row in rows if is_elsewhere(row, dense)]
     if away:
         found.append(
@@ -144,9 +142,27 @@ def rule(verdict: Verdict, mcnemar: bool = True) -> str:
 
 
 def of_speed(rows: Sequence[Row]) -> str:
-    """What the interval of a speed-up is: rows of earlier versions have percentiles."""
-    old = all(row.noisy is None for row in rows)
-    return "10th and 90th percentile over rounds" if old else "95 % interval of the median over rounds"
+    """What the intervals of speed-ups are; of several kinds, `notes` say which rows have which."""
+    (column,) = (column for column in _COSTS if column.name == "speedup")
+    return " or ".join(dict.fromkeys(_kind(column, row) for row in rows if row.speedup_low)) or column.brackets
+
+
+def _kind(column: Column, row: Row) -> str:
+    """What the brackets of a row's cell are; rows of earlier versions have percentiles of speed-ups."""
+    if column.name == "speedup" and row.noisy is None:
+        return "10th and 90th percentile over rounds"
+    main = metrics_of(row.task, list(row.metrics))[0].name
+    by = row.intervals.get({"score": main, "diff": PAIRED[0]}.get(column.name, column.name))
+    return f"{column.brackets} ({by})" if by else column.brackets
+
+
+def _together(kinds: Sequence[tuple[str, str]]) -> str:
+    """What some cells have, from the kind and the label of each: the commonest, and the rows that have another."""
+    labels: dict[str, list[str]] = {}
+    for kind, label in kinds:
+        labels.setdefault(kind, []).append(label)
+    usual, *others = sorted(labels, key=lambda kind: -len(labels[kind])) or [""]
+    return usual + "".join(f", but of {', '.join(labels[kind])} {kind}" for kind in others)
 
 
 def is_elsewhere(row: Row, dense: Row | None) -> bool:

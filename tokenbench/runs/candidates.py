@@ -13,9 +13,10 @@ import torch
 
 from tokenbench import __version__
 from tokenbench.backbones import Backbone, random_images
-from tokenbench.errors import TokenbenchError, UsageError, first_line, place
+from tokenbench.core.registry import source
+from tokenbench.errors import ResultsError, TokenbenchError, UsageError, first_line, place
 from tokenbench.measure import memory
-from tokenbench.measure.running import OutOfMemory, is_out_of_memory
+from tokenbench.measure.running import OutOfMemory, conditions, is_out_of_memory
 from tokenbench.methods import get
 from tokenbench.methods.base import Method, make
 from tokenbench.methods.dense import Dense
@@ -28,6 +29,7 @@ from tokenbench.weights.choice import ALL, Take
 
 _log = logging.getLogger(__name__)
 AUTO_BATCH = 256  # where `--batch-size auto` starts halving
+USUAL = {"fused_attention": True, "matmul_precision": "highest"}
 COUNTED = 32  # items that multiply-adds and tokens are counted on, where they depend on the item
 ACCURACY_BATCH = 128  # at most: larger ones are timed, but bring no speed to the pass over the data
 
@@ -69,6 +71,8 @@ class Candidate:
     notes: list[str] = field(default_factory=list)
     status: str = "ok"
     own: checkpoints.Weights | None = None  # those trained with the method, if it does not run on the dense ones
+    written: list[int] = field(default_factory=list)  # of `batches`, those that get a row; others are a reference only
+    session: str | None = None  # in which its timing began, if that was an earlier one
 
     def stop(self, status: str, reason: str) -> None:
         """No more is measured of it; its rows will say why."""
@@ -77,15 +81,27 @@ class Candidate:
     def at(self, batch: int) -> Candidate:
         """A copy to be measured at one batch size: what is found or fails there stays there."""
         return replace(
-            self, batches=[batch], measured=dict(self.measured), scores=dict(self.scores), notes=list(self.notes)
+            self,
+            batches=[batch],
+            written=[batch] if batch in self.written else [],
+            measured=dict(self.measured),
+            scores=dict(self.scores),
+            notes=list(self.notes),
         )
+
+    def done(self, batch: int) -> None:
+        """Its row for a batch size is written, or left to another process."""
+        self.batches = [b for b in self.batches if b != batch]
+        self.written = [b for b in self.written if b != batch]
 
 
 @contextmanager
 def failing(*candidates: Candidate) -> Iterator[None]:
-    """An error inside stops these candidates and nothing else: a plug-in may raise anything."""
+    """An error inside stops these candidates only: a plug-in may raise anything. Not one of keeping results."""
     try:
         yield
+    except ResultsError:
+        raise
     except (Exception, SystemExit) as error:
         status = "oom" if _does_not_fit(error) else "failed"
         kind = "" if isinstance(error, TokenbenchError) else f"{type(error).__name__}: "
@@ -128,6 +144,10 @@ class Group:
             why = "no --data-dir"
         return f"{why}, so no {task.scored}" if why else None
 
+    def job(self, candidate: Candidate, batch: int | None = None) -> str:
+        """The id of a candidate's row at a batch size, by default the first."""
+        return self.row(candidate, self.batches[0] if batch is None else batch).id
+
     def row(self, candidate: Candidate, batch: int) -> Row:
         """A candidate's row at a batch size, as it stands."""
         loader, weights, method, plan = self.loader, self.weights, candidate.method, self.plan
@@ -154,13 +174,37 @@ class Group:
                 **plan.task.model_dump(mode="json", exclude_defaults=True),
                 **getattr(loader, "conditions", {}),
                 **self.backbone.pixels,
+                **unusual(backbone=type(self.backbone), task=type(plan.task), method=type(method)),
             },
-            env=self.env,
+            env={**self.env, **({"session": candidate.session} if candidate.session else {})},
             status=candidate.status,
             reason="; ".join(candidate.notes) or None,
             metrics={key: candidate.scores.get(key) for key in plan.task.metric_names()},
+            intervals=plan.task.intervals if candidate.scores else {},
             **candidate.measured,
         )
+
+
+def unusual(**classes: type) -> dict[str, Any]:
+    """What decides numbers beside the settings, where it is not as usual: attention, float32, sources of plug-ins."""
+    found = {name: value for name, value in conditions().items() if USUAL.get(name, value) != value}
+    sources_of = {f"{name}_source": source(cls) for name, cls in classes.items()}
+    return found | {name: hash for name, hash in sources_of.items() if hash}
+
+
+def otherwise(group: Group, rows: Sequence[Row]) -> list[str]:
+    """A sentence if rows that are not measured again were measured under other versions, threads or rounds."""
+    good = [row for row in rows if row.status == "ok"]
+    told: dict[str, None] = {}
+    for name in ("torch", "timm", "threads", "cpu"):
+        now = group.env.get(name)
+        others = {str(row.env[name]) for row in good if row.env.get(name, now) != now}
+        if name == "cpu":  # earlier versions wrote it as `hardware` has it, without the clock
+            others = {other for other in others if not str(group.env.get("hardware")).startswith(f"{other}, ")}
+        told |= {f"{name} {other} (now {now})": None for other in sorted(others)}
+    fewer = [row.runs for row in good if row.runs is not None and row.runs < group.plan.rounds]
+    told |= {f"{min(fewer)} rounds (now {group.plan.rounds})": None} if fewer else {}
+    return [f"{group.backbone.name}: some of these were measured under {', '.join(told)}."] if told else []
 
 
 def prepare(plan: Plan, env: Mapping[str, Any], say: Callable[[str], None]) -> list[Group]:

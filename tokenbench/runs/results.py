@@ -6,29 +6,20 @@ next append starts on a line of its own.
 
 from __future__ import annotations
 
-import codecs
 import errno
-import json
-import math
 import os
-import re
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-
-from pydantic import ValidationError
+from typing import IO, NamedTuple, overload
 
 from tokenbench.core import atomic
 from tokenbench.errors import ResultsError
-from tokenbench.runs.row import SCHEMA, Row, dumps
-
-DEEPEST = 16  # levels of a row's values
-LONGEST = 100_000  # characters of a text
-LARGEST = 1e100  # and one over it is the smallest, so that ratios stay numbers
-ODD = re.compile(rb"\d[eE][+-]?\d{3}|\d{100}")
+from tokenbench.runs import reading
+from tokenbench.runs.row import Row, dumps
 
 
 @dataclass(frozen=True)
@@ -41,6 +32,14 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.why}"
+
+
+class Place(NamedTuple):
+    """Where a row stands."""
+
+    path: Path
+    start: int  # bytes from the beginning of the file
+    length: int
 
 
 class Results:
@@ -69,7 +68,7 @@ class Results:
 
     def rows(self) -> list[Row]:
         """As `load`, without the problems; none where there is no file yet."""
-        return load(self.path)[0] if self.path.is_file() else []
+        return list(load(self.path)[0]) if self.path.is_file() else []
 
     def predictions(self, id: str) -> Path:
         """Where a job's predictions are to be written; the folder is made."""
@@ -79,31 +78,52 @@ class Results:
         return path
 
 
-def load(paths: str | Path | Iterable[str | Path]) -> tuple[list[Row], list[Problem]]:
+def load(paths: str | Path | Iterable[str | Path]) -> tuple[Rows, list[Problem]]:
     """The newest ok row of each id, or the newest of one that never was ok; and the lines that cannot be used.
 
-    Rows come in the order in which their ids first appear. Raises `ResultsError` if a file cannot be read.
+    Rows come in the order in which their ids are first ok, and are made when they are asked for. Raises `ResultsError`
+    if a file cannot be read.
     """
-    chosen, problems = _newest(paths)
-    return [row for row, _ in chosen.values()], problems
+    chosen: dict[str, tuple[bool, datetime, Path, int, int]] = {}
+    problems: list[Problem] = []
+    glance = reading.Glance()
+    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
+        start = stop = 0
+        with _readable(path), atomic.regular(path).open("rb") as file:
+            for number, line in enumerate(file, 1):
+                start, stop = stop, stop + len(line)
+                if line.isspace():
+                    continue
+                try:
+                    told = glance.told(line) or reading.told(line.rstrip(b"\n"))
+                except ValueError as error:
+                    problems.append(Problem(str(path), number, str(error)))
+                    continue
+                before = chosen.get(told.id)
+                if before is None or (told.ok, told.time) >= before[:2]:
+                    if before is not None and told.ok > before[0]:
+                        del chosen[told.id]
+                    chosen[told.id] = (told.ok, told.time, path, start, stop - start)
+    return Rows({id: Place(*place[2:]) for id, place in chosen.items()}), problems
 
 
-def merge(paths: Iterable[str | Path], output: str | Path) -> tuple[list[Row], list[Problem]]:
+def merge(paths: Iterable[str | Path], output: str | Path) -> tuple[Rows, list[Problem]]:
     """Write what `load` chooses from several files, with its predictions, to a new one; returns what `load` returns."""
     output = Path(output)
     if output.exists():
         raise ResultsError(f"{output} exists already; give the merged file a new name.")
     paths = list(paths)
-    chosen, problems = _newest(paths)
-    if not chosen:
+    rows, problems = load(paths)
+    if not rows:
         raise ResultsError(f"There is no row in {', '.join(map(str, paths))}; give files that `tokenbench run` wrote.")
-    for id, (_, source) in chosen.items():
-        predictions = predictions_path(source, id)
-        if predictions.is_file():
-            with atomic.replacing(predictions_path(output, id), ResultsError) as part:
-                shutil.copyfile(predictions, part)
-    atomic.write(output, "".join(dumps(row) + "\n" for row, _ in chosen.values()), ResultsError)
-    return [row for row, _ in chosen.values()], problems
+    with atomic.replacing(output, ResultsError) as whole, whole.open("w", encoding="utf-8") as file:
+        for row in rows:
+            predictions = predictions_path(rows.place(row.id), row.id)
+            if predictions.is_file():
+                with atomic.replacing(predictions_path(output, row.id), ResultsError) as part:
+                    shutil.copyfile(predictions, part)
+            file.write(dumps(row) + "\n")
+    return rows, problems
 
 
 def predictions_path(path: str | Path, id: str) -> Path:
@@ -112,70 +132,55 @@ def predictions_path(path: str | Path, id: str) -> Path:
     return path.with_name(f"{path.stem}.predictions") / f"{id}.npz"
 
 
-def _newest(paths: str | Path | Iterable[str | Path]) -> tuple[dict[str, tuple[Row, Path]], list[Problem]]:
-    chosen: dict[str, tuple[Row, Path]] = {}
-    problems: list[Problem] = []
-    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
-        with _readable(path):
-            lines = atomic.regular(path).read_bytes().split(b"\n")
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = _parse(line)
-            except ValueError as error:
-                problems.append(Problem(str(path), number, str(error)))
-                continue
-            if row.id not in chosen or _rank(row) >= _rank(chosen[row.id][0]):
-                chosen[row.id] = (row, path)
-    return chosen, problems
+class Rows(Sequence[Row]):
+    """Rows of results files, each made when it is asked for; kept is only where they stand."""
 
+    def __init__(self, places: Mapping[str, Place]) -> None:
+        self._places = places
 
-def _rank(row: Row) -> tuple[bool, datetime]:
-    return row.status == "ok", row.time
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._places)
 
+    def __iter__(self) -> Iterator[Row]:
+        """All of them, in order; make a list to go through them twice."""
+        yield from self.of(self._places)
 
-def _parse(line: bytes) -> Row:
-    """A row of this schema; raises `ValueError` with a clause that says what is wrong with the line."""
-    try:
-        data = json.loads(line.removeprefix(codecs.BOM_UTF8).decode(), parse_constant=lambda _: None)
-    except (ValueError, RecursionError):
-        raise ValueError("the line is cut or damaged") from None
-    if len(line) > LONGEST or line.count(b"[") + line.count(b"{") > 64 or ODD.search(line):  # else nothing can be wrong
-        _check(data)
-    schema = data.pop("schema", None) if isinstance(data, dict) else None
-    if not isinstance(schema, int) or schema < 1:
-        raise ValueError("the line is not a row of results")
-    if schema > SCHEMA:
-        raise ValueError(f"the row has schema {schema} and this version reads {SCHEMA}, so update tokenbench")
-    id = data.pop("id", None)
-    try:
-        row = Row.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))[:100] or "row"
-        raise ValueError(f"the row is damaged: {where}: {first['msg']}") from None
-    except OverflowError:  # Python's, of the year before 1 or after 9999
-        raise ValueError("the row is damaged: time: there is no such year") from None
-    if row.id != id:
-        raise ValueError("the row was altered: its id is not that of its identity")
-    return row
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        """By position."""
+        ids = list(self._places)[index]
+        return list(self.of(ids)) if isinstance(ids, list) else next(self.of([ids]))
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the rows are the same, whatever sequence the others are in."""
+        return isinstance(other, Sequence) and len(self) == len(other) and list(self) == list(other)
 
-def _check(value: object, name: str = "row", depth: int = 0) -> None:
-    """Raise `ValueError` for what no run writes and no report could hold."""
-    if isinstance(value, dict | list):
-        if depth == DEEPEST:
-            raise ValueError("the row is damaged: it is nested too deeply")
-        for key, inner in value.items() if isinstance(value, dict) else ((name, inner) for inner in value):
-            _check(key, name, depth)
-            _check(inner, key, depth + 1)
-    elif isinstance(value, str) and len(value) > LONGEST:
-        raise ValueError(f"the row is damaged: a text of it has {len(value)} characters")
-    elif isinstance(value, int | float) and value and value not in (math.inf, -math.inf):  # which mean null
-        small = abs(value) < 1 / LARGEST and name != "p_value"
-        if small or abs(value) > LARGEST:
-            raise ValueError(f"the row is damaged: {name[:100]}: no such number is measured")
+    def of(self, ids: Iterable[str]) -> Iterator[Row]:
+        """Those of these ids that there are.
+
+        Raises:
+            ResultsError: a file is no longer what it was.
+        """
+        with ExitStack() as opened:
+            files: dict[Path, IO[bytes]] = {}
+            for place in (self._places[id] for id in ids if id in self._places):
+                with _readable(place.path):
+                    file = files.get(place.path) or opened.enter_context(place.path.open("rb"))
+                    files[place.path] = file
+                    file.seek(place.start)
+                    line = file.read(place.length)
+                try:
+                    yield reading.parse(line)
+                except ValueError:
+                    raise ResultsError(f"{place.path} was changed while it was read; run the command again.") from None
+
+    def place(self, id: str) -> Path:
+        """The file that a row is of."""
+        return self._places[id].path
 
 
 def _is_cut(path: Path) -> bool:

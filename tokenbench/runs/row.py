@@ -21,6 +21,7 @@ FIRST_METRICS = (
     *("top1", "top1_low", "top1_high", "top5", "agreement"),
     *("diff_dense", "diff_dense_low", "diff_dense_high", "p_value"),
 )
+FIRST_INTERVALS = ("top1", "diff_dense")
 
 
 class WeightsId(BaseModel):
@@ -65,6 +66,11 @@ class Identity(BaseModel):
         return _plain(data)
 
     @property
+    def shared(self) -> dict[str, Any]:
+        """The conditions that are not the method's own, so that its rows can stand beside others'."""
+        return {name: value for name, value in self.conditions.items() if name != "method_source"}
+
+    @property
     def id(self) -> str:
         """SHA-256, 16 hex digits, over the identity as canonical JSON."""
         values = self.model_dump(mode="json", include=set(Identity.model_fields))
@@ -82,6 +88,7 @@ class Row(Identity):
     reason: str | None = None  # one sentence, unless ok
 
     metrics: dict[str, float | None] = Field(default_factory=dict)  # by the names that the task declares
+    intervals: dict[str, str] = Field(default_factory=dict)  # by which formula each metric's 95 % ends are: "Wilson"
     images: int | None = None  # evaluated
     images_total: int | None = None  # in the split they were taken from
     skipped: int | None = None  # unreadable
@@ -119,6 +126,17 @@ class Row(Identity):
             return data
         rest = {name: value for name, value in data.items() if name not in FIRST_METRICS}
         return {**rest, "metrics": {name: data.get(name) for name in FIRST_METRICS}}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_intervals(cls, data: Any) -> Any:
+        """A row that does not say by which formulas: they were bootstrap's until runs had sessions."""
+        if not isinstance(data, Mapping) or "intervals" in data or data.get("task", FIRST_TASK) != FIRST_TASK:
+            return data
+        env = data.get("env")
+        told = isinstance(env, Mapping) and "session" in env
+        found = {"top1": "Wilson", "diff_dense": "Tango"} if told else dict.fromkeys(FIRST_INTERVALS, "bootstrap")
+        return {**data, "intervals": found}
 
     def __getattr__(self, name: str) -> Any:
         """A metric by its name: `row.top1`."""

@@ -70,7 +70,10 @@ PAIRED = ("diff_dense", "diff_dense_low", "diff_dense_high", "p_value")
 
 
 class Loader(Protocol):
-    """Batches of (images (B, channels, H, W), targets), and what a row says of them."""
+    """Batches of (images (B, channels, H, W), targets), and what a row says of them.
+
+    With `after(items)`, the same without so many first items, a pass that was cut short loads only what is left.
+    """
 
     name: str
     split: str
@@ -100,6 +103,7 @@ class Task(BaseModel):
 
     name: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]  # settings are ranked by the first
+    intervals: ClassVar[Mapping[str, str]] = {}  # by which formula `score` finds the ends of a metric, by its name
     items: ClassVar[str] = "images"
     scored: ClassVar[str] = "accuracy"  # what there is none of where weights are random
     reads_head: ClassVar[bool] = True  # False: a head that is random does not matter
@@ -141,6 +145,23 @@ class Task(BaseModel):
     def gather(self, answers: Sequence[Any], targets: Sequence[Any]) -> Scored:
         """The answers of all batches, with their targets, as one."""
         raise NotImplementedError
+
+    def load(self, path: Path) -> Scored:
+        """What a `Scored` saved there; with `join`, what a pass that is killed goes on from.
+
+        Raises:
+            ResultsError: the file holds no such thing.
+        """
+        raise NotImplementedError
+
+    def join(self, parts: Sequence[Any]) -> Scored:
+        """What was said of the items of several stretches, one after the other, as one."""
+        raise NotImplementedError
+
+    @property
+    def keeps_parts(self) -> bool:
+        """Whether it has both."""
+        return type(self).load is not Task.load and type(self).join is not Task.join
 
     def score(self, own: Any, dense: Any | None, seed: int) -> Mapping[str, float | None]:
         """Every metric of `keys` that can be told; `dense` is what the dense model said of the same items."""

@@ -27,6 +27,7 @@ class Classification(Task):
         Metric("top5", "top-5", "top-5 accuracy", "%"),
         Metric("agreement", "agreement with dense", unit="%", shown=False),
     )
+    intervals: ClassVar[Mapping[str, str]] = {"top1": "Wilson", "diff_dense": "Tango"}
     layout: ClassVar[str] = "one folder of images for each class, in `val` or at the top"
     class_order: str = Field("auto", description="auto, natural (1, 2, 10), lexical (1, 10, 2), imagenet, or a file")
     labels: str | None = Field(None, description="a file with the label of each image, where folders do not say it")
@@ -71,6 +72,18 @@ class Classification(Task):
         from tokenbench.measure import accuracy
 
         return accuracy.gather(answers, [t.targets if isinstance(t, Among) else t for t in targets])
+
+    def load(self, path: Path) -> Predictions:
+        """The classes that `Predictions.save` wrote."""
+        from tokenbench.measure import accuracy
+
+        return accuracy.Predictions.load(path)
+
+    def join(self, parts: Sequence[Predictions]) -> Predictions:
+        """Of all images, in order."""
+        from tokenbench.measure import accuracy
+
+        return accuracy.join(parts)
 
     def score(self, own: Predictions, dense: Predictions | None, seed: int) -> Mapping[str, float | None]:
         """Top-1 and top-5; with `dense`, agreement and the paired difference."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ from tokenbench.model import Model
 from tokenbench.reports import curves
 from tokenbench.runs import runner
 from tokenbench.training import log, optim, state, telling
-from tokenbench.training.processes import Processes, joined
+from tokenbench.training.processes import Processes, alone, joined
 from tokenbench.training.stream import Stream, Targets, check_training, seed_all
 from tokenbench.training.task import MethodTask
 from tokenbench.weights import checkpoints, choice, files, sources, told
@@ -91,13 +91,14 @@ def train(job: Job, watch: Watch) -> Trained:
     `log.csv` and `curve.png` to `job.output`.
 
     Raises:
-        TokenbenchError: data, weights, teacher or recipe do not fit; a folder of another run; a loss that is no number.
+        TokenbenchError: data, weights, teacher or recipe do not fit; a folder of another run, or one that another
+            run writes into; a loss that is no number.
     """
-    with joined(job.device) as processes:
-        return _train(job, watch, processes)
+    with joined(job.device) as processes, ExitStack() as held:
+        return _train(job, watch, processes, held)
 
 
-def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
+def _train(job: Job, watch: Watch, processes: Processes, held: ExitStack) -> Trained:
     images, held_out = data.open_training(job.data_dir, job.class_order, job.labels)
     check_training(images)
     method = _with_knobs(job.method, job.recipe)
@@ -135,6 +136,7 @@ def _train(job: Job, watch: Watch, processes: Processes) -> Trained:
     total = max(1, round(job.recipe.epochs * stream.updates))
     optimizer = optim.optimizer(model, job.recipe)
     schedule = optim.Schedule(optimizer, job.recipe, stream.updates, total)
+    held.enter_context(alone(job.output, processes))
     done = state.restore(job.output, task, optimizer, settings)
     if not processes.agree(done):
         raise UsageError(
@@ -217,8 +219,10 @@ class _Run:
         path = self.job.output / RESULT
         if self.log is not None:
             result = {"top1": found.top1, "images": len(found.target), "split": held_out.split}
+            lean = self.method.lean()
             header = {**self.settings, "updates": self.total, "version": __version__, "result": result}
-            files.save(path, state.averaged(self.task), header)
+            header["setting"] = lean.model_dump(mode="json")
+            files.write(path, state.result(self.task, lean), header)
             rows = log.read(self.log.path)
             if not rows or "top1" not in rows[-1]:
                 self.log.add({"update": self.total, "epoch": round(self.total / self.stream.updates, 4), **result})

@@ -9,7 +9,9 @@ import torch
 from timm.optim import create_optimizer_v2
 from timm.optim._param_groups import param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
+from torch import nn
 
+from tokenbench.core.block import Reducer
 from tokenbench.errors import BadSetting
 from tokenbench.methods.recipe import Recipe
 from tokenbench.model import Model
@@ -33,7 +35,8 @@ def optimizer(model: Model, recipe: Recipe) -> torch.optim.Optimizer:
     groups: list[dict[str, Any]] = []
     for part, module, listed in (("backbone", model.vit, excluded), ("method", model.blocks, ())):
         found = param_groups_weight_decay(module, recipe.weight_decay, no_weight_decay_list=listed)  # type: ignore[no-untyped-call]
-        groups += [{**group, "part": part} for group in found if group["params"]]
+        for group in found:
+            groups += [{**group, **own, "part": part} for own in _by_rate(model, group["params"])]
     if not groups:
         raise BadSetting(f"recipe: frozen={'/'.join(recipe.frozen)} leaves nothing to train.")
     try:
@@ -43,6 +46,16 @@ def optimizer(model: Model, recipe: Recipe) -> torch.optim.Optimizer:
             f"recipe: optimizer={recipe.optimizer} cannot be made by timm here; adamw, lamb, muon and sgd are some."
         ) from None
     return made
+
+
+def _by_rate(model: Model, parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
+    """Parameters by the factor that their reducer puts on the learning rate (`Reducer.rate`), where that is not 1."""
+    reducers = [module for module in model.blocks.modules() if isinstance(module, Reducer)]
+    rates = {parameter: reducer.rate for reducer in reducers for parameter in reducer.parameters()}
+    found: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        found.setdefault(rates.get(parameter, 1.0), []).append(parameter)
+    return [{"params": several} | ({} if rate == 1 else {"lr_scale": rate}) for rate, several in found.items()]
 
 
 class Schedule:

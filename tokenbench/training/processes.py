@@ -6,12 +6,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from filelock import FileLock, Timeout
 from torch import Tensor
 
-from tokenbench.errors import UsageError
+from tokenbench.core import atomic
+from tokenbench.errors import TrainingError, UsageError
 
 
 @dataclass(frozen=True)
@@ -83,3 +86,29 @@ def joined(device: str) -> Iterator[Processes]:
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     yield Processes(dist.get_rank(), count, device)
     dist.destroy_process_group()  # not after an error: the others may be waiting in it, and torchrun ends them
+
+
+@contextmanager
+def alone(folder: Path, processes: Processes) -> Iterator[None]:
+    """No other run writes into a folder while the block runs; a run that dies lets go of it.
+
+    Raises:
+        TrainingError: another run does.
+    """
+    if not processes.leads:
+        yield
+        return
+    with atomic.explained(folder, TrainingError, "give another --output"):
+        atomic.folders(folder)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise TrainingError(
+                f"Another run trains into {folder} now; wait for its end, or give another --output."
+            ) from None
+    try:
+        yield
+    finally:
+        (folder / ".lock").unlink(missing_ok=True)
+        lock.release()

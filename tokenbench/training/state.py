@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenbench.backbones import Backbone
 from tokenbench.errors import UsageError, WeightsError
+from tokenbench.methods.base import Method
+from tokenbench.model import Model
 from tokenbench.training.task import MethodTask
 from tokenbench.weights import files
 
@@ -80,6 +83,16 @@ def restore(folder: Path, task: MethodTask, optimizer: torch.optim.Optimizer, se
 def averaged(task: MethodTask) -> Any:
     """The model that a run ends with: of averaged weights where there are any."""
     return _averaged(task) if task.has_ema() else task.model
+
+
+def result(task: MethodTask, lean: Method) -> dict[str, Tensor]:
+    """The tensors that a run ends with, without those that only training needs (`Method.lean`)."""
+    model = averaged(task)
+    tensors: dict[str, Tensor] = model.state_dict()
+    if lean == model.method:
+        return tensors
+    names = Model(Backbone(model.vit), lean).state_dict()
+    return {name: value for name, value in tensors.items() if name in names}
 
 
 def _averaged(task: MethodTask) -> Any:

@@ -171,6 +171,7 @@ def _read(
     if recognised is None:
         return stored
     cls, release = recognised
+    stored = Stored(cls.translate(stored.tensors), stored.options)
     setting, clauses = _setting(cls, release, given, path)
     told = by_others(found, path)
     adapted = _backbone(stored.tensors, backbone, told, path)

@@ -175,7 +175,7 @@ def no_mean(vit: Backbone, tokens: int) -> str | None:
     """Why a plain ViT cannot be read through the mean of its tokens, or has too few patches for so many semantic."""
     if vit.distilled:
         return "it drops class tokens, and a distilled model's two heads read theirs"
-    if vit.vit.global_pool not in ("token", "avg"):
+    if vit.vit.global_pool not in ("token", "avg", "token_and_max"):
         return f"it classifies the mean of its tokens, and this backbone pools by '{vit.vit.global_pool}'"
     if math.isqrt(tokens) > min(vit.grid):
         return f"{tokens} tokens need {math.isqrt(tokens)} patches a side, and this grid is {vit.grid}"
