@@ -79,7 +79,7 @@ def together(group: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("name", "run"), RUNS)
 def test_outputs(name: str, run: str) -> None:
-    case = Case(name)
+    case = Case(name, run)
     method = setting(case, run, *RUNS[name, run])
     with torch.inference_mode():
         out = model_of(case, method).run(case.io["in/input"], trace=True)

@@ -163,6 +163,7 @@ def slid(model: Any, images: Tensor, crop: int, stride: int) -> Tensor:
             total = found.new_zeros(len(images), found.shape[1], height, width) if total is None else total
             total[:, :, rows, cols] += found
             seen[:, :, rows, cols] += 1
+    assert total is not None
     return total / seen
 
 

@@ -37,7 +37,8 @@ class Unit:
     @property
     def clusters(self) -> NDArray[np.int64]:
         """The token (rows, columns) that each patch takes most of."""
-        return self.weights.argmax(axis=1).reshape(self.layout)
+        found: NDArray[np.int64] = self.weights.argmax(axis=1).reshape(self.layout)
+        return found
 
     def cover(self, token: int) -> NDArray[np.float32]:
         """What each patch (rows, columns) takes of one token."""
@@ -67,6 +68,7 @@ def units(body: nn.Module, images: Tensor) -> tuple[Unit, ...]:
         tokens, block = given[0], turn.borrowed[0]
         image, window, side = image_of(tokens), turn.options["window"], turn.options["side"]
         layout = image.layout
+        assert layout is not None
         whole = tuple(-(-length // window) * side for length in layout)
         hidden = _apart(layout, whole, window, side)
         keys = block.attn.kv(block.norm1(tokens.x))

@@ -30,6 +30,17 @@ METHODS = {
     "radial": "#7a7a7a",
     "tofu": "#a87400",
     "tomecis": "#0072b2",
+    # soft tokens, halting and recovery
+    "avit": "#a63d40",
+    "cropr": "#8c6d31",
+    "dtem": "#3b8fc4",
+    "evovit": "#2f7f86",
+    "gtp": "#5b7f00",
+    "patchmerger": "#b0528d",
+    "sinkhorn": "#7a5195",
+    "sit": "#b0528d",
+    "spvit": "#00805e",
+    "tokenlearner": "#7a5195",
 }
 OTHERS = ("#3b8fc4", "#7a5195", "#8c6d31", "#5b7f00", "#a63d40", "#2f7f86")
 
@@ -76,6 +87,8 @@ MARKERS = {
     **{"ats": "down", "atc": "circle", "diffrate": "circle", "dpcknn": "circle", "kmedoids": "down", "mctf": "circle"},
     **{"pitome": "circle", "ppt": "circle", "radial": "x", "tofu": "circle", "tomecis": "hexagon"},
     **{"dtps": "left", "etps": "left", "idlevit": "hexagon"},
+    **{"avit": "square", "cropr": "pentagon", "dtem": "right", "evovit": "pentagon", "gtp": "right", "sit": "square"},
+    **{"patchmerger": "triangle", "sinkhorn": "diamond", "spvit": "square", "tokenlearner": "square"},
 }
 OTHER_MARKERS = ("left", "right", "hexagon", "x")
 
