@@ -50,8 +50,8 @@ class Reducer(nn.Module):
     where: ClassVar[Place] = "between"
     matrix: ClassVar[bool] = False  # True: attention is written out, once for this reducer and for the block's output
     values: ClassVar[Literal["before", "after"]] = "before"  # "after": at "attention", v comes of the tokens returned
-    late_queries: ClassVar[bool] = False  # True, in eval mode: with late values, so are queries but the prefix's
     rate: ClassVar[float] = 1.0  # factor on the learning rate of its parameters
+    requery: ClassVar[bool] = False  # True, in eval mode: at "attention", q of patches comes of the tokens returned too
     method: Any = None
 
     def forward(self, tokens: Tokens, attn: Attn | None) -> Any:
@@ -108,7 +108,7 @@ class Block(nn.Module):
         within = self._at("attention")
         y = _blanked(block.norm1(start), tokens)
         keys = None if context is None else block.norm1(context.x)
-        asking = tokens.prefix if not self.training and any(r.late_queries for r in within) else None
+        asking = tokens.prefix if not self.training and any(r.requery for r in within) else None
         q, k, v = project(block.attn, y, keys, any(reducer.values == "after" for reducer in within), asking)
         bias = self._bias(tokens if context is None else context)
         attn = Attn(q, k, v, block.attn.scale, tokens.prefix, bias, y=y, real=tokens.real)

@@ -7,8 +7,7 @@ map from patches to tokens in the same way. So a method's author writes no visua
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -16,86 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokenbench.core.packing import fused, packed
 from tokenbench.core.paths import Paths as Paths
-from tokenbench.core.rows import add_at, flat, stacked, take, wide
-
-
-def _empty() -> Mapping[str, Any]:
-    return MappingProxyType({})
+from tokenbench.core.rows import add_at, stacked
+from tokenbench.core.tokendata import TokenData, empty
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """The tokens of a batch: B images, N tokens, the first `prefix` class, distillation or register tokens, width C.
+class Tokens(TokenData):
+    """The tokens of a batch, and what may become of them.
 
-    P is the number of patches of the grid. Verbs never touch prefix tokens; their indices count from the first other.
-
-    Where images keep different numbers of tokens, those with fewer are padded at the end: `present` says which tokens
-    are real. Padding is no key to any token, is in no map, count or mean, and what it holds is of no account.
+    Verbs never touch prefix tokens; their indices count from the first other.
     """
-
-    x: Tensor  # (B, N, C) features, prefix tokens first
-    prefix: int  # number of prefix tokens
-    grid: tuple[int, int]  # rows and columns of the patch grid, P = rows * columns
-    size: Tensor | None = None  # (B, N) patches in each token; None while every token is one patch
-    source: Tensor | None = None  # (B, N - prefix, P) weight of each patch in each token; None when not traced
-    fused: Tensor | None = None  # (B, P) 1 where a patch is in a fused token or on a fast path; None when not traced
-    alive: Tensor | None = None  # (B, N - prefix) 1 kept, 0 dropped: training drops by mask, not by removal
-    decisions: tuple[Tensor, ...] = ()  # every `alive` so far, one a stage
-    context: Tokens | None = None  # where keys and values come from, when not from the tokens themselves
-    views: Tensor | None = None  # (W, K) context tokens that each of W windows may look at; None: all of them
-    layout: tuple[int, int] | None = None  # rows and columns the tokens lie in now; None when in no grid
-    paths: Paths | None = None  # which tokens take the slow path and which the fast one; None while there is one only
-    present: Tensor | None = None  # (B, N - prefix) bool, False at padding; None while all images have as many tokens
-    marks: Mapping[str, Tensor] = field(default_factory=_empty)  # (B, N) or (B, N, D) by name, of each token; `mark`
-    state: Mapping[str, Any] = field(default_factory=_empty)  # anything else for a later block, by name; `store`
-
-    @property
-    def count(self) -> int:
-        """Number of tokens N, prefix included; with padding, that of the image that has most."""
-        return self.x.shape[1]
-
-    @property
-    def counts(self) -> Tensor:
-        """Tokens of each image, (B,), prefix included; without padding and those that a mask has dropped."""
-        here = self._here()
-        return self.prefix + (here if self.alive is None else here & (self.alive > 0.5)).sum(1)
-
-    @property
-    def real(self) -> Tensor | None:
-        """(B, N) bool, False at padding; None where there is none."""
-        return None if self.present is None else F.pad(self.present, (self.prefix, 0), value=True)
-
-    @property
-    def patches(self) -> Tensor:
-        """The tokens after the prefix, (B, N - prefix, C)."""
-        return self.x[:, self.prefix :]
-
-    @property
-    def share(self) -> Tensor | None:
-        """What share of each patch each token holds, (B, N - prefix, P); sums to 1 or less over the tokens.
-
-        Hard methods give 0 and 1. Soft ones give attention; a patch the tokens look at less than once in all keeps
-        a sum below 1. None when not traced.
-        """
-        if self.source is None:
-            return None
-        return self.source / self.source.sum(dim=1, keepdim=True).clamp(min=1.0)
-
-    def traced(self) -> Tokens:
-        """The same tokens, one patch each, with the map switched on."""
-        batch, n = self.x.shape[0], self.count - self.prefix
-        eye = torch.eye(n, dtype=torch.float32, device=self.x.device)
-        return replace(self, source=eye.expand(batch, n, n), fused=eye.new_zeros(batch, n))
-
-    def sizes(self) -> Tensor:
-        """Patches in each token, (B, N); ones before the first merge."""
-        return self.x.new_ones(self.x.shape[:2]) if self.size is None else self.size
-
-    def with_x(self, x: Tensor) -> Tokens:
-        """The same tokens with new features, (B, N, C)."""
-        return replace(self, x=x)
 
     def mark(self, name: str, value: Tensor) -> Tokens:
         """Keep a value (B, N) or (B, N, D) of each token, prefix included, for a later block: `marks[name]`.
@@ -128,8 +58,8 @@ class Tokens:
                 patches count as `fused` from then on, whatever becomes of that token.
         """
         index = index.expand(self.x.shape[0], -1)
-        kept = self.pick(index)
-        return packed(kept if fuse is None else fused(self, kept, torch.ones_like(fuse).scatter(1, index, 0.0), fuse))
+        kept = self._pick(index)
+        return (kept if fuse is None else self._fuse(kept, torch.ones_like(fuse).scatter(1, index, 0.0), fuse))._pack()
 
     def keep_where(self, mask: Tensor, fuse: Tensor | None = None, always: bool = False) -> Tokens:
         """Prune where images differ in how many tokens they keep; the others are padded (`present`).
@@ -149,7 +79,7 @@ class Tokens:
             first = torch.arange(mask.shape[1], device=mask.device) == 0
             mask = mask | (first & ~mask.any(1, keepdim=True))
         kept = replace(self, present=mask, layout=None)
-        return packed(kept if fuse is None else fused(self, kept, (~mask).to(fuse.dtype), fuse, always))
+        return (kept if fuse is None else self._fuse(kept, (~mask).to(fuse.dtype), fuse, always))._pack()
 
     def sized(self, size: Tensor | None) -> Tokens:
         """The same tokens with other sizes (B, N), which proportional attention and pooling read; None keeps none."""
@@ -188,7 +118,7 @@ class Tokens:
             marks=self._marks(lambda mark: self._after_prefix(mark, merged)),
             layout=None,
         )
-        return packed(grouped) if uneven else grouped
+        return grouped._pack() if uneven else grouped
 
     def halve(self, x: Tensor) -> Tokens:
         """Patch merging (Swin): of every 2x2 tokens one, with features x (B, rows/2 * columns/2, C), rounded up.
@@ -207,7 +137,7 @@ class Tokens:
             source = source.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).sum((2, 4)).flatten(1, 2)
         fused = None if self.fused is None else torch.zeros_like(self.fused)
         layout = (-(-rows // 2), -(-cols // 2))
-        made = replace(self, x=x, size=None, source=source, fused=fused, layout=layout, marks=_empty())
+        made = replace(self, x=x, size=None, source=source, fused=fused, layout=layout, marks=empty())
         return made.settle()
 
     def mix(self, weights: Tensor, x: Tensor | None = None, layout: tuple[int, int] | None = None) -> Tokens:
@@ -257,7 +187,7 @@ class Tokens:
         if fuse is None:
             return masked
         before = torch.ones_like(alive) if self.alive is None else self.alive
-        return fused(masked, masked, before - alive, fuse)
+        return masked._fuse(masked, before - alive, fuse)
 
     def part(self, slow: Tensor, fast: Tensor) -> Tokens:
         """Two paths for tokens that stay: places (B, K) and (B, N - K). Patches of the fast one count as dropped."""
@@ -284,7 +214,7 @@ class Tokens:
             views: (W, K) context tokens each of W windows may look at; all look at all if not given.
             layout: rows and columns the queries lie in, if they lie in a grid; windows divide it evenly.
         """
-        new = replace(self, x=queries, prefix=0, size=None, source=None, present=None, marks=_empty(), layout=layout)
+        new = replace(self, x=queries, prefix=0, size=None, source=None, present=None, marks=empty(), layout=layout)
         return replace(new, context=context, views=views)
 
     def settle(self) -> Tokens:
@@ -310,7 +240,7 @@ class Tokens:
             marks=MappingProxyType(marks),
             layout=None,
         )
-        return packed(joined.settle())
+        return joined.settle()._pack()
 
     def last(self, count: int) -> Tokens:
         """The last `count` tokens, without prefix."""
@@ -319,32 +249,32 @@ class Tokens:
         left = replace(self, x=self.x[:, -count:], prefix=0, size=None, source=source, present=present, marks=marks)
         return replace(left, layout=None).settle()
 
-    def _here(self) -> Tensor:
-        """`present`, (B, N - prefix) bool, written out where there is no padding."""
-        return torch.ones_like(self.x[:, self.prefix :, 0], dtype=torch.bool) if self.present is None else self.present
+    def _fuse(self, kept: Tokens, dropped: Tensor, fuse: Tensor, always: bool = False) -> Tokens:
+        """`kept` and one token more, of the tokens here where `dropped` (B, N - prefix) is 1, times their weights."""
+        if self.present is not None:
+            dropped = dropped * self.present
+        rest = replace(self.without_prefix(), source=None).mix((fuse * dropped).unsqueeze(1))
+        if self.size is not None:
+            rest = replace(rest, size=(dropped * self.size[:, self.prefix :]).sum(1, keepdim=True))
+        if self.source is not None:
+            rest = replace(rest, source=dropped.to(self.source.dtype).unsqueeze(1) @ self.source)  # (B, 1, P)
+        if kept.present is not None:
+            rest = replace(rest, present=dropped.any(1, keepdim=True) | always)
+        if self.alive is not None:
+            rest = replace(rest, alive=torch.ones_like(self.alive[:, :1]))
+        fused = self.fused if rest.source is None or self.fused is None else rest.source.squeeze(1).maximum(self.fused)
+        return replace(kept.join(rest), fused=fused, context=self.context, views=self.views)
 
-    def pick(self, index: Tensor) -> Tokens:
-        """The tokens at places (B, K) after the prefix, with all that is known of each."""
-
-        def picked(values: Tensor) -> Tensor:
-            return self._after_prefix(values, lambda v: take(v[:, self.prefix :], index))
-
-        return replace(
-            self,
-            x=picked(self.x),
-            size=None if self.size is None else picked(self.size),
-            source=None if self.source is None else take(self.source, index),
-            alive=None if self.alive is None else take(self.alive, index),
-            present=None if self.present is None else take(self.present, index),
-            marks=self._marks(picked),
-            layout=None,
-        )
-
-    def _after_prefix(self, values: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-        """Values (B, N[, D]) of the prefix as they are, and after it what `change` makes of them all."""
-        rows = wide(values)
-        return flat(torch.cat([rows[:, : self.prefix], change(rows)], dim=1), values)
-
-    def _marks(self, change: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
-        """Every mark, changed as (B, N, D)."""
-        return MappingProxyType({name: flat(change(wide(mark)), mark) for name, mark in self.marks.items()})
+    def _pack(self) -> Tokens:
+        """Real tokens first, in their order, in no more places than the image with most has."""
+        if self.present is None:
+            return self
+        packed = self
+        if not torch.compiler.is_compiling() and not self.x.is_meta:
+            fewest, most = torch.stack(self.present.sum(1).aminmax()).tolist()
+            packed = self._pick(self.present.int().argsort(dim=1, descending=True, stable=True)[:, :most])
+            if fewest == most:
+                return replace(packed, present=None)
+        if packed.source is None or packed.present is None:
+            return packed
+        return replace(packed, source=packed.source * packed.present.unsqueeze(-1))

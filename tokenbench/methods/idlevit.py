@@ -42,7 +42,7 @@ class Idle(Reducer):
 
     where: ClassVar = "attention"
     values: ClassVar = "after"
-    late_queries: ClassVar[bool] = True
+    requery: ClassVar[bool] = True
 
     def __init__(self, stage: int) -> None:
         super().__init__()
