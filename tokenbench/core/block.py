@@ -22,7 +22,8 @@ class Output:
     """What a pass returns besides the logits.
 
     `features` are the final-norm outputs (B, N, C) of `tokens`, the tokens that are left; `trace` holds the tokens
-    after each block, in order; `patch_head` is a head that reads patches too, where there is one.
+    after each block, in order; `patch_head` is a head that reads patches too, where there is one. In training, `twin`
+    is what the same weights give by another setting, where a method has one (`Method.twin`).
     """
 
     logits: Tensor
@@ -30,6 +31,7 @@ class Output:
     tokens: Tokens
     trace: tuple[Tokens, ...]
     patch_head: nn.Module | None = None
+    twin: Output | None = None
 
     @property
     def patches(self) -> Tensor | None:

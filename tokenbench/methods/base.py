@@ -178,6 +178,13 @@ class Method(BaseModel):
         """The setting without what only training needs, such as auxiliary heads: what training writes is of it."""
         return self
 
+    def twin(self) -> Method | None:
+        """Another setting to run on each batch of training, on the same weights; losses get its output as `out.twin`.
+
+        Draw what is random in it by torch, whose state follows from the seed and the update.
+        """
+        return None
+
     def losses(self, out: Output, target: Tensor, teacher: Output | None = None) -> dict[str, Tensor]:
         """The terms of the training loss, already weighted; their sum is the loss.
 
