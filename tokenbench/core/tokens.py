@@ -18,6 +18,9 @@ from torch import Tensor
 
 from tokenbench.core.paths import Paths as Paths
 from tokenbench.core.rows import add_at, flat, stacked, take, wide
+from tokenbench.errors import Unsupported
+
+PLACE = "place"  # mark (B, N), whole numbers: where each token lay at first, for blocks that read positions
 
 
 def _empty() -> Mapping[str, Any]:
@@ -158,6 +161,7 @@ class Tokens:
             count: number of tokens after the prefix in the result. None where images differ in it: places that
                 nothing goes to are left out, and images with fewer are padded (`present`).
         """
+        self._unplaced()
         uneven = count is None or self.present is not None
         places = self.count - self.prefix if count is None else count
         sizes = self.sizes()
@@ -207,6 +211,7 @@ class Tokens:
             x: (B, M, C) features of the new tokens; `weights @ x` if not given.
             layout: rows and columns the new tokens lie in, if they lie in a grid.
         """
+        self._unplaced()
         source = None
         if self.source is not None:
             source = weights[:, :, self.prefix :].to(self.source.dtype) @ self.source
@@ -307,6 +312,11 @@ class Tokens:
         marks = self._marks(lambda mark: mark[:, -count:])
         left = replace(self, x=self.x[:, -count:], prefix=0, size=None, source=source, present=present, marks=marks)
         return replace(left, layout=None).settle()
+
+    def _unplaced(self) -> None:
+        """Raise `Unsupported` where each token has a place that its blocks read."""
+        if PLACE in self.marks:
+            raise Unsupported("Tokens whose blocks read where each lies (RoPE, relative positions) cannot be merged.")
 
     def _here(self) -> Tensor:
         """`present`, (B, N - prefix) bool, written out where there is no padding."""
