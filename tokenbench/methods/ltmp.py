@@ -129,7 +129,10 @@ class LTMP(Method):
         )
     }
     in_training: ClassVar[frozenset[str]] = frozenset({"target", "budget_weight", "merge_from", "prune_to"})
-    notes = "Its authors begin from merge_from=0.9, as its recipe does. In training the masked softmax adds 1e-6 to its sums, and the published one 1e-5."
+    notes = (
+        "Its authors begin from merge_from=0.9, as its recipe does. In training the masked softmax adds 1e-6 to its sums, "
+        "and the published one 1e-5."
+    )
 
     target: float = Field(0.75, gt=0, le=1, description="training: share of the dense model's FLOPs to come to")
     budget_weight: float = Field(10.0, ge=0, description="training: weight of the squared distance from that share")
