@@ -130,7 +130,7 @@ class LTMP(Method):
     }
     in_training: ClassVar[frozenset[str]] = frozenset({"target", "budget_weight", "merge_from", "prune_to"})
     notes = (
-        "Its authors begin from merge_from=0.9, as its recipe does. In training the masked softmax adds 1e-6 to its sums, "
+        "Its authors begin from merge_from=0.9, as its recipe does. In training the masked softmax adds 1e-6 to sums, "
         "and the published one 1e-5."
     )
 
