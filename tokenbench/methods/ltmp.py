@@ -124,15 +124,19 @@ class LTMP(Method):
             warmup_epochs=0,
             backbone_lr=1e-3,
             start="dense",
+            knobs={"merge_from": 0.9},
             source="arXiv 2307.10780: one epoch, thresholds at 5e-3 and weights at 5e-6; augmentation as DeiT's",
         )
     }
-    in_training: ClassVar[frozenset[str]] = frozenset({"target", "budget_weight"})
-    notes = "In training the masked softmax adds 1e-6 to its sums, and the published one 1e-5."
+    in_training: ClassVar[frozenset[str]] = frozenset({"target", "budget_weight", "merge_from", "prune_to"})
+    notes = (
+        "Its authors begin from merge_from=0.9, as its recipe does. In training the masked softmax adds 1e-6 to sums, "
+        "and the published one 1e-5."
+    )
 
     target: float = Field(0.75, gt=0, le=1, description="training: share of the dense model's FLOPs to come to")
     budget_weight: float = Field(10.0, ge=0, description="training: weight of the squared distance from that share")
-    merge_from: float = Field(0.9, ge=-1, le=2, description="likeness above which tokens merge, before it is learnt")
+    merge_from: float = Field(0.6, ge=-1, le=2, description="likeness above which tokens merge, before it is learnt")
     prune_to: float = Field(0.0, ge=0, le=1, description="importance up to which tokens go, before it is learnt")
 
     @property
