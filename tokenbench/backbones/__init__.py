@@ -46,6 +46,7 @@ SHORT_NAMES = {
     "dinov2_reg_b": "vit_base_patch14_reg4_dinov2.lvd142m",
     "clip_b": "vit_base_patch16_clip_224.laion2b_ft_in12k_in1k",
     "siglip_b": "vit_base_patch16_siglip_224.v2_webli",
+    "swin_nano": "swin_nano",
     "lvvit_t": "lvvit_t",
     "lvvit_s": "lvvit_s",
     "lvvit_m": "lvvit_m",

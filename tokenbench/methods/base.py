@@ -98,6 +98,7 @@ class Method(BaseModel):
     trained: ClassVar[bool] = False  # True: says nothing until it has been trained itself
     main: ClassVar[str | None] = None  # the knob that every label shows
     neutral: ClassVar[Mapping[str, Any] | None] = None  # the setting that changes nothing; None where there is none
+    control: ClassVar[bool] = False  # True: saves no token, and shows what something else of a method gives
     trial: ClassVar[Mapping[str, Any]] = {}  # knobs for tiny random models, where defaults ask for more than these have
     windowed: ClassVar[bool] = False  # True: leaves whole grids, as backbones that attend within windows need
     reported: ClassVar[tuple[Reported, ...]] = ()
@@ -161,7 +162,7 @@ class Method(BaseModel):
         Raises:
             Unsupported: there is none for this method or family.
         """
-        raise Unsupported(f"{self.label} on {vit.name} makes no pyramid; dense and stvit_r on a Swin do.")
+        raise Unsupported(f"{self.label} on {vit.name} makes no pyramid; dense, convstem and stvit_r on a Swin do.")
 
     def check(self, vit: Backbone) -> None:
         """Raise `Unsupported` with the reason if this setting cannot run on that backbone."""
@@ -176,6 +177,13 @@ class Method(BaseModel):
     def lean(self) -> Method:
         """The setting without what only training needs, such as auxiliary heads: what training writes is of it."""
         return self
+
+    def twin(self) -> Method | None:
+        """Another setting to run on each batch of training, on the same weights; losses get its output as `out.twin`.
+
+        Draw what is random in it by torch, whose state follows from the seed and the update.
+        """
+        return None
 
     def losses(self, out: Output, target: Tensor, teacher: Output | None = None) -> dict[str, Tensor]:
         """The terms of the training loss, already weighted; their sum is the loss.
@@ -205,6 +213,15 @@ class Method(BaseModel):
 def quarters(blocks: tuple[int, ...] | None, vit: Backbone) -> tuple[int, ...]:
     """The blocks a three-stage method reduces in: as given, or at each quarter of the depth (3, 6, 9 of 12)."""
     return blocks if blocks is not None else tuple(vit.depth * i // 4 for i in (1, 2, 3))
+
+
+def unscored(vit: Backbone) -> str | None:
+    """The reason if there is no class token whose attention could score patches, else None."""
+    return (
+        None
+        if vit.has_class_token
+        else "it scores patches by the attention of a class token, and this backbone has none"
+    )
 
 
 def outside(blocks: tuple[int, ...], vit: Backbone) -> str | None:

@@ -99,6 +99,8 @@ class Row(Identity):
     gmacs_by_block: list[float | None] | None = None
     gmacs_by_part: dict[str, float | None] | None = None
     params_m: float | None = None  # 1e6
+    params_by_part: dict[str, float | None] | None = None  # 1e6, of the parts that the task names
+    ms_by_part: dict[str, float | None] | None = None  # milliseconds a batch, medians
 
     images_per_s: float | None = None
     speedup: float | None = None  # over the dense model
