@@ -178,6 +178,13 @@ class Method(BaseModel):
         """The setting without what only training needs, such as auxiliary heads: what training writes is of it."""
         return self
 
+    def twin(self) -> Method | None:
+        """Another setting to run on each batch of training, on the same weights; losses get its output as `out.twin`.
+
+        Draw what is random in it by torch, whose state follows from the seed and the update.
+        """
+        return None
+
     def losses(self, out: Output, target: Tensor, teacher: Output | None = None) -> dict[str, Tensor]:
         """The terms of the training loss, already weighted; their sum is the loss.
 
@@ -206,6 +213,15 @@ class Method(BaseModel):
 def quarters(blocks: tuple[int, ...] | None, vit: Backbone) -> tuple[int, ...]:
     """The blocks a three-stage method reduces in: as given, or at each quarter of the depth (3, 6, 9 of 12)."""
     return blocks if blocks is not None else tuple(vit.depth * i // 4 for i in (1, 2, 3))
+
+
+def unscored(vit: Backbone) -> str | None:
+    """The reason if there is no class token whose attention could score patches, else None."""
+    return (
+        None
+        if vit.has_class_token
+        else "it scores patches by the attention of a class token, and this backbone has none"
+    )
 
 
 def outside(blocks: tuple[int, ...], vit: Backbone) -> str | None:
