@@ -25,6 +25,7 @@ from tokenbench.cli.run import _plan
 from tokenbench.methods.base import KINDS
 from tokenbench.methods.evit import Attentive
 from tokenbench.runs import runner
+from tokenbench.runs.jobs import UNFINISHED
 from tokenbench.runs.results import load
 from tokenbench.weights import files
 

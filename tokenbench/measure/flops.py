@@ -261,7 +261,7 @@ def _by_fvcore(model: nn.Module, images: Tensor, more: Mapping[str, Handle]) -> 
 
 @contextmanager
 def _hooks_kept(model: nn.Module) -> Iterator[None]:
-    """Take off the hooks that fvcore leaves on every module where a trace fails: blocks are shared with other models."""
+    """Take off the hooks that fvcore leaves on all modules where a trace fails: other models share the blocks."""
     hooks = [d for m in model.modules() for d in (m._forward_pre_hooks, m._forward_hooks)]
     before = [dict(d) for d in hooks]
     try:
