@@ -1,9 +1,11 @@
 # make run    the main job on the images and weights that ship: an environment, the package, a table, and last its page
 # make test   the same environment with the tools of a developer, and the tests
 # make lint   format, lint and types
+# make mutants   change the code in thousands of small ways, one at a time, and count those that no test notices; hours, and it
+#                goes on where it was stopped
 # make notebooks   run the notebooks again and keep their outputs
 # make demo-weights   train the weights that ship again, from the raw data set; hours on a CPU
-# Other settings: make run ARGS="--backbone deit_s --methods evit" RESULTS=deit_s.jsonl REPORT=folder, make test ARGS="-k tome",
+# Other settings: make run ARGS="--backbone deit_s --methods evit" RESULTS=deit_s.jsonl REPORT=folder, make test ARGS="-k tome", make mutants ARGS="tokenbench.runs.row*",
 # VENV=/path, PYTHON=python3.12
 
 PYTHON ?= python3
@@ -13,7 +15,7 @@ RESULTS ?= results.jsonl
 REPORT ?= reports
 BIN = $(VENV)/bin
 
-.PHONY: run test lint notebooks sample demo-weights clean
+.PHONY: run test lint mutants notebooks sample demo-weights clean
 
 run: $(VENV)/installed
 	$(BIN)/tokenbench run --output $(RESULTS) $(ARGS)
@@ -29,6 +31,11 @@ lint: $(VENV)/developer
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
+
+mutants: $(VENV)/developer
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,mutants]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m mutmut run --max-children 2 $(ARGS)
+	$(BIN)/python scripts/mutants.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
@@ -53,4 +60,4 @@ demo-weights: $(VENV)/installed
 	$(BIN)/python scripts/demo_weights.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) mutants build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

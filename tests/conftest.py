@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from browser import chromium, visit  # noqa: F401  fixtures, here so that one browser serves all modules
-from hypothesis import settings
+from hypothesis import Phase, settings
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,6 +20,9 @@ from tokenbench.methods import all_methods, load_plugin
 from tokenbench.runs import timing
 
 settings.register_profile("tests", deadline=None)  # a busy machine is no failure
+settings.register_profile(
+    "mutants", deadline=None, database=None, derandomize=True, phases=(Phase.explicit, Phase.generate)
+)
 settings.load_profile("tests")
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
 

@@ -29,7 +29,7 @@ def test_accuracies_and_intervals_follow_from_the_predictions(file: Path) -> Non
     kept = {row.id: Predictions.load(predictions_path(file, row.id)) for row in rows}
     assert not problems and len(rows) > 5
     for row in rows:
-        scores = Classification().score(kept[row.id], None if row is dense else kept[dense.id], row.seed)
+        scores = Classification().score(kept[row.id], None if row.method == "dense" else kept[dense.id], row.seed)
         assert {name: value for name, value in row.metrics.items() if value is not None} == pytest.approx(scores)
         assert row.intervals == Classification.intervals and row.images == len(kept[row.id])
 

@@ -41,7 +41,7 @@ def tiny_swin(seed: int = 0, **options: Any) -> SwinTransformer:
 
 def tiny_lvvit(seed: int = 0, **options: Any) -> LVViT:
     """A random model of 12 blocks and 6x6 patches, with a head on the patches."""
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + 2)  # at which random predictors drop some
     size = dict(img_size=48, patch_size=8, embed_dim=32, depth=12, num_heads=2, num_classes=CLASSES, stem_width=8)
     return LVViT(**{**size, **options}).eval()
 
@@ -132,7 +132,7 @@ def shapes_and_counts(subject: Subject) -> None:
     counts, full = [step.count for step in out.trace], [step.count for step in dense.trace]
     _holds(len(counts) == len(full), f"{len(counts)} blocks were run and not {len(full)}")
     skips = method.kind == "skips" or any(step.paths is not None for step in out.trace)  # all stay, at less cost
-    stays, reduces = skips or method.kind == "recovers", method.name != Dense.name
+    stays, reduces = skips or method.kind == "recovers", method.name != Dense.name and not method.control
     _holds(stays or counts == sorted(counts, reverse=True), f"the number of tokens grows: {counts}")
     _holds(all(c <= f for c, f in zip(counts, full, strict=True)), f"more tokens than the dense model has: {counts}")
     _holds(reduces == (counts != full or skips), f"no token is saved: {counts}")
@@ -246,16 +246,19 @@ def two_flop_counters_agree(subject: Subject) -> None:
     model, images = subject.model(), subject.images[:1]
     counted = flops.count(model, images)  # raises where they differ
     dense = flops.count(subject.backbone().vit, images).gmacs
-    reduces = subject.method.name != Dense.name
     cost = f"{counted.gmacs:.4g} GMAC, and dense {dense:.4g}"
-    _holds(counted.gmacs < dense if reduces else counted.gmacs == dense, f"it costs {cost}")
+    if not subject.method.control:
+        reduces = subject.method.name != Dense.name
+        _holds(counted.gmacs < dense if reduces else counted.gmacs == dense, f"it costs {cost}")
     parts = sum(counted.by_part.values())
     _holds(abs(parts - counted.gmacs) <= 1e-6 * counted.gmacs, f"its parts are {parts:.4g} of {counted.gmacs:.4g} GMAC")
 
 
 def exports_with_a_dynamic_batch(subject: Subject) -> None:
-    """By `torch.export`."""
-    model, images = subject.model(), subject.images
+    """By `torch.export`, of a model half as deep where the setting fits it: graphs of all blocks take long."""
+    half = subject.backbone(depth=6) if subject.family != "swin" else subject.backbone()
+    backbone = subject.backbone() if subject.method.refusal(half) else half
+    model, images = Model(backbone, subject.method).eval(), subject.images
     program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},))
     with torch.inference_mode():
         _close(program.module()(images[:3]), model(images[:3]), "logits of the exported model and its own")

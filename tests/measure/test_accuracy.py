@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tokenbench.backbones import Backbone
 from tokenbench.errors import DataError, ResultsError, TokenbenchError, UsageError
-from tokenbench.measure.accuracy import Predictions, paired, predict
+from tokenbench.measure.accuracy import Predictions, answer, paired, predict
 from tokenbench.measure.running import OutOfMemory
 from tokenbench.measure.verdicts import wilson
 
@@ -119,25 +119,78 @@ def test_half_precision_is_autocast(precision: str, dtype: str) -> None:
     assert (seen, linear.weight.dtype) == ([getattr(torch, dtype)], torch.float32)
 
 
-def test_refuses_what_cannot_be_scored() -> None:
-    good = one_batch(3, 0)
-    for bad in (math.nan, math.inf):
-        with pytest.raises(TokenbenchError, match="broken gave logits that are NaN or infinite"):
-            predict({"fine": nn.Flatten(), "broken": Const(1.0, bad, 0.0)}, good)
-    with pytest.raises(DataError, match="no image"):
-        predict({"it": nn.Flatten()}, [])
-    with pytest.raises(DataError, match="Class 3 is none of the 3"):
-        predict({"it": nn.Flatten()}, one_batch(3, 0, 3))
-    with pytest.raises(DataError, match="Class -1"):
-        predict({"it": nn.Flatten()}, one_batch(3, 0, -1))
-    with pytest.raises(DataError, match="whole numbers"):
-        predict({"it": nn.Flatten()}, [(good[0][0], torch.rand(1, 3))])
-    with pytest.raises(UsageError, match="must give logits"):
-        predict({"it": nn.Identity()}, good)
+@pytest.mark.parametrize(
+    ("models", "batches", "words"),
+    [
+        ({}, one_batch(3, 0), "No model was given to predict with; give at least one."),
+        ({"it": nn.Flatten()}, [], "The data holds no image; give at least one."),
+        (
+            {"fine": nn.Flatten(), "broken": Const(1.0, math.nan, 0.0)},
+            one_batch(3, 0),
+            "broken gave logits that are NaN or infinite; check its weights and precision.",
+        ),
+        (
+            {"it": Const(1.0, math.inf, 0.0)},
+            one_batch(3, 0),
+            "it gave logits that are NaN or infinite; check its weights and precision.",
+        ),
+        (
+            {"it": nn.Flatten()},
+            one_batch(3, 0, 3),
+            "Class 3 is none of the 3 of it; check data and weights.",
+        ),
+        (
+            {"it": nn.Flatten()},
+            one_batch(3, 0, -1, 3),
+            "Class -1 is none of the 3 of it; check data and weights.",
+        ),
+        (
+            {"it": nn.Flatten()},
+            [(one_batch(3, 0)[0][0], torch.rand(1, 3))],
+            "Targets are float32 (1, 3); give one class index an image, (B,) and whole numbers.",
+        ),
+        (
+            {"it": nn.Flatten()},
+            [(one_batch(3, 0)[0][0], torch.zeros(1, 3, dtype=torch.int64))],
+            "Targets are int64 (1, 3); give one class index an image, (B,) and whole numbers.",
+        ),
+        (
+            {"it": nn.Flatten()},
+            [(one_batch(3, 0)[0][0], torch.zeros(1))],
+            "Targets are float32 (1,); give one class index an image, (B,) and whole numbers.",
+        ),
+        (
+            {"it": nn.Identity()},
+            one_batch(3, 0),
+            "it gave float32 (1, 3, 1, 1) for 1 images; it must give logits (B, classes).",
+        ),
+        (
+            {"it": nn.Flatten()},
+            [(one_batch(3, 0)[0][0], torch.zeros(2, dtype=torch.int64))],
+            "it gave float32 (1, 3) for 2 images; it must give logits (B, classes).",
+        ),
+    ],
+)
+def test_refuses_what_cannot_be_scored(
+    models: dict[str, nn.Module], batches: list[tuple[Tensor, Tensor]], words: str
+) -> None:
+    with pytest.raises(TokenbenchError) as error:
+        predict(models, batches)
+    assert str(error.value) == words
+
+
+def test_refuses_a_precision_that_is_none() -> None:
     with pytest.raises(UsageError, match="'int8' is not served; choose fp32, bf16, fp16"):
-        predict({"it": nn.Flatten()}, good, precision="int8")
-    with pytest.raises(UsageError, match="at least one"):
-        predict({}, good)
+        predict({"it": nn.Flatten()}, one_batch(3, 0), precision="int8")
+
+
+def test_one_batch_is_answered_alone() -> None:
+    """In float32 unless told otherwise, by the model's class where it has no name, among some classes if asked."""
+    ((images, target),) = one_batch(8, 0, 2)
+    assert answer(nn.Flatten(), images, target).tolist() == [[0, 1, 2, 3, 4]] * 2
+    assert answer(nn.Flatten(), images, target, among=(6, 3, 5)).tolist() == [[1, 2]] * 2
+    with pytest.raises(UsageError, match=r"^Identity gave float32 \(2, 8, 1, 1\) for 2 images"):
+        answer(nn.Identity(), images, target)
 
 
 def test_no_memory_is_its_own_error() -> None:
@@ -203,8 +256,12 @@ def test_load_refuses_what_holds_no_predictions(tmp_path: Path) -> None:
 
 def test_shapes_must_fit() -> None:
     for top, target in (((3,), (3,)), ((3, 1), (2,)), ((0, 1), (0,)), ((2, 0), (2,))):
-        with pytest.raises(UsageError, match="do not fit"):
+        with pytest.raises(UsageError) as error:
             Predictions(np.zeros(top, np.int32), np.zeros(target, np.int32))
+        assert str(error.value) == (
+            f"Predictions of shape {top} do not fit targets of shape {target}; "
+            "give (N, k) and (N,) with N and k at least 1."
+        )
 
 
 def test_agreement_counts_equal_guesses_right_or_wrong() -> None:
@@ -219,8 +276,12 @@ def test_different_images_cannot_be_paired() -> None:
     a = of([True, False])
     for other in (of([True]), Predictions(a.top, a.target + 1)):
         for pair in (paired, Predictions.agreement):
-            with pytest.raises(UsageError, match="cannot be paired"):
+            with pytest.raises(UsageError) as error:
                 pair(a, other)
+            assert str(error.value) == (
+                f"Predictions of 2 and {len(other)} images with different targets cannot be paired; "
+                "predict both on the same images in the same order."
+            )
 
 
 @given(pairs)

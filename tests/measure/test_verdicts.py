@@ -186,6 +186,11 @@ def test_verdicts_follow_from_the_interval(pairs: list[Paired], margin: float) -
         )
 
 
+def test_a_difference_the_other_way_round() -> None:
+    assert Difference(1.5, -0.5, 3.0, 0.04).turned() == Difference(-1.5, -3.0, 0.5, 0.04)
+    assert Difference(1.5, None, None, 0.04).turned() == Difference(-1.5, None, None, 0.04)
+
+
 def test_the_interval_of_a_quotient() -> None:
     low, high = quotient(2.0, (1.9, 2.1), 1.0, (1.0, 1.0))
     assert (low, high) == pytest.approx((1.9, 2.1)), "of a constant, nothing is added"

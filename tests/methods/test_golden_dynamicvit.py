@@ -51,7 +51,9 @@ def test_model(name: str, run: str) -> None:
     method = DynamicViT(keep_rate=case.runs[run]["token_ratio"][0])
     with torch.inference_mode():
         out = build(case, method).run(case.io["in/input"], trace=True)
+        listed = build(case, DynamicViT(ratios=case.runs[run]["token_ratio"])).run(case.io["in/input"])
     close_logits(out.logits, case.out(run, "logits"))
+    assert torch.equal(listed.logits, out.logits), "its shares, given stage by stage"
     close(out.features, case.out(run, "final_tokens"))
     close_trace(out.trace, case, run)
     for stage, block in enumerate((3, 6, 9)):

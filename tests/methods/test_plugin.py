@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -9,12 +10,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import femto
 import pytest
 from click.testing import CliRunner
 
 from tokenbench import contract, methods
 from tokenbench.cli import main
 from tokenbench.errors import ContractBroken
+from tokenbench.reports.paper import tables
+from tokenbench.runs import matching, runner
+from tokenbench.runs.results import Results
+from tokenbench.runs.row import Row
 
 HALVE = '''
 from itertools import count as counting
@@ -99,6 +105,25 @@ def test_it_is_measured(file: str) -> None:
     assert halve["tokens_mean"] == [197] * 3 + [99] * 9
     assert halve["gmacs"] < dense["gmacs"] and halve["speedup"] and halve["latency_p50"]
     assert (beyond["status"], beyond["reason"]) == ("skipped", "block 99 does not exist")
+
+
+def test_edited_it_is_measured_again(file: str) -> None:
+    def ran() -> tuple[Row, Row]:
+        methods.load_plugin(file)
+        dense, halve = runner.run(femto.plan("halve"), Results("results.jsonl"), femto.Watch())
+        return dense, halve
+
+    dense, halve = ran()
+    assert dense.conditions == {} and ran() == (dense, halve)
+    assert halve.conditions == {"method_source": hashlib.sha256(HALVE.encode()).hexdigest()[:16]}
+    (table,) = tables.tables([dense, halve])
+    assert list(table.frame["method"]) == ["dense", "halve[block=1]"] and "method source" not in table.conditions
+    assert f"halve[block=1]: a plug-in, source {halve.conditions['method_source']}." in table.notes
+    assert "conditions" not in matching.differ(dense, halve)
+    Path(file).write_text(HALVE.replace("+ 1) // 2", "+ 1) // 3"))
+    _, edited = ran()
+    assert edited.id != halve.id and edited.tokens_mean != halve.tokens_mean
+    assert matching.differ(halve, edited)["conditions"] == (str(halve.conditions), str(edited.conditions))
 
 
 def test_it_is_listed_and_documented(file: str) -> None:

@@ -11,7 +11,7 @@ from rows import row
 
 from tokenbench.errors import UnknownName, UsageError
 from tokenbench.measure.accuracy import Predictions
-from tokenbench.measure.verdicts import Paired
+from tokenbench.measure.verdicts import Paired, median_ends, quotient
 from tokenbench.methods import get
 from tokenbench.methods.base import make
 from tokenbench.runs.compare import Pair, compare
@@ -32,7 +32,7 @@ def setting(name: str, knobs: dict[str, Any] | None = None, **changes: Any) -> R
 def write(path: Path, *rows: Row, right: dict[str, range] = RIGHT) -> Path:
     for made in rows:
         Results(path).append(made)
-        if made.top1 is not None and made.status == "ok":
+        if made.metrics.get("top1") is not None and made.status == "ok":
             top = np.ones((100, 5), np.int32)
             top[list(right[made.method]), 0] = 0
             top[:, 1:] = [2, 3, 4, 5]
@@ -94,6 +94,36 @@ def test_two_files_are_compared_setting_by_setting(file: Path, tmp_path: Path) -
     assert only.changes["top1"].value == 9.0
     (across,) = compare([file, better], ["evit", "tome"])
     assert (across.first.row.method, across.second.row.method) == ("evit", "tome")
+
+
+def test_a_ratio_of_speeds_has_an_interval_where_both_rows_have_one(tmp_path: Path) -> None:
+    """Of throughput from spread and runs; of the speed-up from its own ends, which rows without `noisy` do not have."""
+    sure = {"top1": None, "speedup": 1.2, "speedup_low": 1.1, "speedup_high": 1.4}
+    asked = ("images_per_s", "speedup")
+
+    def ends(number: int, first: dict[str, Any], second: dict[str, Any]) -> list[tuple[float | None, float | None]]:
+        file = write(tmp_path / f"{number}.jsonl", setting("dense", **sure | first), setting("evit", **sure | second))
+        (pair,) = compare([file], ["evit"])
+        assert all(pair.changes[name].value == 1.0 for name in asked)
+        return [(pair.changes[name].low, pair.changes[name].high) for name in asked]
+
+    none = (None, None)
+    of_speed, of_speedup = ends(0, {}, {})
+    own = median_ends(50.0, 0.02, 25)
+    assert of_speed == quotient(50.0, own, 50.0, own) and of_speedup == quotient(1.2, (1.1, 1.4), 1.2, (1.1, 1.4))
+    for number, (changes, want) in enumerate(
+        [
+            ({"spread": None}, [none, of_speedup]),
+            ({"runs": None}, [none, of_speedup]),
+            ({"noisy": None}, [of_speed, none]),
+            ({"speedup_low": None}, [of_speed, none]),
+            ({"speedup_high": None}, [of_speed, none]),
+        ]
+    ):
+        assert ends(2 * number + 1, changes, {}) == want, changes
+        assert ends(2 * number + 2, {}, changes) == want, changes
+    exact = ends(99, {"spread": 0.0}, {"noisy": True})
+    assert exact[0] == quotient(50.0, own, 50.0, (50.0, 50.0)) and exact[1] == of_speedup
 
 
 def test_every_batch_size_is_a_pair_and_judged_once(file: Path) -> None:
@@ -193,7 +223,9 @@ def test_conditions_that_mean_nothing() -> None:
     for text in ("top1", "top1<", "<5", "top1<half", "top1=5", "top1<nan", "top1<inf", "top1<-0.5%", ""):
         with pytest.raises(UsageError, match="write a field, a sign and a number"):
             gate(text)
-    with pytest.raises(UnknownName, match=r"Unknown field 'img_per_s'. Did you mean images_per_s"):
+    with pytest.raises(
+        UnknownName, match=r"Unknown field 'img_per_s'. Did you mean images_per_s.*`tokenbench compare --help`\.$"
+    ):
         gate("img_per_s<1")
 
 
@@ -204,10 +236,22 @@ def test_a_condition_on_what_was_not_measured_is_no_pass(file: Path, tmp_path: P
     (pair,) = compare([file], ["tome"])
     with pytest.raises(UsageError, match="'latency_p50>1' cannot be decided"):
         decided("latency_p50>1", pair)
-    with pytest.raises(UsageError, match="cannot be decided"):
-        decided("peak_memory_mb>1", pair)  # dense has none
+    (both,) = compare([file], ["tome", "evit"])
+    (back,) = compare([file], ["tome", "dense"])
+    for lacking, names in ((pair, ("dense", "tome[r=13]")), (back, ("tome[r=13]", "dense"))):  # dense has none
+        for pairs in ((lacking,), (both, lacking), (lacking, both)):
+            with pytest.raises(UsageError) as error:
+                decided("peak_memory_mb>1", *pairs)
+            assert str(error.value) == (
+                f"--fail-if 'peak_memory_mb>1' cannot be decided, for {names[0]} of {file} and {names[1]} of {file} do "
+                "not both have peak_memory_mb; measure it, or leave the condition out."
+            )
+    assert decided("peak_memory_mb>0.5", both) == ["evit[keep_rate=0.7]"]
     bare = write(tmp_path / "bare.jsonl", setting("dense", top1=None), setting("evit", top1=None))
     (untrained,) = compare([bare], ["evit"])
     assert decided("top1<-0.5", untrained, pair) == ["tome[r=13]"], "what neither has decides nothing"
     with pytest.raises(UsageError, match="cannot be decided"):
         decided("top1<-0.5", untrained)
+    other = write(tmp_path / "other.jsonl", *(setting(n, task="other", metrics={}) for n in ("dense", "evit")))
+    (unscored,) = compare([other], ["evit"])
+    assert decided("top1<-0.5", unscored, pair) == ["tome[r=13]"], "of a task that has no such metric"

@@ -46,6 +46,7 @@ def test_a_model_name_is_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:
     line = "model name\t: Intel(R) Xeon(R) Gold 6230 CPU @ 2.10GHz\n"
     monkeypatch.setattr(environment, "_text", lambda path: line * 2)
     assert environment._cpu() == "Intel Xeon Gold 6230"
+    assert environment.describe("cpu")["cpu"] == "Intel(R) Xeon(R) Gold 6230 CPU @ 2.10GHz"
     monkeypatch.setattr(environment, "_text", lambda path: "")
     assert environment._cpu()
 

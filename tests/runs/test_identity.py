@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,10 +17,11 @@ from tokenbench import backbones
 from tokenbench.errors import BadSetting
 from tokenbench.methods import all_methods
 from tokenbench.methods.base import Method, make
+from tokenbench.methods.dynamicvit.dynamicvit import DynamicViT
 from tokenbench.methods.sweep import parse
 from tokenbench.methods.topk import TopK
 from tokenbench.model import Model
-from tokenbench.runs import runner
+from tokenbench.runs import environment, runner
 from tokenbench.runs.jobs import UNFINISHED
 from tokenbench.runs.results import Results
 from tokenbench.runs.row import Identity, Row, WeightsId
@@ -84,6 +86,16 @@ def test_nothing_else_decides_the_id() -> None:
     assert row(status="failed", reason="it broke").id == row().id
 
 
+def test_a_knob_that_came_later_leaves_rows_from_before_their_ids() -> None:
+    (plain,), (given,) = parse("dynamicvit"), parse("dynamicvit[ratios=0.8/0.6/0.4]")
+    before = {"keep_rate": 0.7, "fall": 0.2, "blocks": None, "ratio_weight": None, "distill_weight": 0.5}
+    before |= {"class_weight": 1.0, "token_mse": True, "batch_ratio": False}
+    assert plain.model_dump(mode="json") == before and plain.label == "dynamicvit[keep_rate=0.7]"
+    assert given.model_dump(mode="json") == before | {"ratios": [0.8, 0.6, 0.4]}
+    assert make(DynamicViT, given.model_dump(mode="json")) == given
+    assert given.label == "dynamicvit[keep_rate=0.7,ratios=0.8/0.6/0.4]"
+
+
 # weights trained for one setting
 
 
@@ -92,7 +104,7 @@ def others(method: Method, knob: str) -> Iterator[Method]:
     now, annotation = getattr(method, knob), type(method).model_fields[knob].annotation
     words = [word for kind in (annotation, *get_args(annotation)) for word in get_args(kind) if isinstance(word, str)]
     numbers = [now / 2, now + 1, now - 1, 4 * now] if isinstance(now, int | float) else []
-    for value in (*numbers, not now, *words, (1, 2), 3, 0.5):
+    for value in (*numbers, not now, *words, (1, 2), (0.5, 0.25), 3, 0.5):
         try:
             changed = make(type(method), {**method.model_dump(), knob: value})
         except BadSetting:
@@ -205,3 +217,33 @@ def test_only_ok_is_done(status: str, results: Results) -> None:
         results.append(old.model_copy(update=changes))
     _, topk = runner.run(job, results, Watch())
     assert topk.status == "ok" and topk.gmacs is not None and topk.reason == rows[1].reason
+
+
+def test_attention_that_is_not_fused_is_another_job(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    (fused,) = runner.run(plan("dense"), results, Watch())
+    monkeypatch.setattr("timm.layers.use_fused_attn", lambda: False)
+    (written,) = runner.run(plan("dense"), results, Watch())
+    assert fused.conditions == {} and written.conditions == {"fused_attention": False} and written.id != fused.id
+
+
+def test_what_a_skip_relies_on_is_said(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    now: dict[str, Any] = {"hardware": "Abacus X, 2 cores", "cpu": "Abacus X @ 2 GHz", "session": "a"}
+    now |= {"torch": "2.1", "timm": "1.0", "threads": 2}
+
+    def told(rounds: int = 3, **changes: Any) -> list[str]:
+        monkeypatch.setattr(environment, "describe", lambda device: now | changes)
+        watch = Watch()
+        runner.run(plan("dense", rounds=rounds), results, watch)
+        return [text for text in watch.said if "measured under" in text]
+
+    assert told() == [] == told() == told(rounds=2)
+    assert told(torch="2.2", threads=1) == [
+        "deit_femto: some of these were measured under torch 2.1 (now 2.2), threads 2 (now 1)."
+    ]
+    assert told(cpu="Abacus X @ 3 GHz") == [
+        "deit_femto: some of these were measured under cpu Abacus X @ 2 GHz (now Abacus X @ 3 GHz)."
+    ]
+    (row,) = results.rows()
+    assert told(rounds=9999) == [f"deit_femto: some of these were measured under {row.runs} rounds (now 9999)."]
+    results.append(row.model_copy(update={"env": now | {"cpu": "Abacus X"}, "time": datetime.now(UTC)}))
+    assert told() == [], "as earlier versions wrote it"

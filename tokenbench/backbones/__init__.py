@@ -50,6 +50,7 @@ SHORT_NAMES = {
     "dinov3_b": "vit_base_patch16_dinov3.lvd1689m",
     "eva02_s": "eva02_small_patch14_336.mim_in22k_ft_in1k",
     "beit_b": "beit_base_patch16_224.in22k_ft_in22k_in1k",
+    "swin_nano": "swin_nano",
     "lvvit_t": "lvvit_t",
     "lvvit_s": "lvvit_s",
     "lvvit_m": "lvvit_m",

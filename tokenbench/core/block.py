@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from tokenbench.core.attention import Attn, attend, project, values
+from tokenbench.core.attention import Attn, attend, project, queries, values
 from tokenbench.core.borrowed import unmeddled
 from tokenbench.core.tokens import Tokens
 
@@ -49,6 +49,7 @@ class Reducer(nn.Module):
     matrix: ClassVar[bool] = False  # True: attention is written out, once for this reducer and for the block's output
     values: ClassVar[Literal["before", "after"]] = "before"  # "after": at "attention", v comes of the tokens returned
     rate: ClassVar[float] = 1.0  # factor on the learning rate of its parameters
+    requery: ClassVar[bool] = False  # True, in eval mode: at "attention", q of patches comes of the tokens returned too
     method: Any = None
 
     def forward(self, tokens: Tokens, attn: Attn | None) -> Any:
@@ -105,7 +106,8 @@ class Block(nn.Module):
         within = self._at("attention")
         y = _blanked(block.norm1(start), tokens)
         keys = None if context is None else block.norm1(context.x)
-        q, k, v = self.project(tokens, y, keys, any(reducer.values == "after" for reducer in within))
+        asking = tokens.prefix if not self.training and any(r.requery for r in within) else None
+        q, k, v = self.project(tokens, y, keys, any(r.values == "after" for r in within), asking)
         bias = self._bias(tokens if context is None else context)
         attn = Attn(q, k, v, block.attn.scale, tokens.prefix, bias, y=y, real=tokens.real)
         if tokens.alive is not None or any(r.matrix for r in (*within, *self._at("between"))):
@@ -115,6 +117,8 @@ class Block(nn.Module):
         if tokens.x is not start:
             y = _blanked(block.norm1(tokens.x), tokens)
             attn = replace(attn, y=y, real=tokens.real)
+        if asking is not None:
+            attn = replace(attn, q=self.queries(tokens, y))
         if attn.v is None:
             attn = replace(attn, v=self.values(y))
         x = tokens.x + block.drop_path1(self.scaled(1, attend(block.attn, attn, y)))
@@ -130,10 +134,14 @@ class Block(nn.Module):
         return tokens.with_x(tokens.x + block.drop_path2(self.scaled(2, y)))
 
     def project(
-        self, tokens: Tokens, y: Tensor, keys: Tensor | None, late: bool
+        self, tokens: Tokens, y: Tensor, keys: Tensor | None, late: bool, asking: int | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Queries, keys and values, as `core.attention.project` has them."""
-        return project(self.borrowed[0].attn, y, keys, late)
+        return project(self.borrowed[0].attn, y, keys, late, asking)
+
+    def queries(self, tokens: Tokens, y: Tensor) -> Tensor:
+        """Queries of normalised tokens, as `core.attention.queries` has them."""
+        return queries(self.borrowed[0].attn, y)
 
     def values(self, y: Tensor) -> Tensor:
         """Values of normalised tokens, as `core.attention.values` has them."""

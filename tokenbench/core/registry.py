@@ -18,6 +18,12 @@ from typing import Any
 from tokenbench.errors import PLUGIN, UsageError, first_line, place
 
 NAME = re.compile(r"[\w-]+")
+SOURCE = "_tokenbench_source"  # where a plug-in's module keeps its hash
+
+
+def source(cls: type) -> str | None:
+    """16 hex digits of the SHA-256 of the plug-in file, as it was loaded, that a class is of; None if of no plug-in."""
+    return getattr(sys.modules.get(cls.__module__), SOURCE, None)
 
 
 def walk(registry: MutableMapping[str, Any], package: str, paths: Iterable[str], base: type) -> None:
@@ -70,6 +76,7 @@ def run_file(path: str | Path, what: str) -> ModuleType:
     if spec is None or spec.loader is None:
         raise UsageError(f"Plug-in '{path}' is not a Python file; give the path of a .py file with a {what} in it.")
     module = importlib.util.module_from_spec(spec)
+    setattr(module, SOURCE, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
     sys.modules[name] = module  # where dataclasses and pydantic look up the names in annotations
     try:
         with redirect_stdout(sys.stderr):

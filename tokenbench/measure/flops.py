@@ -24,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tokenbench.errors import TokenbenchError, UsageError, first_line
+from tokenbench.measure import parts
 from tokenbench.measure.operators import Met, apart, products
 from tokenbench.measure.running import blocks_of, evaluating
 
@@ -37,13 +38,13 @@ PROBED = 3  # images that tell whether the count depends on the image
 
 @dataclass(frozen=True)
 class Flops:
-    """Multiply-adds of one image, in 1e9. `by_block` and `by_part` are empty unless of a `tokenbench.model.Model`."""
+    """Multiply-adds of one image, in 1e9. `by_block` and `by_part` are empty where a model does not say them."""
 
     gmacs: float  # matmuls and convolutions: the headline
     fvcore_gmacs: float | None  # fvcore's own total, which adds norms, pooling and interpolation; None: not traceable
     by_operator: dict[str, float]  # sums to gmacs
     by_block: tuple[float, ...]  # attention, MLP and reducers of each block
-    by_part: dict[str, float]  # of PARTS, sums to gmacs; selection is what reducers compute
+    by_part: dict[str, float]  # of PARTS, or those a model names; sums to gmacs; selection is what reducers compute
     uncounted: dict[str, float] = field(default_factory=dict)  # operators that gmacs leaves out though they may
     # multiply: by name, the share of all elements that operators took and gave, 0 to 1
     unchecked: str | None = None  # why the second counter could not be asked, as a clause
@@ -169,16 +170,20 @@ def _by_torch(model: nn.Module, images: Tensor, met: Met) -> tuple[dict[str, flo
 
 @contextmanager
 def _attributed(model: nn.Module, total: Callable[[], float]) -> Iterator[tuple[list[float], dict[str, float]]]:
-    """Split what `total` grows by over the blocks and the parts of a Model; empty for other modules."""
-    blocks = blocks_of(model)
-    by_block, by_part = [0.0] * len(blocks), dict.fromkeys(PARTS if blocks else (), 0.0)
-    inside: list[str] = ["embed"]  # the parts we are in, innermost last
+    """Split what `total` grows by over the blocks and the parts of a Model, or over those that a module names itself
+    (`parts.of`); empty for other modules.
+    """
+    blocks, named = blocks_of(model), parts.of(model)
+    known = dict.fromkeys([*(name for name, _ in named), parts.REST]) if named else PARTS if blocks else ()
+    by_block, by_part = [0.0] * len(blocks), dict.fromkeys(known, 0.0)
+    inside: list[str] = [parts.REST if named else "embed"]  # the parts we are in, innermost last
     seen = 0.0
 
     def settle() -> float:
         nonlocal seen
         grown, seen = total() - seen, total()
-        by_part[inside[-1]] += grown
+        if by_part:
+            by_part[inside[-1]] += grown
         return seen
 
     def enter(part: str, *_: Any) -> None:
@@ -191,25 +196,25 @@ def _attributed(model: nn.Module, total: Callable[[], float]) -> Iterator[tuple[
 
     def enter_block(index: int, *_: Any) -> None:
         by_block[index] -= settle()
-        inside.append("attention")
+        inside.append(inside[-1] if named else "attention")
 
     def leave_block(index: int, *_: Any) -> None:
         by_block[index] += settle()
         inside.pop()
-        if index == len(blocks) - 1:
+        if index == len(blocks) - 1 and not named:
             inside[-1] = "head"
 
     hooks = []
     for index, block in enumerate(blocks):
         hooks.append(block.register_forward_pre_hook(partial(enter_block, index)))
         hooks.append(block.register_forward_hook(partial(leave_block, index)))
-        inner = [*block.parts, *(("selection", r) for r in block.reducers)]
-        for part, module in inner:
-            hooks.append(module.register_forward_pre_hook(partial(enter, part)))
-            hooks.append(module.register_forward_hook(leave))
+    inner = [part for b in blocks for part in (*b.parts, *(("selection", r) for r in b.reducers))]
+    for part, module in named or inner:
+        hooks.append(module.register_forward_pre_hook(partial(enter, part)))
+        hooks.append(module.register_forward_hook(leave))
     try:
         yield by_block, by_part
-        if blocks:
+        if by_part:
             settle()
     finally:
         for handle in hooks:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from tokenbench.backbones import Backbone
@@ -35,6 +35,15 @@ def _split(value: Any) -> Any:
 
 Places = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_split)]  # knobs that list block indices
 Counts = Annotated[tuple[PositiveInt, ...], BeforeValidator(_split)]  # or numbers of tokens
+Share = Annotated[float, Field(gt=0, le=1)]
+Shares = Annotated[tuple[Share, ...], BeforeValidator(_split)]  # or shares of them
+
+
+def later(default: Any, **how: Any) -> Any:
+    """The `Field` of a knob that came after rows and weights had been written: at its default no setting shows it, so
+    that these stay of the same setting and keep their ids.
+    """
+    return Field(default, exclude_if=lambda value: value == default, **how)
 
 
 Kind = Literal["prunes", "merges", "condenses", "skips", "recovers"]
@@ -89,6 +98,7 @@ class Method(BaseModel):
     trained: ClassVar[bool] = False  # True: says nothing until it has been trained itself
     main: ClassVar[str | None] = None  # the knob that every label shows
     neutral: ClassVar[Mapping[str, Any] | None] = None  # the setting that changes nothing; None where there is none
+    control: ClassVar[bool] = False  # True: saves no token, and shows what something else of a method gives
     trial: ClassVar[Mapping[str, Any]] = {}  # knobs for tiny random models, where defaults ask for more than these have
     windowed: ClassVar[bool] = False  # True: leaves whole grids, as backbones that attend within windows need
     reported: ClassVar[tuple[Reported, ...]] = ()
@@ -162,7 +172,7 @@ class Method(BaseModel):
         Raises:
             Unsupported: there is none for this method or family.
         """
-        raise Unsupported(f"{self.label} on {vit.name} makes no pyramid; dense and stvit_r on a Swin do.")
+        raise Unsupported(f"{self.label} on {vit.name} makes no pyramid; dense, convstem and stvit_r on a Swin do.")
 
     def check(self, vit: Backbone) -> None:
         """Raise `Unsupported` with the reason if this setting cannot run on that backbone."""
@@ -206,6 +216,15 @@ class Method(BaseModel):
 def quarters(blocks: tuple[int, ...] | None, vit: Backbone) -> tuple[int, ...]:
     """The blocks a three-stage method reduces in: as given, or at each quarter of the depth (3, 6, 9 of 12)."""
     return blocks if blocks is not None else tuple(vit.depth * i // 4 for i in (1, 2, 3))
+
+
+def unscored(vit: Backbone) -> str | None:
+    """The reason if there is no class token whose attention could score patches, else None."""
+    return (
+        None
+        if vit.has_class_token
+        else "it scores patches by the attention of a class token, and this backbone has none"
+    )
 
 
 def outside(blocks: tuple[int, ...], vit: Backbone) -> str | None:

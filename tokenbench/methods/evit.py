@@ -14,7 +14,7 @@ from tokenbench.backbones import Backbone
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Reducer
 from tokenbench.core.tokens import Tokens
-from tokenbench.methods.base import Counts, Kind, Method, Paper, Places, Reported, outside, quarters
+from tokenbench.methods.base import Counts, Kind, Method, Paper, Places, Reported, outside, quarters, unscored
 from tokenbench.methods.recipe import DEIT, FINETUNE, Recipe
 from tokenbench.methods.released import SUITE, Release, Stored, places, slashed, suite
 
@@ -86,7 +86,7 @@ class EViT(Method):
     def supports(self, vit: Backbone) -> str | None:
         """Needs a class token."""
         if not vit.has_class_token:
-            return "it scores patches by the attention of a class token, and this backbone has none"
+            return unscored(vit)
         blocks = quarters(self.blocks, vit)
         if self.tokens is not None and len(self.tokens) != len(blocks):
             return f"tokens gives {len(self.tokens)} numbers for {len(blocks)} stages"

@@ -92,7 +92,7 @@ class Group:
             "precision": row.precision,
             "batch": str(row.batch),
             "mode": "compiled" if row.compile else "eager",
-            **{key.replace("_", " "): str(value) for key, value in row.conditions.items()},
+            **{key.replace("_", " "): str(value) for key, value in row.shared.items()},
             "seed": str(row.seed),
             "versions": f"tokenbench {row.version}, torch {env.get('torch')}, timm {env.get('timm')}",
         }

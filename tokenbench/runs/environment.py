@@ -48,7 +48,7 @@ def describe(device: str | torch.device) -> dict[str, Any]:
     return {
         "device": device.type,
         "hardware": hardware(device),
-        "cpu": _cpu(),
+        "cpu": _model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": _cores(),
         "threads": torch.get_num_threads(),
@@ -107,14 +107,18 @@ def _gpu(device: torch.device) -> dict[str, Any]:
 
 def _cpu() -> str:
     """The processor's model name, without trademarks and clock."""
+    return " ".join(re.sub(r"\((R|TM)\)|\b(CPU|Processor)\b|@.*", " ", _model()).split())
+
+
+def _model() -> str:
+    """The processor's model name in full."""
     name = ""
     if platform.system() == "Linux":
         found = re.search(r"^model name\s*:\s*(.+)$", _text(Path("/proc/cpuinfo")), re.MULTILINE)
         name = found[1] if found else ""
     elif platform.system() == "Darwin":
         name = _line("sysctl", "-n", "machdep.cpu.brand_string") or ""
-    name = re.sub(r"\((R|TM)\)|\b(CPU|Processor)\b|@.*", " ", name or platform.processor() or platform.machine())
-    return " ".join(name.split())
+    return " ".join((name or platform.processor() or platform.machine()).split())
 
 
 def _cores() -> int:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from tokenbench.errors import ResultsError, first_line
 from tokenbench.runs import unfinished
-from tokenbench.runs.candidates import Candidate, Group
+from tokenbench.runs.candidates import Candidate, Group, otherwise
 from tokenbench.runs.claims import Claims
 from tokenbench.runs.results import Results, load
 from tokenbench.runs.row import Row
@@ -50,6 +50,9 @@ class Jobs:
                 self._watch.say(
                     f"{group.backbone.name}: {done} of {total} jobs are done already; --force runs them again."
                 )
+                jobs = [(c, job) for c in group.candidates for job in self.ids(c, group.batches)]
+                for note in otherwise(group, [self._rows[job] for c, job in jobs if self._done(c, job)]):
+                    self._watch.say(note)
 
     def take(self) -> bool:
         """Claim jobs that are not done, waiting while others have them all; False once all are done."""
@@ -173,6 +176,8 @@ class Jobs:
         row = self._rows.get(job)
         usable = row is not None and (row.status == "ok" or _is_unfinished(row))
         if row is None or not usable or unfinished.same(row.env) != self._env:
+            return None
+        if row.intervals and row.intervals != self._groups[0].plan.task.intervals:
             return None
         return None if self._force and row.time < self._began else row
 

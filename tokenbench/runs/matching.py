@@ -102,14 +102,16 @@ def _refuse(several: Sequence[Found]) -> None:
 
 def _how(row: Row) -> str:
     own = f", weights {row.trained.name}" if row.trained else ""
-    return f"batch {row.batch}, {row.precision}, {row.hardware}, seed {row.seed}{own}"
+    other = "".join(f", {name.replace('_', ' ')} {value}" for name, value in row.conditions.items())
+    return f"batch {row.batch}, {row.precision}, {row.hardware}, seed {row.seed}{own}{other}"
 
 
 def differ(first: Row, second: Row) -> dict[str, tuple[str, str]]:
     """Conditions that two rows do not share."""
     found = {}
     for name in CONDITIONS:
-        both = getattr(first, name), getattr(second, name)
+        of = "shared" if name == "conditions" and first.method != second.method else name
+        both = getattr(first, of), getattr(second, of)
         if both[0] != both[1]:
             found[name] = (_told(both[0]), _told(both[1]))
     for name in ("torch", "timm", "session"):

@@ -38,7 +38,10 @@ SCALARS = {  # the types of JSON's values that surely make a field
 }
 _FLOATS = itemgetter(*(name for name, kinds in SCALARS.items() if kinds is NUMBERS))
 _IDENTITY = itemgetter(*IDENTITY)
-LISTS, DICTS = ("gmacs_by_block", "tokens_mean", "tokens_std"), ("metrics", "gmacs_by_part")
+LISTS, DICTS = (
+    ("gmacs_by_block", "tokens_mean", "tokens_std"),
+    ("metrics", "gmacs_by_part", "params_by_part", "ms_by_part"),
+)
 STATUSES, FILES = (set(get_args(m.model_fields[n].annotation)) for m, n in ((Row, "status"), (WeightsId, "kind")))
 
 

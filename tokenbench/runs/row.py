@@ -66,6 +66,11 @@ class Identity(BaseModel):
         return _plain(data)
 
     @property
+    def shared(self) -> dict[str, Any]:
+        """The conditions that are not the method's own, so that its rows can stand beside others'."""
+        return {name: value for name, value in self.conditions.items() if name != "method_source"}
+
+    @property
     def id(self) -> str:
         """SHA-256, 16 hex digits, over the identity as canonical JSON."""
         values = self.model_dump(mode="json", include=set(Identity.model_fields))
@@ -93,6 +98,8 @@ class Row(Identity):
     gmacs_by_block: list[float | None] | None = None
     gmacs_by_part: dict[str, float | None] | None = None
     params_m: float | None = None  # 1e6
+    params_by_part: dict[str, float | None] | None = None  # 1e6, of the parts that the task names
+    ms_by_part: dict[str, float | None] | None = None  # milliseconds a batch, medians
 
     images_per_s: float | None = None
     speedup: float | None = None  # over the dense model

@@ -52,7 +52,9 @@ def score(groups: Sequence[Group], results: Results, note: Note, watch: Watch) -
             "skipped": len(skipped),
         }
         for batch in candidate.written:
-            own.save(results.predictions(group.row(candidate, batch).id))
+            path = results.predictions(group.row(candidate, batch).id)
+            own.save(path)
+            group.plan.task.export(own, path)
         note(group, candidate)
 
 

@@ -46,6 +46,12 @@ def metrics_of(name: str, keys: Sequence[str]) -> tuple[Metric, ...]:
     return tuple(Metric(key, key, interval=f"{key}_low" in keys) for key in mine)
 
 
+def parts_of(name: str) -> tuple[str, ...]:
+    """The parts of a task's models that are measured apart; none of a task that is not loaded now."""
+    found = all_tasks().get(name)
+    return () if found is None else found.parts
+
+
 def load_plugin(path: str | Path) -> list[str]:
     """Register the methods, tasks and backbone families of a file, which is run, and return their names.
 

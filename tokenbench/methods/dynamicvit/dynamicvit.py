@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from tokenbench.backbones import Backbone
@@ -19,11 +20,10 @@ from tokenbench.backbones.swin import STAGE, Swin
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Output, Reducer
 from tokenbench.core.tokens import Tokens
-from tokenbench.methods.base import Kind, Method, Paper, Places, Reported, outside, quarters
+from tokenbench.methods.base import Kind, Method, Paper, Places, Reported, Shares, later, outside, quarters
 from tokenbench.methods.dynamicvit.swin import AsymmetricSwin, Choose, outside_third_stage, places, released
 from tokenbench.methods.recipe import Recipe
 from tokenbench.methods.released import Release, Stored, suite
-from tokenbench.methods.topk import kept
 
 BASE = 768  # width from which the keep ratio weighs more
 
@@ -64,7 +64,7 @@ class Score(Reducer):
         if self.training:
             alive = tokens.x.new_ones(tokens.x.shape[0], current) if tokens.alive is None else tokens.alive
             return tokens.mask(self.draw(self.predictor(tokens.patches, alive)) * alive)
-        count = kept(tokens.grid[0] * tokens.grid[1], self.method.keep_rate, self.stage)
+        count = self.method.count(tokens.grid[0] * tokens.grid[1], self.stage)
         if count >= current:
             return tokens
         scores = self.predictor(tokens.patches, tokens.x.new_ones(tokens.x.shape[0], current))[..., 0]
@@ -150,6 +150,9 @@ class DynamicViT(Method):
     blocks: Places | None = Field(
         None, description="blocks that drop; a quarter, half, three quarters (Swin: early in stage 3) if unset"
     )
+    ratios: Shares | None = later(
+        None, description="share of the initial patches that is left after each stage, in place of keep_rate and fall"
+    )
     ratio_weight: float | None = Field(
         None,
         ge=0,
@@ -160,9 +163,24 @@ class DynamicViT(Method):
     token_mse: bool = Field(True, description="training: token distillation by squared error; otherwise by KL")
     batch_ratio: bool = Field(False, description="training: hold the keep ratio over the batch, not in every image")
 
+    @field_validator("ratios")
+    @classmethod
+    def _falling(cls, ratios: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if ratios is not None and (not ratios or any(a < b for a, b in pairwise(ratios))):
+            raise ValueError("should be shares of the initial patches that do not rise, such as 0.8/0.6/0.4")
+        return ratios
+
+    def rate(self, stage: int) -> float:
+        """The share of the initial patches that is left after a stage, counted from 0."""
+        return self.keep_rate ** (stage + 1) if self.ratios is None else self.ratios[stage]
+
     def asymmetric_rate(self, stage: int) -> float:
         """Swin: the share of the tokens that goes through the MLPs after a stage, counted from 0."""
-        return self.keep_rate - self.fall * stage
+        return self.keep_rate - self.fall * stage if self.ratios is None else self.ratios[stage]
+
+    def count(self, initial: int, stage: int) -> int:
+        """How many of the initial patches are left after a stage."""
+        return max(1, int(initial * self.rate(stage)))
 
     def supports(self, vit: Backbone) -> str | None:
         """Any backbone whose width divides by 4; Swin with a third stage."""
@@ -170,12 +188,21 @@ class DynamicViT(Method):
             if len(vit.stages) <= STAGE:
                 return f"it works in the third stage, and this backbone has {len(vit.stages)}"
             blocks = places(vit, self.blocks)
+            if self.ratios is not None and len(self.ratios) != len(blocks):
+                return self._uneven(blocks)
             if self.asymmetric_rate(len(blocks) - 1) <= 0:
                 return f"keep_rate={self.keep_rate:g} less fall={self.fall:g} a stage leaves nothing at the last"
             return outside_third_stage(vit, blocks)
         if vit.dim % 4:
             return f"its predictors need a width that divides by 4, and this one is {vit.dim}"
-        return outside(quarters(self.blocks, vit), vit)
+        blocks = quarters(self.blocks, vit)
+        if self.ratios is not None and len(self.ratios) != len(blocks):
+            return self._uneven(blocks)
+        return outside(blocks, vit)
+
+    def _uneven(self, blocks: Sequence[int]) -> str:
+        listed = "/".join(map(str, blocks))
+        return f"it has {len(self.ratios or ())} ratios and {len(blocks)} blocks ({listed}), and each stage needs both"
 
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
         """One predictor a stage."""
@@ -195,9 +222,7 @@ class DynamicViT(Method):
         """
         decisions, alive = out.tokens.decisions, out.tokens.alive
         stays = alive is None and len(decisions) > 0  # decisions that no longer hold: nothing was dropped
-        rates = [
-            self.asymmetric_rate(stage) if stays else self.keep_rate ** (stage + 1) for stage in range(len(decisions))
-        ]
+        rates = [self.asymmetric_rate(stage) if stays else self.rate(stage) for stage in range(len(decisions))]
         usual = 10.0 if stays else 5.0 if out.features.shape[-1] >= BASE else 2.0
         weight = usual if self.ratio_weight is None else self.ratio_weight
         terms = {

@@ -97,9 +97,10 @@ def latex(table: Table) -> str:
 def grouped(rows: Iterable[Row], *without: str) -> dict[str, list[Row]]:
     """Rows by the conditions they were measured under: their identity but for the setting, and the versions."""
     groups: dict[str, list[Row]] = {}
-    fields = set(Identity.model_fields) - {"method", "setting", "label", "trained", *without}
+    fields = set(Identity.model_fields) - {"method", "setting", "label", "trained", "conditions", *without}
     for row in rows:
-        shared = [row.model_dump(mode="json", include=fields), row.env.get("torch"), row.env.get("timm")]
+        same = row.model_dump(mode="json", include=fields)
+        shared = [same, row.shared, row.env.get("torch"), row.env.get("timm")]
         groups.setdefault(json.dumps(shared, sort_keys=True), []).append(row)
     return groups
 
@@ -132,7 +133,7 @@ def _conditions(row: Row, data: str, batch: str) -> str:
     parts = [] if row.task == FIRST_TASK else [row.task]
     parts += [f"{height}×{width}", f"{row.weights.kind} weights{name}", data]
     parts += [f"{row.hardware}, {row.precision}, {batch}, {'compiled' if row.compile else 'eager'}"]
-    parts += [f"{key.replace('_', ' ')} {value}" for key, value in row.conditions.items()]
+    parts += [f"{key.replace('_', ' ')} {value}" for key, value in row.shared.items()]
     versions = f"tokenbench {row.version}, torch {row.env.get('torch')}, timm {row.env.get('timm')}"
     return "; ".join([*parts, f"seed {row.seed}, {versions}"])
 
@@ -149,6 +150,8 @@ def _notes(rows: Iterable[Row]) -> tuple[str, ...]:
         if row.trained:
             name = f"{row.trained.name} ({row.trained.hash})"
             notes.setdefault(f"weights of its own, trained with the method: {name}", []).append(row.label)
+        if "method_source" in row.conditions:
+            notes.setdefault(f"a plug-in, source {row.conditions['method_source']}", []).append(row.label)
         if row.skipped:
             notes.setdefault(f"unreadable images left out: {row.skipped}", []).append(row.label)
     return tuple(f"{', '.join(labels)}: {why}." for why, labels in notes.items())

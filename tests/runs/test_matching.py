@@ -1,0 +1,141 @@
+"""Which row is compared with which, and every word of why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rows import ENV, row
+
+from tokenbench.errors import UnknownName, UsageError
+from tokenbench.methods import get
+from tokenbench.methods.base import make
+from tokenbench.runs.matching import CONDITIONS, Found, differ, matched, named
+from tokenbench.runs.row import Row
+
+FILE, OTHER = Path("a.jsonl"), Path("b.jsonl")
+OWN = {"kind": "file", "name": "own.safetensors", "hash": "f00d"}
+
+
+def found(name: str, knobs: dict[str, Any] | None = None, file: Path = FILE, **changes: Any) -> Found:
+    made = make(get(name), knobs or {})
+    values = {"label": made.label, "setting": made.model_dump(mode="json"), "time": "2026-01-01T00:00:00Z"}
+    return Found(row(name, **values | changes), file)
+
+
+def refused(call: Any, *args: Any) -> str:
+    with pytest.raises(UsageError) as error:
+        call(*args)
+    return str(error.value)
+
+
+def test_rows_are_named_by_label_id_or_in_other_words() -> None:
+    tome, evit = found("tome"), found("evit")
+    broken = found("tome", seed=7, status="failed", reason="broke")
+    for name in ("tome[r=13]", tome.row.id, "tome", "tome[inflect=0,r=13]"):
+        assert named([evit, tome, broken], name, FILE) == [tome]
+    assert named([evit, tome, broken], None, FILE) == [evit, tome]
+    placed = found("evit", {"keep_rate": 0.5, "blocks": (2, 5)})
+    assert named([evit, placed], "evit[blocks=2/5,keep_rate=0.5]", FILE) == [placed]
+    assert str(tome) == "tome[r=13] of a.jsonl"
+
+
+def test_what_is_not_there_is_told_in_one_sentence() -> None:
+    broken = found("tome", status="failed", reason="broke")
+    for name in ("tome", None):
+        assert refused(named, [broken], name, FILE) == (
+            "tome[r=13] of a.jsonl was not measured (failed: broke); compare another."
+        )
+    for name in ("tome", None):
+        assert refused(named, [], name, FILE) == (
+            "a.jsonl has no rows to compare; give a results file that `tokenbench run` wrote."
+        )
+    with pytest.raises(UnknownName) as error:
+        named([found("evit")], "tome[r=13]", FILE)
+    assert str(error.value) == str(
+        UnknownName("setting", "tome[r=13]", {"evit[keep_rate=0.7]": None}, "`tokenbench report a.jsonl`")
+    )
+    assert refused(named, [found("evit")], "tome[r=4,13]", FILE) == (
+        "'tome[r=4,13]' names 2 settings; name one, as tome[r=4]."
+    )
+    with pytest.raises(UnknownName, match=r"Unknown setting 'nobody\[r=1\]'"):  # of a plug-in that is not loaded
+        named([found("evit")], "nobody[r=1]", FILE)
+
+
+def test_rows_match_by_backbone_batch_size_and_setting() -> None:
+    first = found("tome")
+    assert matched([first], [found("tome", file=OTHER)], True) == [(first, found("tome", file=OTHER))]
+    assert matched([first], [found("evit")], False) == [(first, found("evit"))]
+    for other in (
+        found("tome", backbone="vit_y"),
+        found("tome", batch=9),
+        found("tome", image_size=(224, 96)),
+        found("tome", metrics={}, task="other"),
+    ):
+        assert refused(matched, [first], [Found(other.row, OTHER)], False) == (
+            "a.jsonl and b.jsonl have nothing in common: no two rows with the same backbone, batch and image size; "
+            "run both alike."
+        )
+    for other in (found("evit", file=OTHER), found("tome", {"r": 5}, OTHER), found("tome", file=OTHER, trained=OWN)):
+        assert refused(matched, [first], [other], True) == (
+            "a.jsonl and b.jsonl have nothing in common: no two rows of one setting with the same backbone, batch and "
+            "image size; run both alike."
+        )
+    pairs = matched([first, found("evit")], [found("evit"), found("topk"), first], True)
+    assert pairs == [(first, first), (found("evit"), found("evit"))]
+
+
+def test_of_several_the_one_under_the_same_conditions() -> None:
+    """Weights of a setting's own and the session may differ; the same weights come before others."""
+    first = found("dense", env=ENV | {"session": "1"})
+    near, far = found("tome", env=ENV | {"session": "2"}), found("tome", seed=7)
+    assert matched([first], [far, near], False) == [(first, near)]
+    own = found("tome", trained=OWN)
+    assert matched([first], [own, far], False) == [(first, own)]
+    assert matched([first], [own, near], False) == [(first, near)]
+    assert matched([own], [near, own], False) == [(own, own)]
+
+
+def test_a_choice_is_refused_with_what_tells_the_rows_apart() -> None:
+    """At most four are told."""
+    seeds = [found("tome", seed=seed) for seed in range(5)]
+    told = "; ".join(f"{f.row.id} (batch 8, fp32, Some CPU, 2 cores, seed {f.row.seed})" for f in seeds[:4])
+    words = f"tome[r=13] of a.jsonl is 5 rows, and any could be meant; name one by its id: {told}."
+    assert refused(matched, [found("dense")], seeds, False) == words
+    assert refused(matched, seeds, [found("dense", seed=9)], False) == words
+    own = [found("tome", trained=OWN | {"name": name}) for name in ("a.pth", "b.pth")]
+    assert refused(matched, [found("dense")], own, False).endswith(
+        f"{own[0].row.id} (batch 8, fp32, Some CPU, 2 cores, seed 42, weights a.pth); "
+        f"{own[1].row.id} (batch 8, fp32, Some CPU, 2 cores, seed 42, weights b.pth)."
+    )
+    one = found("dense")
+    both = [found("tome"), found("tome", trained=OWN)]
+    assert refused(matched, both, [one], False).startswith("tome[r=13] of a.jsonl is 2 rows, and any could be meant")
+
+
+def test_what_differs_is_told_with_both_values() -> None:
+    first = found("tome", env={"torch": "2.9", "timm": "1.0", "session": "1"}).row
+    assert differ(first, first) == {}
+    changes: dict[str, Any] = {
+        "weights": {"kind": "random", "name": "vit_x"},
+        "trained": OWN,
+        "dataset": "drawings",
+        "split": "test",
+        "sample_hash": "cc",
+        "device": "cuda",
+        "hardware": "Abacus",
+        "precision": "bf16",
+        "compile": True,
+        "seed": 7,
+        "version": "0.2.0",
+        "conditions": {"mean": 0.5},
+    }
+    assert set(changes) == set(CONDITIONS)
+    told = {name: (str(getattr(first, name)), str(value)) for name, value in changes.items()}
+    told["weights"] = ("w.safetensors (aa)", "vit_x (random)")
+    told["trained"] = ("None", "own.safetensors (f00d)")
+    told |= {"torch": ("2.9", "3.0"), "timm": ("1.0", "1.1"), "session": ("1", "None")}
+    second: Row = found("tome", **changes, env={"torch": "3.0", "timm": "1.1"}).row
+    assert differ(first, second) == told
+    assert list(differ(first, second)) == [*CONDITIONS, "torch", "timm", "session"]
