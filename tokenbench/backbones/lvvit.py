@@ -149,7 +149,7 @@ class LVViT(nn.Module):
         return torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1) + self.pos_embed
 
     def read(self, features: Tensor) -> Tensor:
-        """Logits (B, classes) of normed tokens: the class token's, and for each class half the highest of a patch."""
+        """Logits (B, classes) of normed tokens: the class token's, and half the highest of the patches by class."""
         logits: Tensor = self.head(features[:, 0])
         return logits + 0.5 * self.aux_head(features[:, 1:]).amax(1) if self.reads_patches else logits
 

@@ -43,20 +43,20 @@ class PlacedTurn(Block):
     """A block whose attention has biases of its own for queries and values, and LayerScale as plain parameters."""
 
     def project(
-        self, tokens: Tokens, y: Tensor, keys: Tensor | None, late: bool, asking: int | None = None
+        self, tokens: Tokens, y: Tensor, keys: Tensor | None, late: bool, asking: int | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Queries, all of them, keys and values; with RoPE turned by each token's angles."""
         attn = self.borrowed[0].attn
         q, k, v = self._projected(attn, y)
-        q, k = getattr(attn, "q_norm", nn.Identity())(q), getattr(attn, "k_norm", nn.Identity())(k)
-        angles = self.angles(tokens)
-        if angles is not None:
-            half, p = attn.rotate_half, tokens.prefix
-            q, k = (
-                torch.cat([t[:, :, :p], apply_rot_embed_cat(t[:, :, p:], angles, half=half)], dim=2).type_as(v)
-                for t in (q, k)
-            )
-        return q, k, None if late else v
+        q, k = (
+            self._turned(tokens, getattr(attn, norm, nn.Identity())(t)) for norm, t in (("q_norm", q), ("k_norm", k))
+        )
+        return q if asking is None else q[:, :, :asking], k, None if late else v
+
+    def queries(self, tokens: Tokens, y: Tensor) -> Tensor:
+        """Queries of normalised tokens."""
+        attn = self.borrowed[0].attn
+        return self._turned(tokens, getattr(attn, "q_norm", nn.Identity())(self._projected(attn, y)[0]))
 
     def values(self, y: Tensor) -> Tensor:
         """Values of normalised tokens."""
@@ -74,6 +74,14 @@ class PlacedTurn(Block):
         if angles is None or not moved(tokens):
             return angles
         return angles[tokens.marks[PLACE][:, tokens.prefix :] - tokens.prefix].unsqueeze(1)  # (B, 1, K, 2d)
+
+    def _turned(self, tokens: Tokens, t: Tensor) -> Tensor:
+        """Queries or keys (B, H, N, d), turned by their tokens' angles."""
+        angles, p = self.angles(tokens), tokens.prefix
+        if angles is None:
+            return t
+        turned = apply_rot_embed_cat(t[:, :, p:], angles, half=self.borrowed[0].attn.rotate_half)
+        return torch.cat([t[:, :, :p], turned], dim=2).type_as(t)
 
     def _projected(self, attn: Any, y: Tensor) -> tuple[Tensor, ...]:
         if attn.qkv is None:

@@ -125,9 +125,7 @@ class IdleViT(Method):
     distill_weight: float = Field(5.0, ge=0, description="training: weight of the KL; 100 times it of class features")
 
     def supports(self, vit: Backbone) -> str | None:
-        """Needs a class token, and tokens that carry all that attention reads of them."""
-        if vit.placed:
-            return "patches ask after others have gone, and this backbone's blocks read where each lies"
+        """Needs a class token."""
         return unscored(vit) or outside(self.places(vit), vit)
 
     def places(self, vit: Backbone) -> tuple[int, ...]:

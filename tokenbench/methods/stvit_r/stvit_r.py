@@ -78,11 +78,6 @@ class STViTR(Method):
         """Semantic tokens along a window."""
         return math.isqrt(self.tokens)
 
-    @property
-    def blends(self) -> bool:
-        """Semantic tokens are made of all."""
-        return True
-
     def supports(self, vit: Backbone) -> str | None:
         """Needs a Swin whose third stage is units of six blocks on whole windows, or a ViT read by its mean."""
         swin = isinstance(vit, Swin)
@@ -91,8 +86,8 @@ class STViTR(Method):
         ]
         if foreign:
             return f"{foreign[0]} is a knob for {'plain ViTs' if swin else 'Swin'}"
-        if not isinstance(vit, Swin) and vit.family != "vit":
-            return "its units are made for plain ViTs and Swin"
+        if not swin and vit.family != "vit":
+            return f"it runs on Swin and on plain ViTs, and this is of the family {vit.family}"
         if not isinstance(vit, Swin):
             return no_mean(vit, self._count(vit)) or self._units(vit).refusal(vit.depth)
         if len(vit.stages) <= STAGE or vit.stages[STAGE] % UNIT:
