@@ -113,6 +113,11 @@ class Method(BaseModel):
         return False
 
     @property
+    def blends(self) -> bool:
+        """Whether this setting makes tokens of several others, which have no position of their own."""
+        return self.kind in ("merges", "condenses")
+
+    @property
     def label(self) -> str:
         """`tome[r=13]`: the name, the main knob, and every other knob that is not at its default."""
         shown = [k for k, f in type(self).model_fields.items() if k == self.main or getattr(self, k) != f.default]
@@ -143,6 +148,11 @@ class Method(BaseModel):
         """
         if vit.windowed and not self.windowed:
             return "it drops or merges tokens one by one, and this backbone's windows need all tokens of a grid"
+        if vit.placed and self.blends:
+            return (
+                "it makes one token of several, and this backbone's blocks read where each token lies (RoPE or "
+                "relative positions): no published work says where a merged one does"
+            )
         reason = self.supports(vit)
         if reason is not None and not isinstance(reason, str):
             raise TypeError(f"supports must give None or the reason in words, and it gave {reason!r}")

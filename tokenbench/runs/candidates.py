@@ -202,6 +202,7 @@ class Group:
             env={**self.env, **({"session": candidate.session} if candidate.session else {})},
             status=candidate.status,
             reason="; ".join(candidate.notes) or None,
+            imagenet_val=getattr(loader, "imagenet_val", None),
             metrics={key: candidate.scores.get(key) for key in plan.task.metric_names()},
             intervals=plan.task.intervals if candidate.scores else {},
             **candidate.measured,
