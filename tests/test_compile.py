@@ -24,7 +24,7 @@ def cases() -> Iterator[object]:
             )
 
 
-@pytest.mark.parametrize(("family", "method", "backend"), cases())
+@pytest.mark.parametrize(("family", "method", "backend"), list(cases()))
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own making
 def test_compile(family: str, method: Method, backend: str) -> None:
     """In one graph: "eager" runs what was captured, "inductor" what was compiled."""

@@ -68,7 +68,7 @@ class Tokens(TokenData):
         """Prune where images differ in how many tokens they keep; the others are padded (`present`).
 
         In a graph that is compiled or exported, and on the meta device, where shapes cannot hang on values, what is
-        dropped stays as padding.
+        dropped stays as padding, behind the others.
         One image alone is never padded.
 
         Args:
@@ -279,10 +279,12 @@ class Tokens(TokenData):
         """Real tokens first, in their order, in no more places than the image with most has."""
         if self.present is None:
             return self
-        packed = self
-        if not torch.compiler.is_compiling() and not self.x.is_meta:
+        first = self.present.int().argsort(dim=1, descending=True, stable=True)
+        if torch.compiler.is_compiling() or self.x.is_meta:  # all places stay; methods may go by the order of tokens
+            packed = self._pick(first)
+        else:
             fewest, most = torch.stack(self.present.sum(1).aminmax()).tolist()
-            packed = self._pick(self.present.int().argsort(dim=1, descending=True, stable=True)[:, :most])
+            packed = self._pick(first[:, :most])
             if fewest == most:
                 return replace(packed, present=None)
         if packed.source is None or packed.present is None:
