@@ -47,7 +47,7 @@ def test_fused(method: Method, tiny: Callable[..., Backbone], images: torch.Tens
     rows = [queries for _, _, queries, _ in calls.rows]
     assert calls.fused == 12 - whole, "all but the blocks whose reducers ask for the whole matrix"
     assert sum(queries > 2 for queries in rows) == whole, "else only rows of the class token or of what replaces it"
-    assert whole == 0 or method.name in ("ats", "gtp", "kmedoids", "mctf")
+    assert whole == 0 or method.name in ("ats", "gtp", "kmedoids", "ltmp", "mctf")
     assert len(rows) - whole == ROWS.get(method.name, 0), "and only where they are asked for"
 
 

@@ -163,7 +163,7 @@ def follow(
     """
     if len(images) == 0:
         raise DataError("No images were given to trace; give one at least.")
-    if not backbone.vit.dynamic_img_size and tuple(images.shape[1:]) != backbone.input_size:
+    if not getattr(backbone.vit, "dynamic_img_size", False) and tuple(images.shape[1:]) != backbone.input_size:
         raise BadSetting(
             f"Images of {tuple(images.shape[1:])} are not what {backbone.name} takes, {backbone.input_size} "
             "(channels, height, width); give files, or a batch of that shape."

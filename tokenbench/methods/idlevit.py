@@ -126,6 +126,8 @@ class IdleViT(Method):
 
     def supports(self, vit: Backbone) -> str | None:
         """Needs a class token."""
+        if vit.family == "beit":
+            return "patches ask after others have gone, and this backbone adds a bias of its own to each pair of places"
         return unscored(vit) or outside(self.places(vit), vit)
 
     def places(self, vit: Backbone) -> tuple[int, ...]:
