@@ -92,7 +92,7 @@ def by_place(scores: Tensor, here: Tensor, steps: Tensor) -> tuple[Tensor, Tenso
 def hit(sums: Tensor, steps: Tensor, here: Tensor) -> Tensor:
     """Which of n tokens (B, n) is nearest in its cumulative score to any of the samples (B, K)."""
     apart = (steps.unsqueeze(2) - sums.unsqueeze(1)).abs().masked_fill(~here.unsqueeze(1), float("inf"))
-    return torch.zeros_like(here).scatter(1, apart.argmin(dim=2), True)
+    return torch.zeros_like(here, dtype=torch.int).scatter(1, apart.argmin(dim=2), 1) > 0
 
 
 def samples(count: int) -> Tensor:
