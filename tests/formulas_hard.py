@@ -304,6 +304,58 @@ def mctf_bidirectional() -> Pairs:
         yield multi_criteria(bidirectional=both)
 
 
+@options("mctf.consistency", "mctf.confidence")
+def mctf_consistency() -> Pairs:
+    """The mean over images whose label is likely enough, here both or the second alone."""
+    sure = STUDENT.logits.softmax(-1)[[0, 1], TARGET]
+    apart = ((STUDENT.features[:, 0] - TEACHER.features[:, 0]) ** 2).mean(1)
+    low = float(sure.min()) + 1e-3
+    assert low < float(sure.max())
+    for weight, limit in ((3.0, 0.0), (1.0, 0.0), (3.0, low)):
+        terms = get("mctf")(consistency=weight, confidence=limit).losses(replace(STUDENT, twin=TEACHER), TARGET)
+        yield terms["consistency"], weight * apart[sure > limit].mean()
+
+
+# LTMP
+
+
+def thresholded(merge_from: float = 0.5, prune_to: float = 0.0) -> tuple[Tensor, Tensor]:
+    def between(x: Tensor, size: Tensor, weights: Tensor, keys: Tensor, _: Tensor, __: int) -> Merged:
+        n, key, importance = len(x), unit(keys.mean(0)), weights.mean((0, 1))
+        even, odd = range(0, n, 2), range(1, n, 2)
+        best = {a: max((float(key[a] @ key[b]), -b) for b in odd) for a in even if a} if n > 1 else {}
+        going = {a: -b for a, (like, b) in best.items() if like > merge_from}
+        groups = [[a] for a in even if a not in going]
+        groups += [[b, *(a for a in even if going.get(a) == b)] for b in odd]
+        stay = [g for g in groups if g == [0] or max(importance[i] for i in g) > prune_to]
+        return joined(x, size, stay)
+
+    model = made(get("ltmp")(merge_from=merge_from, prune_to=prune_to))
+    for block in model.blocks:
+        block.reducers[0].merge_masker.threshold.data.fill_(merge_from)
+        block.reducers[0].prune_masker.threshold.data.fill_(prune_to)
+    return logits(model), walked(model, between, proportional=True)
+
+
+@options("ltmp.merge_from", "ltmp.prune_to")
+def ltmp_thresholds() -> Pairs:
+    for merge_from, prune_to in ((0.7, 0.0), (0.4, 0.0), (2.0, 0.01), (0.7, 0.02)):
+        yield thresholded(merge_from, prune_to)
+
+
+@options("ltmp.target", "ltmp.budget_weight")
+def ltmp_budget() -> Pairs:
+    """Two blocks of six tokens of width 8, of which four and then three are left in the mean."""
+    n, dim = 6, 8
+    one, two = (
+        2 * m * n * dim**2 + m**2 * n**2 * dim + 4 * after * n * dim**2 for m, after in ((1, 4 / 6), (4 / 6, 3 / 6))
+    )
+    share = (one + two) / 2 / (6 * n * dim**2 + n**2 * dim)
+    for target, weight in ((0.75, 10.0), (0.3, 10.0), (0.75, 100.0)):
+        terms = get("ltmp")(target=target, budget_weight=weight).losses(STUDENT, TARGET)
+        yield terms["budget"], torch.tensor(weight * (share - target) ** 2)
+
+
 # ATS
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.models.beit import Beit
+from timm.models.eva import Eva
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -39,12 +41,36 @@ def tiny_swin(seed: int = 0, **options: Any) -> SwinTransformer:
 
 def tiny_lvvit(seed: int = 0, **options: Any) -> LVViT:
     """A random model of 12 blocks and 6x6 patches, with a head on the patches."""
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + 2)  # at which random predictors drop some
     size = dict(img_size=48, patch_size=8, embed_dim=32, depth=12, num_heads=2, num_classes=CLASSES, stem_width=8)
     return LVViT(**{**size, **options}).eval()
 
 
-FAMILIES: dict[str, Callable[..., Any]] = {"vit": tiny_vit, "swin": tiny_swin, "lvvit": tiny_lvvit}
+def tiny_eva(seed: int = 0, **options: Any) -> Eva:
+    """A random model of 12 blocks and 6x6 patches with RoPE and registers, as DINOv3 has."""
+    torch.manual_seed(seed)
+    size = dict(img_size=48, patch_size=8, embed_dim=32, depth=12, num_heads=2, num_classes=CLASSES, init_values=0.5)
+    kind = dict(use_rot_pos_emb=True, use_abs_pos_emb=False, rope_type="dinov3", rope_rotate_half=True)
+    return Eva(**{**size, **kind, "num_reg_tokens": 2, "global_pool": "token", **options}).eval()
+
+
+def tiny_beit(seed: int = 0, **options: Any) -> Beit:
+    """A random model of 12 blocks and 6x6 patches, whose tables of relative positions are not 0."""
+    torch.manual_seed(seed)
+    size = dict(img_size=48, patch_size=8, embed_dim=32, depth=12, num_heads=2, num_classes=CLASSES, init_values=0.5)
+    model = Beit(**{**size, "use_abs_pos_emb": False, "use_rel_pos_bias": True, **options}).eval()
+    for block in model.blocks:
+        torch.nn.init.normal_(block.attn.relative_position_bias_table)
+    return model
+
+
+FAMILIES: dict[str, Callable[..., Any]] = {
+    "vit": tiny_vit,
+    "swin": tiny_swin,
+    "lvvit": tiny_lvvit,
+    "eva": tiny_eva,
+    "beit": tiny_beit,
+}
 
 
 @dataclass(frozen=True)
@@ -118,7 +144,7 @@ def prefix_survives(subject: Subject) -> str | None:
     if subject.backbone().prefix == 0:
         return "this family has no prefix tokens"
     more: dict[str, Any] = {"reg_tokens": 2} if subject.family == "vit" else {}
-    out, first = subject.run(**more), 1 + sum(more.values())
+    out, first = subject.run(**more), subject.backbone(**more).prefix
     prefixes = {step.prefix for step in out.trace}
     _holds(prefixes in ({first}, {0}), f"of {first} prefix tokens {sorted(prefixes)} are left")
     if out.tokens.size is not None:

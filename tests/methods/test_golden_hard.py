@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,9 +44,11 @@ RUNS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("evit_fixed/vit64_112p8", "k0.5"): ("evit", {"tokens": (98, 49, 24)}),
     ("dtps/vit64_96p8", "k0.7"): ("dtps", {}),
     ("dtps/vit64_96p8", "k0.5"): ("dtps", {"keep_rate": 0.5}),
+    ("ltmp/vit64_96p8", "eval"): ("ltmp", {}),
     ("idlevit/vit64_96p8", "k0.7"): ("idlevit", {}),
     ("idlevit/vit64_96p8", "k0.5"): ("idlevit", {"keep_rate": 0.5, "blocks": tuple(range(4, 12))}),
 }
+LOSSES = 1e-5  # relative
 SORTED = ("atc",)  # whose published order of tokens is arbitrary
 
 
@@ -141,3 +144,23 @@ def test_the_cut_loss_is_the_formula() -> None:
     within = [(sum(mu[i] * mu[j] * w[i][j] for j in range(4)) - mu[i]) ** 2 for i in range(4)]
     want = torch.tensor((sum(between) + sum(within)) / 4)
     torch.testing.assert_close(cut_loss(logit, torch.tensor([mu])), want)
+
+
+def test_training_of_mctf() -> None:
+    """Two passes with the same weights, and the gradient of their loss."""
+    case, run = Case("mctf/train_96p8"), "train"
+    student, teacher = (get("mctf")(r=case.runs[run][f"r_{who}"], confidence=0.0) for who in ("student", "teacher"))
+    model, images = Model(case.backbone(), student).train(), case.io["in/input"]
+    out = model.run(images)
+    model.use(teacher)
+    twin = model.run(images)
+    close_logits(out.logits.detach(), case.out(run, "logits_student"))
+    close_logits(twin.logits.detach(), case.out(run, "logits_teacher"))
+    loss = torch.stack(list(student.losses(replace(out, twin=twin), case.io["in/labels"]).values())).sum()
+    close(loss.detach().view(1), case.out(run, "loss"), LOSSES)
+    loss.backward()
+    params = dict(model.vit.named_parameters())
+    names = [k.removeprefix(f"out/{run}/grad/") for k in case.io if k.startswith(f"out/{run}/grad/")]
+    assert names
+    for name in names:
+        close(params[name].grad, case.out(run, f"grad/{name}"), GRADIENTS)

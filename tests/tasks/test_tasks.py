@@ -109,7 +109,9 @@ def test_a_task_is_one_file(plugin: str, tmp_path: Path) -> None:
     assert "recall@1 %" in printed and "misses" in printed and "top-1" not in printed and "retrieval; " in printed
     rows, problems = load(out)
     assert not problems and [(row.task, row.status, row.images) for row in rows] == [("retrieval", "ok", 30)] * 3
-    assert all(list(row.metrics) == ["recall1", "misses", *PAIRED] and row.conditions == {} for row in rows)
+    assert all(list(row.metrics) == ["recall1", "misses", *PAIRED] for row in rows)
+    (source,) = {tuple(row.conditions.items()) for row in rows}
+    assert [name for name, _ in source] == ["task_source"], "whose file it was"
     dense, evit, _ = rows
     saved = np.load(tmp_path / "r.predictions" / f"{evit.id}.npz")
     assert (saved["labels"] == np.array(sample().targets)[[i * 2000 // 30 for i in range(30)]]).all()
@@ -124,7 +126,9 @@ def test_a_task_is_one_file(plugin: str, tmp_path: Path) -> None:
     call("run", *quick)
     rows, _ = load(out)
     assert len({row.id for row in rows}) == 9
-    assert [row.conditions for row in rows[3:6]] == [{"near": 2}] * 3 and rows[3].recall1 >= dense.recall1
+    assert [row.conditions for row in rows[3:6]] == [{"near": 2, **dict(source)}] * 3 and rows[
+        3
+    ].recall1 >= dense.recall1
 
     text = call("report", str(out), "-o", str(tmp_path / "reports"))
     heads = [line for line in text.splitlines() if line.startswith("method")]

@@ -100,8 +100,13 @@ config = click.option(
 task = click.option(
     "--task", default="classification", show_default=True, help="What is scored; see `tokenbench list --tasks`."
 )
+SHIPPED = "dense,random,topk,tome,evit,dynamicvit,stvit,stvit_r"  # those that deit_nano has weights for
 methods = click.option(
-    "--methods", "--method", default="all", show_default=True, help='A sweep such as "tome[r=4,8,13],evit".'
+    "--methods",
+    "--method",
+    default=SHIPPED,
+    show_default=True,
+    help='A sweep such as "tome[r=4,8,13],evit", or all.',
 )
 backbone = click.option("--backbone", default="deit_nano", show_default=True, help="A short or timm name.")
 weights = click.option(

@@ -58,9 +58,8 @@ def run(**flags: Any) -> int:
     from tokenbench.runs.results import Results
     from tokenbench.runs.row import dumps
 
-    plan = _plan(flags)
     with screen.Watching(flags["quiet"]) as watch:
-        rows = runner.run(plan, Results(flags["output"]), watch)
+        rows = runner.run(_plan(flags), Results(flags["output"]), watch)
     if flags["as_json"]:
         for row in rows:
             click.echo(dumps(row))

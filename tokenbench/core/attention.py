@@ -138,8 +138,9 @@ def attend(attn: Any, given: Attn, y: Tensor) -> Tensor:
         x = attn.attn_drop(given.matrix.to(given.v.dtype)) @ given.v
     else:
         x = mixed(attn, given.q, given.k, given.v, given.bias)
-    x = attn.norm(x.transpose(1, 2).flatten(2))
-    if attn.gate is not None:
+    x = x.transpose(1, 2).flatten(2)
+    x = attn.norm(x) if hasattr(attn, "norm") else x
+    if getattr(attn, "gate", None) is not None:
         x = x * attn.gate(y).sigmoid()
     out: Tensor = attn.proj_drop(attn.proj(x))
     return out

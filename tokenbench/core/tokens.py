@@ -18,6 +18,9 @@ from torch import Tensor
 from tokenbench.core.paths import Paths as Paths
 from tokenbench.core.rows import add_at, stacked
 from tokenbench.core.tokendata import TokenData, empty
+from tokenbench.errors import Unsupported
+
+PLACE = "place"  # mark (B, N), whole numbers: where each token lay at first, for blocks that read positions
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class Tokens(TokenData):
             weights: (B, N - prefix) what each token weighs in the mean, in place of its size; sizes add up as ever.
             eps: added to the sum of the weights that the mean is divided by.
         """
+        self._unplaced()
         uneven = count is None or self.present is not None
         places = self.count - self.prefix if count is None else count
         sizes = self.sizes()
@@ -148,6 +152,7 @@ class Tokens(TokenData):
             x: (B, M, C) features of the new tokens; `weights @ x` if not given.
             layout: rows and columns the new tokens lie in, if they lie in a grid.
         """
+        self._unplaced()
         source = None
         if self.source is not None:
             source = weights[:, :, self.prefix :].to(self.source.dtype) @ self.source
@@ -248,6 +253,11 @@ class Tokens(TokenData):
         marks = self._marks(lambda mark: mark[:, -count:])
         left = replace(self, x=self.x[:, -count:], prefix=0, size=None, source=source, present=present, marks=marks)
         return replace(left, layout=None).settle()
+
+    def _unplaced(self) -> None:
+        """Raise `Unsupported` where each token has a place that its blocks read."""
+        if PLACE in self.marks:
+            raise Unsupported("Tokens whose blocks read where each lies (RoPE, relative positions) cannot be merged.")
 
     def _fuse(self, kept: Tokens, dropped: Tensor, fuse: Tensor, always: bool = False) -> Tokens:
         """`kept` and one token more, of the tokens here where `dropped` (B, N - prefix) is 1, times their weights."""

@@ -154,7 +154,7 @@ def _loss(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
 def slid(model: Any, images: Tensor, crop: int, stride: int) -> Tensor:
     """Logits (B, classes, H, W) by windows of `crop` pixels a side, `stride` apart, means where they overlap."""
     height, width = images.shape[2:]
-    total: Tensor | None = None
+    total: Any = None
     seen = images.new_zeros(1, 1, height, width)
     for top in _starts(height, crop, stride):
         for left in _starts(width, crop, stride):
@@ -163,8 +163,8 @@ def slid(model: Any, images: Tensor, crop: int, stride: int) -> Tensor:
             total = found.new_zeros(len(images), found.shape[1], height, width) if total is None else total
             total[:, :, rows, cols] += found
             seen[:, :, rows, cols] += 1
-    assert total is not None
-    return total / seen
+    mean: Tensor = total / seen
+    return mean
 
 
 def _starts(length: int, crop: int, stride: int) -> list[int]:

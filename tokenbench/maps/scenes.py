@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tokenbench.backbones.swin import laid
 from tokenbench.methods.stvit_r.blocks import image_of
 from tokenbench.methods.stvit_r.dense import DenseRecovering
 
@@ -67,8 +68,7 @@ def units(body: nn.Module, images: Tensor) -> tuple[Unit, ...]:
     def look(turn: Any, given: tuple[Any, ...]) -> None:
         tokens, block = given[0], turn.borrowed[0]
         image, window, side = image_of(tokens), turn.options["window"], turn.options["side"]
-        layout = image.layout
-        assert layout is not None
+        layout = laid(image)
         whole = tuple(-(-length // window) * side for length in layout)
         hidden = _apart(layout, whole, window, side)
         keys = block.attn.kv(block.norm1(tokens.x))

@@ -249,7 +249,7 @@ def _checked(model: nn.Module, images: Tensor, gmacs: float, met: Met) -> tuple[
 
 def _by_fvcore(model: nn.Module, images: Tensor, more: Mapping[str, Handle]) -> tuple[Counter[str], list[str]]:
     """MACs of the batch by fvcore's name of the operator, and the operators that it counts as 0; `more` are handles."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _hooks_kept(model):
         warnings.simplefilter("ignore")  # fvcore imports a deprecated torch.jit, and tracing warns of each constant
         from fvcore.nn import FlopCountAnalysis
 
@@ -257,6 +257,19 @@ def _by_fvcore(model: nn.Module, images: Tensor, more: Mapping[str, Handle]) -> 
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.set_op_handle(**{f"aten::{name}": handle for name, handle in _handles().items() if handle}, **more)
         return Counter(analysis.by_operator()), sorted(analysis.unsupported_ops())
+
+
+@contextmanager
+def _hooks_kept(model: nn.Module) -> Iterator[None]:
+    """Take off the hooks that fvcore leaves on all modules where a trace fails: other models share the blocks."""
+    hooks = [d for m in model.modules() for d in (m._forward_pre_hooks, m._forward_hooks)]
+    before = [dict(d) for d in hooks]
+    try:
+        yield
+    finally:
+        for now, then in zip(hooks, before, strict=True):
+            for key in now.keys() - then.keys():
+                del now[key]
 
 
 def _handles() -> dict[str, Handle | None]:

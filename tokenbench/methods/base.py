@@ -113,6 +113,11 @@ class Method(BaseModel):
         return False
 
     @property
+    def blends(self) -> bool:
+        """Whether this setting makes tokens of several others, which have no position of their own."""
+        return self.kind in ("merges", "condenses")
+
+    @property
     def label(self) -> str:
         """`tome[r=13]`: the name, the main knob, and every other knob that is not at its default."""
         shown = [k for k, f in type(self).model_fields.items() if k == self.main or getattr(self, k) != f.default]
@@ -143,6 +148,11 @@ class Method(BaseModel):
         """
         if vit.windowed and not self.windowed:
             return "it drops or merges tokens one by one, and this backbone's windows need all tokens of a grid"
+        if vit.placed and self.blends:
+            return (
+                "it makes one token of several, and this backbone's blocks read where each token lies (RoPE or "
+                "relative positions): no published work says where a merged one does"
+            )
         reason = self.supports(vit)
         if reason is not None and not isinstance(reason, str):
             raise TypeError(f"supports must give None or the reason in words, and it gave {reason!r}")
@@ -177,6 +187,13 @@ class Method(BaseModel):
     def lean(self) -> Method:
         """The setting without what only training needs, such as auxiliary heads: what training writes is of it."""
         return self
+
+    def twin(self) -> Method | None:
+        """Another setting to run on each batch of training, on the same weights; losses get its output as `out.twin`.
+
+        Draw what is random in it by torch, whose state follows from the seed and the update.
+        """
+        return None
 
     def losses(self, out: Output, target: Tensor, teacher: Output | None = None) -> dict[str, Tensor]:
         """The terms of the training loss, already weighted; their sum is the loss.

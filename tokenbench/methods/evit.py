@@ -78,6 +78,11 @@ class EViT(Method):
         0.0, ge=0, description="training: epochs over which it falls to keep_rate, on a cosine"
     )
 
+    @property
+    def blends(self) -> bool:
+        """With a fused token."""
+        return self.fuse and (self.keep_rate < 1 or self.tokens is not None)
+
     def supports(self, vit: Backbone) -> str | None:
         """Needs a class token."""
         if not vit.has_class_token:

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from tokenbench.backbones import Backbone
 from tokenbench.core.attention import Attn
-from tokenbench.core.block import Reducer
+from tokenbench.core.block import Output, Reducer
 from tokenbench.core.rows import take
 from tokenbench.core.tokens import Tokens
 from tokenbench.methods.base import Kind, Method, Paper, Places, Reported, outside, quarters
+from tokenbench.methods.recipe import FINETUNE, Recipe
 
 FEWEST = 10  # tokens below which nothing merges
 
@@ -127,6 +128,19 @@ class MCTF(Method):
     )
     main: ClassVar[str | None] = "r"
     neutral: ClassVar[Mapping[str, Any] | None] = {"r": 0}
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "finetune": FINETUNE.change(
+            {
+                "lr": 1.5e-5,
+                "weight_decay": 0.05,
+                "drop_path": 0.1,
+                "mixup": 0,
+                "cutmix": 0,
+                "source": "arXiv 2403.10030 and its released settings; the rest as EViT's",
+            }
+        )
+    }
+    in_training: ClassVar[frozenset[str]] = frozenset({"consistency", "confidence"})
     notes = "r below 1 is a share of the tokens, at three stages (r=0.35 is its authors' fast form)."
     reported = (
         Reported("deit_t", {"r": 16}, 72.7, 0.71, trained=True),
@@ -146,6 +160,11 @@ class MCTF(Method):
     tau_size: float = Field(40.0, gt=0, description="how little their size counts")
     bidirectional: bool = Field(True, description="merge half of r one way and half the other")
 
+    consistency: float = Field(3.0, ge=0, description="training: weight of the distance from a pass that merges fewer")
+    confidence: float = Field(
+        0.4, ge=0, le=1, description="training: probability of the label from which on an image's distance counts"
+    )
+
     @property
     def proportional(self) -> bool:
         """In all blocks."""
@@ -164,3 +183,22 @@ class MCTF(Method):
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
         """A merge in each; none at r 0."""
         return {block: [MergeAhead()] for block in self.places(vit)} if self.r else {}
+
+    def twin(self) -> MCTF:
+        """The teacher: it merges fewer, drawn below half of r each time (for 16, 0 to 7)."""
+        half = self.r / 2
+        r = half * torch.rand(()).item() if self.r < 1 else torch.randint(max(1, int(half)), ()).item()
+        return self.model_copy(update={"r": r})
+
+    def losses(self, out: Output, target: Tensor, teacher: Output | None = None) -> dict[str, Tensor]:
+        """Classification by both passes, and the distance of class tokens where the label is held for likely."""
+        terms = {"class": F.cross_entropy(out.logits, target)}
+        if out.twin is None:
+            return terms
+        own, theirs = out.features[:, 0], out.twin.features[:, 0].detach()
+        label = target if target.dim() == 1 else target.argmax(dim=1)
+        sure = out.logits.detach().softmax(dim=1).gather(1, label.unsqueeze(1)).squeeze(1) > self.confidence
+        apart = ((own - theirs) ** 2).mean(dim=1) * sure
+        terms["class_twin"] = F.cross_entropy(out.twin.logits, target)
+        terms["consistency"] = self.consistency * apart.sum() / sure.sum().clamp(min=1)
+        return terms

@@ -24,6 +24,7 @@ METHODS = {
     "etps": "#c44e00",
     "idlevit": "#6f4a9e",
     "kmedoids": "#2f7f86",
+    "ltmp": "#6f4a9e",
     "mctf": "#7a5195",
     "pitome": "#3b8fc4",
     "ppt": "#c44e00",
@@ -86,7 +87,7 @@ MARKERS = {
     **{"stvit_r": "pentagon", "topk": "down", "random": "cross"},
     **{"ats": "down", "atc": "circle", "diffrate": "circle", "dpcknn": "circle", "kmedoids": "down", "mctf": "circle"},
     **{"pitome": "circle", "ppt": "circle", "radial": "x", "tofu": "circle", "tomecis": "hexagon"},
-    **{"dtps": "left", "etps": "left", "idlevit": "hexagon"},
+    **{"dtps": "left", "etps": "left", "idlevit": "hexagon", "ltmp": "circle"},
     **{"avit": "square", "cropr": "pentagon", "dtem": "right", "evovit": "pentagon", "gtp": "right", "sit": "square"},
     **{"patchmerger": "triangle", "sinkhorn": "diamond", "spvit": "square", "tokenlearner": "square"},
 }

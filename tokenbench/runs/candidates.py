@@ -206,6 +206,7 @@ class Group:
             status=candidate.status,
             reason="; ".join(candidate.notes) or None,
             budget=candidate.budget,
+            imagenet_val=getattr(loader, "imagenet_val", None),
             metrics={key: candidate.scores.get(key) for key in plan.task.metric_names()},
             intervals=plan.task.intervals if candidate.scores else {},
             **candidate.measured,

@@ -29,6 +29,7 @@ ODD = re.compile(rb"\d[eE][+-]?\d{3}|\d{100}")
 
 NUMBERS = frozenset((float, int, type(None)))
 KEYS = {"schema", "id", *Row.model_fields}
+LATER = {"imagenet_val"}  # fields that earlier rows of this schema lack
 IDENTITY = tuple(sorted(Identity.model_fields))
 SCALARS = {  # the types of JSON's values that surely make a field
     name: NUMBERS if float in kinds else kinds
@@ -118,7 +119,9 @@ class Glance:
         """Whether the careful look would find nothing, the env left out."""
         shape = *data, *map(type, data.values())
         if shape not in self._shapes:
-            if data.keys() != KEYS or not all(type(data[name]) in kinds for name, kinds in SCALARS.items()):
+            if not KEYS - LATER <= data.keys() <= KEYS:
+                return False
+            if not all(type(data.get(name)) in kinds for name, kinds in SCALARS.items()):
                 return False
             if not all(type(data[name]) in (dict, type(None)) for name in DICTS) or type(data["metrics"]) is not dict:
                 return False

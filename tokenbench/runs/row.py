@@ -96,6 +96,7 @@ class Row(Identity):
     images: int | None = None  # evaluated
     images_total: int | None = None  # in the split they were taken from
     skipped: int | None = None  # unreadable
+    imagenet_val: bool | None = None  # whether they are of ImageNet-1k's validation set; None if nobody looked
 
     gmacs: float | None = None  # 1e9 multiply-adds an image
     gmacs_fvcore: float | None = None

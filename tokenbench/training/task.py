@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -92,7 +93,13 @@ class MethodTask(TrainingTask):  # type: ignore[misc]  # timm is not typed
             with torch.no_grad():
                 taught = self.teacher(input)
         out: Output = self.trainable_module(input)
-        terms = self.model.method.losses(out, target, taught)
+        method = self.model.method
+        twin = method.twin() if self.training else None
+        if twin is not None:
+            self.model.use(twin)
+            out = replace(out, twin=self.trainable_module(input))
+            self.model.use(method)
+        terms = method.losses(out, target, taught)
         if taught is not None and isinstance(self.recipe, Recipe) and self.recipe.distill != "none":
             terms = {**terms, "distill": distilling.term(self.recipe, out, taught)}
         return {"loss": torch.stack(list(terms.values())).sum(), "output": out.logits.detach(), **terms}

@@ -14,7 +14,6 @@ from pydantic import Field, field_validator
 
 from tokenbench.backbones import Backbone
 from tokenbench.backbones.swin import STAGE, Swin, official, whole_windows
-from tokenbench.backbones.vit import ViT
 from tokenbench.core.block import Reducer
 from tokenbench.errors import Unsupported
 from tokenbench.methods.base import Kind, Method, Paper, Reported
@@ -87,7 +86,7 @@ class STViTR(Method):
         ]
         if foreign:
             return f"{foreign[0]} is a knob for {'plain ViTs' if swin else 'Swin'}"
-        if not swin and type(vit) is not ViT:
+        if not swin and vit.family != "vit":
             return f"it runs on Swin and on plain ViTs, and this is of the family {vit.family}"
         if not isinstance(vit, Swin):
             return no_mean(vit, self._count(vit)) or self._units(vit).refusal(vit.depth)
