@@ -370,6 +370,7 @@ def test_run_compiled(tmp_path: Path) -> None:
 
 
 def test_trace_draws_the_maps_of_the_cpu(tmp_path: Path) -> None:
+    """But for patches that lie as near to one token as to another: ties fall either way."""
     for device in ("cpu", "cuda"):
         cli("trace", "--methods", METHODS, "--limit", 2, "--device", device, "-o", tmp_path / device)
     files = sorted(path.name for path in (tmp_path / "cpu").glob("*.npz"))
@@ -378,10 +379,12 @@ def test_trace_draws_the_maps_of_the_cpu(tmp_path: Path) -> None:
         here, there = (np.load(tmp_path / device / name) for device in ("cpu", "cuda"))
         assert set(here.files) == set(there.files)
         for key in here.files:
+            assert there[key].shape == here[key].shape, f"{name}/{key}"
             if here[key].dtype.kind == "f":
-                np.testing.assert_allclose(there[key], here[key], rtol=1e-3, atol=1e-4, err_msg=f"{name}/{key}")
+                alike = np.isclose(there[key], here[key], rtol=1e-3, atol=1e-4, equal_nan=True)
             else:
-                assert (there[key] == here[key]).mean() > 0.99, f"{name}/{key}"
+                alike = there[key] == here[key]
+            assert alike.mean() > 0.99, f"{name}/{key}"
     assert (tmp_path / "cuda" / "maps.html").stat().st_size > 10_000
 
 

@@ -18,7 +18,7 @@ from tokenbench import methods
 from tokenbench.cli import main
 from tokenbench.runs import runner
 from tokenbench.runs.results import load
-from tokenbench.training import loop
+from tokenbench.training import together
 
 QUICK = ("run", "--weights", "random", "-b", "2", "--rounds", "3")
 PLUGIN = """
@@ -81,7 +81,7 @@ def test_signals_end_a_command(name: str, code: int, monkeypatch: pytest.MonkeyP
         word = "Interrupted" if name == "SIGINT" else f"Stopped by {name}"
         kept = "what was measured is kept, and the same command goes on from there"
         assert call(*QUICK) == (code, "", f"{word}; {kept}.\n")
-        monkeypatch.setattr(loop, "_train", stopping(number))
+        monkeypatch.setattr(together, "prepare", stopping(number))
         found = call("train", "--method", "evit", "--data-dir", "x", "-o", "y")
         assert found == (code, "", f"{word}; the same command goes on from the last checkpoint.\n")
     finally:

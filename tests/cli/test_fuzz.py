@@ -88,6 +88,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(runner, "run", lambda *_: [])
     monkeypatch.setattr(verifying, "checks", lambda *_, **__: iter(()))
     monkeypatch.setattr(training, "train", lambda *_: done)
+    monkeypatch.setattr(training, "train_all", lambda jobs, *_: ((job, done) for job in jobs))
     monkeypatch.setattr(following, "trace_all", lambda *_, **__: [])
     monkeypatch.setattr(traces, "write", lambda *_: [])
     monkeypatch.setattr(screen, "print_maps", lambda *_: None)

@@ -242,7 +242,7 @@ def test_killed_at_several_places_it_ends_with_the_same_weights(folder: Path, de
         assert running.returncode == -signal.SIGKILL, errors.decode()
         assert not (tmp_path / "killed" / "model.safetensors").exists()
     again = CliRunner().invoke(main, command(folder, dense, tmp_path / "killed"))
-    assert again.exit_code == 0 and "Going on after update" in again.stderr
+    assert again.exit_code == 0 and "going on after update" in again.stderr
     first, second = (load_file(tmp_path / run / "model.safetensors") for run in ("whole", "killed"))
     assert all(torch.equal(first[key], second[key]) for key in first)
     told = [[{k: v for k, v in row.items() if k != "images_per_s"} for row in log.read(tmp_path / run / "log.jsonl")]
@@ -375,7 +375,8 @@ def test_data_that_cannot_be_trained_on(folder: Path, tmp_path: Path, without: s
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["--method", "evit,tome"], "gives 2 settings; train one at a time"),
+        (["--method", "evit,tome", "--teacher", "swept"], "--teacher swept needs dense among the methods"),
+        (["--method", "evit", "--seed", "0,one"], "--seed 0,one is not allowed"),
         (["--method", "evit", "--recipe", "fine"], "Unknown recipe of evit 'fine'. Did you mean finetune?"),
         (["--method", "evit", "--set", "lrr=1"], "A recipe has no 'lrr'"),
         (["--method", "evit", "--set", "lr"], "--set lr is not allowed"),

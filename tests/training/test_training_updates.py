@@ -329,6 +329,7 @@ SCRATCH = {  # DeiT, arXiv 2012.12877, table 9
     **{"smoothing": 0.1, "mixup": 0.8, "cutmix": 1.0, "auto_augment": "rand-m9-mstd0.5-inc1", "color_jitter": 0.3},
     **{"erasing": 0.25, "repeats": 3, "crop": 0.08, "flip": 0.5, "ema": 0.0, "start": "scratch", "teacher": "none"},
     **{"backbone_lr": 1.0, "backbone_wait": 0.0, "frozen": (), "knobs": {}},
+    **{"distill": "none", "distill_weight": 1.0, "temperature": 1.0},
 }
 # EViT, arXiv 2202.07800: 30 epochs at 2e-5 x batch / 512, weight decay 1e-6, the keep rate fixed
 TUNE = {**SCRATCH, "epochs": 30, "lr": 2e-5, "min_lr": 1e-6, "warmup_epochs": 0, "weight_decay": 1e-6, "start": "dense"}

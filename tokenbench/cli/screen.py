@@ -24,7 +24,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPARE = (  # first to go
-    *("params M", "top-5 %", "peak MiB", "selecting", "spread", "last tokens", "ms a batch", "Δ GMAC", "verdict"),
+    *(
+        "params M",
+        "top-5 %",
+        "peak MiB",
+        "selecting",
+        "spread",
+        "last tokens",
+        "trained with",
+        "ms a batch",
+        "Δ GMAC",
+        "verdict",
+    ),
 )
 WIDE = 4000  # columns, for output that is piped: nothing is cut or wrapped
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +13,20 @@ from tokenbench.cli import options
 from tokenbench.errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
-    from tokenbench.training import Job
+    from tokenbench.methods.base import Method
+    from tokenbench.tasks.base import Task
+    from tokenbench.training import Job, Trained
 
 
 @click.command()
 @options.task
-@click.option("--method", "--methods", "method", required=True, help='One setting, such as "evit[keep_rate=0.7]".')
+@click.option(
+    "--method",
+    "--methods",
+    "method",
+    required=True,
+    help='A setting, or a sweep such as "dense,evit[keep_rate=0.7,0.5]".',
+)
 @options.backbone
 @click.option(
     "--data-dir",
@@ -27,7 +37,13 @@ if TYPE_CHECKING:
 @options.class_order
 @options.labels
 @click.option("--strict", is_flag=True, help="Take anything odd in annotations for an error.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run's folder.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The run's folder; of a sweep, one above them.",
+)
 @click.option("--recipe", help="One of the method's or task's recipes.  [default: its first]")
 @click.option("--epochs", metavar="NUMBER", help="Other than the recipe's.")
 @click.option("-b", "--batch-size", metavar="NUMBER", help="Images an update, over all processes.")
@@ -37,7 +53,12 @@ if TYPE_CHECKING:
     "--weights", default="auto", show_default=True, help="To start from: auto (the recipe's), random, a file."
 )
 @options.taking
-@click.option("--teacher", default="auto", show_default=True, help="The teacher's weights: auto, or a file.")
+@click.option(
+    "--teacher",
+    default="auto",
+    show_default=True,
+    help="The teacher's weights: auto, a file, or swept: what this sweep's dense ends with, trained first.",
+)
 @options.image_size
 @options.pixels
 @options.device
@@ -53,41 +74,91 @@ if TYPE_CHECKING:
     "--eval-every", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Epochs."
 )
 @click.option("--tracker", help="trackio or wandb.")
-@options.seed
+@click.option(
+    "--together", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of a sweep that share batches."
+)
+@click.option("--seed", metavar="NUMBERS", default="42", show_default=True, help="One, or several as 0,1,2.")
 @options.quiet
 @options.verbose
 @options.config
 @options.plugin
 @click.pass_context
-def train(ctx: click.Context, /, **flags: Any) -> None:
-    """Train or fine-tune a method by its own recipe.
+def train(ctx: click.Context, /, **flags: Any) -> int:
+    """Train or fine-tune methods by their own recipes.
 
     Stopped at any moment, the same command goes on from the last checkpoint. Under `torchrun`, many processes train one
-    model. `tokenbench show METHOD` lists its recipes.
+    model. `tokenbench show METHOD` lists its recipes. Several settings or seeds are a sweep, each in a folder of
+    its own below --output.
     """
     from tokenbench import training
     from tokenbench.cli import screen
 
-    job = _job(flags, ctx.meta.get("recipe", {}))
+    jobs = _jobs(flags, ctx.meta.get("recipe", {}))
+    failed = False
     with screen.Watching(flags["quiet"]) as watch:
-        found = training.train(job, watch)
+        if len(jobs) == 1:
+            _say(jobs[0], training.train(jobs[0], watch))
+            return 0
+        for job, found in training.train_all(jobs, watch, flags["together"]):
+            if isinstance(found, training.Trained):
+                _say(job, found)
+            else:
+                watch.say(f"{job.output} failed: {found}")
+                failed = True
+    return int(failed)
+
+
+def _say(job: Job, found: Trained) -> None:
     if found.leads:
         main = job.task.metrics[0]
         value = "is not known" if found.value is None else f"{found.value:.2f} {main.unit}".rstrip()
         click.echo(f"{found.path}: {main.short} {value} on {found.images} {found.split} images.")
 
 
-def _job(flags: dict[str, Any], table: dict[str, Any]) -> Job:
-    """The training job that the flags of `train` describe; a flag wins over `--set`, and that over a TOML table."""
+def _jobs(flags: dict[str, Any], table: dict[str, Any]) -> list[Job]:
+    """The training jobs that the flags of `train` describe, one for each setting and seed."""
     import torch
 
     from tokenbench.methods.sweep import parse
+    from tokenbench.training import RESULT
+
+    settings, seeds = parse(flags["method"]), _seeds(flags["seed"])
+    task, teacher = options.task_of(flags, ("class_order", "labels", "strict")), str(flags["teacher"])
+    if flags["threads"]:
+        torch.set_num_threads(flags["threads"])
+    dense = next((method for method in settings if method.name == "dense"), None)
+    if teacher == "swept" and (dense is None or len(settings) == 1):
+        raise UsageError(
+            f"--teacher swept needs dense among the methods, and others; they are {flags['method']}; add to them."
+        )
+    if len(settings) * len(seeds) == 1:
+        return [_job(flags, table, task, settings[0], seeds[0], flags["output"], teacher)]
+    jobs = []
+    for seed in seeds:
+        folder = flags["output"] / f"seed{seed}" if len(seeds) > 1 else flags["output"]
+        taught = str(folder / _name(dense) / RESULT) if dense is not None and teacher == "swept" else teacher
+        jobs += [_job(flags, table, task, method, seed, folder / _name(method), taught) for method in settings]
+    return jobs
+
+
+def _name(method: Method) -> str:
+    """The folder of a setting in a sweep: stvit-tokens-16."""
+    return re.sub(r"[^\w.-]+", "-", method.label).strip("-")
+
+
+def _seeds(text: str) -> Sequence[int]:
+    seeds = [int(part) if part.strip().isdecimal() else -1 for part in text.split(",")]
+    if not all(0 <= seed < 2**32 for seed in seeds):
+        raise UsageError(f"--seed {text} is not allowed; write a number from 0 to {2**32 - 1}, or several as 0,1,2.")
+    return list(dict.fromkeys(seeds))
+
+
+def _job(
+    flags: dict[str, Any], table: dict[str, Any], task: Task, method: Method, seed: int, output: Path, teacher: str
+) -> Job:
+    """One of them; a flag wins over `--set`, and that over a TOML table."""
     from tokenbench.training import Job
 
-    settings = parse(flags["method"])
-    if len(settings) != 1:
-        raise UsageError(f"--method {flags['method']} gives {len(settings)} settings; train one at a time.")
-    method, task = settings[0], options.task_of(flags, ("class_order", "labels", "strict"))
     recipes = task.recipes(method)
     name = flags["recipe"] or next(iter(recipes), "")
     if name not in recipes:
@@ -101,17 +172,15 @@ def _job(flags: dict[str, Any], table: dict[str, Any]) -> Job:
         changes[key.strip()] = value.strip()
     named = {"epochs": flags["epochs"], "batch": flags["batch_size"], "lr": flags["lr"]}
     changes |= {key: value for key, value in named.items() if value is not None}
-    if flags["threads"]:
-        torch.set_num_threads(flags["threads"])
     return Job(
         method=method,
         backbone=flags["backbone"],
         recipe=recipes[name].change(changes),
         data_dir=flags["data_dir"],
         task=task,
-        output=flags["output"],
+        output=output,
         weights=str(flags["weights"]),
-        teacher=str(flags["teacher"]),
+        teacher=teacher,
         image_size=options.size_of(flags["image_size"]),
         pixels=options.pixels_of(flags),
         take=options.take_of(flags),
@@ -121,7 +190,7 @@ def _job(flags: dict[str, Any], table: dict[str, Any]) -> Job:
         compile=flags["compiled"],
         recompute=flags["grad_checkpointing"],
         workers=flags["workers"],
-        seed=flags["seed"],
+        seed=seed,
         save_every=flags["save_every"],
         evaluate_every=flags["eval_every"],
         tracker=flags["tracker"],

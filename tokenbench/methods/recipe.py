@@ -97,6 +97,18 @@ class Recipe(Learning):
     repeats: int = Field(3, ge=1, description="repeated augmentation: how often an image is drawn in an epoch")
     crop: float = Field(0.08, gt=0, le=1, description="smallest share of the image that a random crop takes")
     flip: float = Field(0.5, ge=0, le=1, description="probability of a mirrored image")
+    distill: Literal["none", "soft", "hard", "feature"] = Field(
+        "none",
+        description="what is learnt from the teacher beside the method's own losses: its softmax, guess or tokens",
+    )
+    distill_weight: float = Field(1.0, ge=0, description="of that term")
+    temperature: float = Field(1.0, gt=0, description="of the softmax in distill=soft")
+
+    @model_validator(mode="after")
+    def _taught(self) -> Self:
+        if self.distill != "none" and self.teacher == "none":
+            raise ValueError(f"distill={self.distill} needs a teacher; add teacher=dense")
+        return self
 
 
 DEIT = Recipe()

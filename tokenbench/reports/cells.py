@@ -13,6 +13,7 @@ from tokenbench.tasks.base import PAIRED, Metric
 
 MISSING = "–"
 ELSEWHERE = "†"  # of another session than the dense row beside it
+UNEQUAL = "‡"  # trained with another budget than the dense row beside it
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def columns(metrics: Sequence[Metric], parts: Sequence[str] = ()) -> tuple[Colum
         Column("Δ dense", "diff", "diff_dense", "paired 95 % interval"),
         Column("verdict", "verdict", "p_value"),
         *(Column(m.heading, m.name, m.name, "95 % interval", spare=True) for m in others if m.shown),
+        Column("trained with", "budget", "budget_images", spare=True),
         *_COSTS,
         *(_of_parts(parts) if parts else ()),
     )
@@ -101,6 +103,7 @@ def cells(row: Row, dense: Row | None, verdict: Verdict | None) -> dict[str, str
         "diff": score("diff_dense", f"{{:+.{main.digits}f}}"),
         "verdict": verdict.words if verdict else MISSING,
         **{metric.name: score(metric.name, f"{{:.{metric.digits}f}}") for metric in others},
+        "budget": row.budget.words + UNEQUAL * is_unequal(row, dense) if row.budget else MISSING,
         "gmacs": number(row.gmacs, "{:.3f}"),
         "change": number(saved, "{:+.0f} %"),
         "params": number(row.params_m, "{:.2f}"),
@@ -156,6 +159,13 @@ def notes(rows: Sequence[Row], verdicts: Mapping[int, Verdict], dense: Row | Non
             f"{ELSEWHERE} {', '.join(away)}: timed in another session than the dense row here, so compare by speed-up, "
             "which is to dense in the same rounds"
         )
+    unequal = [row.label for row in rows if is_unequal(row, dense)]
+    if unequal:
+        theirs = f": {dense.budget.words}" if dense and dense.budget else ", of whose training nothing is known"
+        found.append(
+            f"{UNEQUAL} {', '.join(unequal)}: trained with another budget, or from another start, than the dense row "
+            f"here{theirs}; so a difference may be of training, and not of the method"
+        )
     if any(row.spread is not None for row in rows):
         found.append("spread: interquartile range of the timed passes over their median")
     if any(row.noisy for row in rows):
@@ -206,6 +216,11 @@ def is_elsewhere(row: Row, dense: Row | None) -> bool:
     if mine and theirs:
         return bool(mine != theirs)
     return dense.time - row.time > timedelta(seconds=1)  # in one session dense is written first
+
+
+def is_unequal(row: Row, dense: Row | None) -> bool:
+    """Whether a row's weights were trained with another budget than those of the dense row beside it."""
+    return row.budget is not None and dense is not None and not row.budget.equals(dense.budget)
 
 
 def number(value: float | None, form: str) -> str:

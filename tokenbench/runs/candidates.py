@@ -28,6 +28,8 @@ from tokenbench.measure.running import OutOfMemory, conditions, is_out_of_memory
 from tokenbench.methods import get
 from tokenbench.methods.base import Method, make
 from tokenbench.methods.dense import Dense
+from tokenbench.runs import budget
+from tokenbench.runs.budget import Budget
 from tokenbench.runs.heading import making
 from tokenbench.runs.row import Row
 from tokenbench.tasks.base import Loader, Task
@@ -80,6 +82,7 @@ class Candidate:
     status: str = "ok"
     own: checkpoints.Weights | None = None  # those trained with the method, if it does not run on the dense ones
     schedule: str | None = None  # how those were trained, where rows of other schedules must stand apart
+    budget: Budget | None = None  # with how much they, or else the dense ones, were trained
     written: list[int] = field(default_factory=list)  # of `batches`, those that get a row; others are a reference only
     session: str | None = None  # in which its timing began, if that was an earlier one
 
@@ -202,6 +205,7 @@ class Group:
             env={**self.env, **({"session": candidate.session} if candidate.session else {})},
             status=candidate.status,
             reason="; ".join(candidate.notes) or None,
+            budget=candidate.budget,
             imagenet_val=getattr(loader, "imagenet_val", None),
             metrics={key: candidate.scores.get(key) for key in plan.task.metric_names()},
             intervals=plan.task.intervals if candidate.scores else {},
@@ -284,6 +288,7 @@ def _group(
         say(f"{backbone.name}: {weights.note}.")
     backbone.vit.to(plan.device).eval()
     make = making(task, given, backbone.name, None if data is None else task.classes(data))
+    dense = given.header or checkpoints.header(weights)
     candidates = []
     for method in (Dense(), *(m for m in plan.methods if m.name != "dense")):
         candidate = Candidate(method, None, [])
@@ -298,7 +303,8 @@ def _group(
                     reason = first_line(error)
                 caveat = method.caveat(backbone)
                 candidate.notes += [caveat] if caveat else []
-                candidate.schedule = given.own[own].get("schedule") if own else None
+                header = given.own[own] if own else dense
+                candidate.budget, candidate.schedule = budget.of(header), header.get("schedule") if own else None
             if reason:
                 candidate.stop("skipped", reason)
                 say(f"{method.label} skips {backbone.name}: {reason}.")

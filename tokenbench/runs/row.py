@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tokenbench.runs.budget import Budget
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -86,6 +88,8 @@ class Row(Identity):
 
     status: Literal["ok", "skipped", "failed", "oom"]
     reason: str | None = None  # one sentence, unless ok
+
+    budget: Budget | None = None  # of the training of the weights it ran on, where their file says it
 
     metrics: dict[str, float | None] = Field(default_factory=dict)  # by the names that the task declares
     intervals: dict[str, str] = Field(default_factory=dict)  # by which formula each metric's 95 % ends are: "Wilson"
@@ -179,7 +183,7 @@ def frame(rows: Iterable[Row]) -> pd.DataFrame:
             if name == "metrics":
                 record |= value
                 metrics += [metric for metric in value if metric not in metrics]
-            elif name in ("setting", "weights", "trained", "conditions"):
+            elif name in ("setting", "weights", "trained", "conditions", "budget"):
                 record |= {f"{name}.{key}": inner for key, inner in (value or {}).items()}
             else:
                 record[name] = value

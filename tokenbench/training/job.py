@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from tokenbench.methods.base import Method
 from tokenbench.methods.recipe import Learning
 from tokenbench.tasks.base import Task
 from tokenbench.tasks.classification import Classification
+from tokenbench.training.stream import SEEN
 from tokenbench.weights import choice
 
 
@@ -37,7 +39,17 @@ class Job:
     save_every: int | None = None  # updates; an epoch if None, and ten minutes at the longest
     evaluate_every: float = 1.0  # epochs
     tracker: str | None = None
-    pixels: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # mean, std, crop_pct, interpolation, if not the model's own
+    pixels: Mapping[str, Any] = field(default_factory=dict)  # mean, std and so on, if not the model's own
     take: choice.Take = choice.ALL  # which weights, of files that hold several
+
+    @property
+    def sees(self) -> str:
+        """What decides which images come when and how they look; jobs that are equal in it can share their batches."""
+        values = {
+            "data": self.data_dir,
+            "task": [self.task.name, self.task.model_dump(mode="json")],
+            "model": [self.backbone, self.image_size, self.pixels, self.device],
+            "when": [self.seed, self.passes, self.workers, self.evaluate_every],
+            "recipe": self.recipe.model_dump(mode="json", include=None if self.task.has_head else SEEN),
+        }
+        return json.dumps(values, default=str, sort_keys=True)

@@ -1,9 +1,10 @@
-"""The run: updates until the recipe is done, from wherever the last one stopped."""
+"""A run: from a job to a model that learns, an update at a time, from wherever the last one stopped."""
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,23 +18,21 @@ from tokenbench.backbones import Backbone
 from tokenbench.core import atomic
 from tokenbench.data.reading import seed_all
 from tokenbench.errors import TrainingError, UsageError, WeightsError
-from tokenbench.measure.running import evaluating
 from tokenbench.methods.base import Method
 from tokenbench.reports import curves
 from tokenbench.runs import runner
 from tokenbench.tasks.base import Metric
 from tokenbench.training import log, optim, starting, state, telling
 from tokenbench.training.job import Job
-from tokenbench.training.processes import Processes, alone, joined
+from tokenbench.training.processes import Processes, alone
 from tokenbench.training.stream import Stream, Targets, check_training
 from tokenbench.training.task import HeadedTask, MethodTask
 from tokenbench.weights import files, sources, told
 
-RESULT = "model.safetensors"
+RESULT = "model.safetensors"  # in a run's folder
 BEST = "best.safetensors"  # of the evaluations on the way, for models with a head of the task's own
 LOG_EVERY = 50  # updates
 SAVE_SECONDS = 600.0  # at the longest, between two checkpoints
-EVAL_BATCH = 256
 
 
 class Watch(runner.Watch, Protocol):
@@ -41,6 +40,14 @@ class Watch(runner.Watch, Protocol):
 
     def note(self, text: str) -> None:
         """How it stands, beside the bar."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """How a model does on what is held out."""
+
+    scores: Mapping[str, float | None]
+    images: int
 
 
 @dataclass(frozen=True)
@@ -55,21 +62,13 @@ class Trained:
     leads: bool  # whether this process is the one that speaks
 
 
-def train(job: Job, watch: Watch) -> Trained:
-    """Train by the recipe, from the last checkpoint in `job.output` if there is one; call it in every process.
-
-    Writes `last.safetensors` (to go on from), `model.safetensors` (the result, settings in its header), `log.jsonl`,
-    `log.csv` and `curve.png` to `job.output`.
+def prepare(job: Job, watch: Watch, processes: Processes, held: ExitStack) -> Run:
+    """All that a job needs to learn, with what its folder holds of it already; `held` keeps others off the folder.
 
     Raises:
         TokenbenchError: data, weights, teacher or recipe do not fit; a folder of another run, or one that another
-            run writes into; a loss that is no number.
+            run writes into.
     """
-    with joined(job.device) as processes, ExitStack() as held:
-        return _train(job, watch, processes, held)
-
-
-def _train(job: Job, watch: Watch, processes: Processes, held: ExitStack) -> Trained:
     images, held_out = job.task.open_training(job.data_dir)
     headed = job.task.has_head
     if not headed:
@@ -106,7 +105,7 @@ def _train(job: Job, watch: Watch, processes: Processes, held: ExitStack) -> Tra
         **(starting.of_task(job, start) if headed else {}),
     }
     device = torch.device(processes.device)
-    task = HeadedTask(learning, job.task, device) if headed else MethodTask(model, teacher, device)
+    task = HeadedTask(learning, job.task, device) if headed else MethodTask(model, teacher, device, job.recipe)
     task = task.to(device)
     if job.recipe.ema:
         task.setup_ema(decay=job.recipe.ema)
@@ -127,15 +126,15 @@ def _train(job: Job, watch: Watch, processes: Processes, held: ExitStack) -> Tra
         if headed and processes.device.startswith("cuda"):
             learning.synchronise()  # type: ignore[operator]
         task.prepare_distributed([torch.cuda.current_device()] if processes.device.startswith("cuda") else None)
-    run = _Run(job, watch, processes, method, settings, task, optimizer, schedule, stream, total, backbone)
     if done and processes.leads:
-        watch.say(f"Going on after update {done} of {total}.")
-    run.updates(done, held_out)
-    return run.finish(held_out)
+        watch.say(f"{job.output.name}: going on after update {done} of {total}.")
+    return Run(
+        job, watch, processes, method, settings, task, optimizer, schedule, stream, total, backbone, held_out, done
+    )
 
 
-@dataclass
-class _Run:
+@dataclass(eq=False)
+class Run:
     """The state that the updates of one run share."""
 
     job: Job
@@ -149,73 +148,82 @@ class _Run:
     stream: Stream
     total: int
     backbone: Backbone
+    held_out: Any
+    done: int  # updates, when it was prepared
     log: log.Log | None = None  # of the process that leads
     saved: int = 0
     saved_at: float = field(default_factory=time.monotonic)
+    told: tuple[int, float] = (0, 0.0)  # the update of the last line, and when it was
     since: list[tuple[int, float, dict[str, Tensor]]] = field(default_factory=list)  # update, rate, losses not yet told
 
     def __post_init__(self) -> None:
         self.targets = Targets(self.job.recipe, self.settings["classes"])
         self.unreadable = telling.Unreadable(self.job.output, self.processes, self.watch.say)
+        # what the result is written for: a classifier leaves out what only training needs
+        self.lean = self.method if self.job.task.has_head else self.method.lean()
+        self.path = self.job.output / RESULT
 
-    def updates(self, done: int, held_out: Any) -> None:
-        """The updates that are left."""
-        per_epoch, save_every = self.stream.updates, self.job.save_every or self.stream.updates
-        evaluate_every = max(1, round(self.job.evaluate_every * per_epoch))
+    def finished(self) -> Trained | None:
+        """What the folder holds, if that is the result of this run."""
+        if self.done < self.total or not self.path.is_file():
+            return None
+        try:
+            files.read(self.path)
+            told = files.header(self.path)
+        except WeightsError:  # it is written anew
+            return None
+        expected = json.loads(json.dumps(self._header(self.total)))
+        if not isinstance(told.get("result"), Mapping) or any(told.get(key) != expected[key] for key in expected):
+            return None
+        return self._trained(told["result"])
+
+    def begin(self) -> None:
+        """Make the folder and open the log."""
         if self.processes.leads:
             follow = self.job.tracker and log.tracker(self.job.tracker, self.job.output.name, self.settings)
-            for name in (
-                state.NAME,
-                RESULT,
-                BEST,
-            ):  # found now, not after hours; and what a killed start left is removed
+            for name in (state.NAME, RESULT, BEST):  # found now, not after hours; what a killed start left is removed
                 atomic.check(self.job.output / name, WeightsError, "give another --output")
-            self.log = log.Log(self.job.output, done, follow or None)
-            for sentence in telling.what_on(self.stream.images, held_out, self.backbone, self.job.task):
+            self.log = log.Log(self.job.output, self.done, follow or None)
+            for sentence in telling.what_on(self.stream.images, self.held_out, self.backbone, self.job.task):
                 self.watch.say(sentence)
-            self.watch.stretch(f"{self.method.label} on {self.job.backbone}", self.total)
-            self.watch.step(done)
-        self.saved, began, first = done, time.monotonic(), done
-        batches = self.stream.start(done)
+        self.saved, self.told = self.done, (self.done, time.monotonic())
         self.task.train()
-        for update in range(done, self.total):
-            self._update(update, batches)
-            now = update + 1
-            saving = now % save_every == 0 or now == self.total
-            evaluating = now % evaluate_every == 0 and now < self.total
-            if now % LOG_EVERY == 0 or saving or evaluating:
-                row = self._told(now)
-                row["images_per_s"] = round(self.job.recipe.batch * (now - first) / (time.monotonic() - began), 1)
-                if evaluating:
-                    self.unreadable.training(self.stream)
-                    row[self.main.name] = self._evaluate(held_out)[0]
-                if self.log is not None:  # before the checkpoint: lines after it are dropped, none before it is missing
-                    self._keep_best(row)
-                    self.log.add(row)
-                    self.watch.note(log.line(row, self.main))
-                if saving or time.monotonic() - self.saved_at > SAVE_SECONDS:
-                    self._save(now)
-                began, first = time.monotonic(), now
-            if self.processes.leads:
-                self.watch.step(now)
 
-    def finish(self, held_out: Any) -> Trained:
-        """Measure the result and write it."""
-        self.unreadable.training(self.stream)
-        value, count, scores = self._evaluate(held_out)
-        path, title = self.job.output / RESULT, f"{self.method.label} on {self.job.backbone}"
+    def tell(self, now: int, evaluating: bool) -> dict[str, Any] | None:
+        """The line of the log after `now` updates; None if none is due."""
+        if not (now % LOG_EVERY == 0 or self._saving(now) or evaluating):
+            return None
+        row, (first, began) = self._told(now), self.told
+        row["images_per_s"] = round(self.job.recipe.batch * (now - first) / (time.monotonic() - began), 1)
+        return row
+
+    def keep(self, now: int, row: dict[str, Any]) -> None:
+        """Write the line, and a checkpoint where one is due."""
+        if self.log is not None:  # before the checkpoint: lines after it are dropped, none before it is missing
+            self._keep_best(row)
+            self.log.add(row)
+        if self._saving(now) or time.monotonic() - self.saved_at > SAVE_SECONDS:
+            self._save(now)
+        self.told = (now, time.monotonic())
+
+    def finish(self, scored: Scored) -> Trained:
+        """Write the result, which scores this on what is held out."""
+        scores = scored.scores if self.job.task.has_head else {self.main.name: scored.scores.get(self.main.name)}
+        result: dict[str, Any] = {**scores, "images": scored.images, "split": self.held_out.split}
         if self.log is not None:
-            told = scores if self.job.task.has_head else {self.main.name: value}
-            result, lean = {**told, "images": count, "split": held_out.split}, self.method.lean()
-            header = {**self._header(self.total), "result": result, "setting": lean.model_dump(mode="json")}
-            files.write(path, state.result(self.task, lean), header)
+            files.write(self.path, state.result(self.task, self.lean), {**self._header(self.total), "result": result})
             rows = log.read(self.log.path)
             if not rows or self.main.name not in rows[-1]:
                 self.log.add({"update": self.total, "epoch": round(self.total / self.stream.updates, 4), **result})
+            title = f"{self.method.label} on {self.job.backbone}"
             curves.draw(log.read(self.log.path), title, self.job.output / "curve.png", self.main)
             self.log.close()
         self.processes.wait()
-        return Trained(path, value, count, held_out.split, self.total, self.processes.leads)
+        return self._trained(result)
+
+    def _trained(self, result: Mapping[str, Any]) -> Trained:
+        value, images, split = result.get(self.main.name), result["images"], result["split"]
+        return Trained(self.path, value, images, split, self.total, self.processes.leads)
 
     @property
     def main(self) -> Metric:
@@ -223,7 +231,11 @@ class _Run:
         return self.job.task.metrics[0]
 
     def _header(self, updates: int) -> dict[str, Any]:
-        return {**self.settings, "updates": updates, "version": __version__}
+        setting = self.lean.model_dump(mode="json")
+        return {**self.settings, "setting": setting, "updates": updates, "version": __version__}
+
+    def _saving(self, now: int) -> bool:
+        return now % (self.job.save_every or self.stream.updates) == 0 or now == self.total
 
     def _keep_best(self, row: Mapping[str, Any]) -> None:
         """Write the weights where none of the evaluations before was as good."""
@@ -237,17 +249,16 @@ class _Run:
                 self.job.output / BEST, state.averaged(self.task), {**self._header(row["update"]), "result": result}
             )
 
-    def _update(self, update: int, batches: Any) -> None:
-        job, passes = self.job, self.stream.passes
+    def update(self, update: int, batches: Sequence[tuple[Tensor, Any]]) -> None:
+        """One update by the gradients of these batches on the device, which are left as they are."""
+        job, passes = self.job, len(batches)
         lr = self.schedule.set(update)
         self.task.use(self.method.at(update / self.stream.updates))
         device = torch.device(self.processes.device)
         terms: dict[str, Tensor] = {}
-        for index in range(passes):
-            images, target = next(batches)
-            images, target = images.to(device, non_blocking=True), target.to(device, non_blocking=True)
+        for index, (images, target) in enumerate(batches):
             seed_all(job.seed, update, index, self.processes.rank)
-            images, soft = self.targets(images, target)
+            images, soft = self.targets(images if self.targets.mixup is None else images.clone(), target)
             last = index == passes - 1
             with nullcontext() if last else self.task.no_sync():
                 with torch.autocast(device.type, torch.bfloat16, enabled=job.precision == "bf16"):
@@ -297,20 +308,15 @@ class _Run:
             state.save(self.job.output, self.task, self.optimizer, now, self.settings)
         self.saved, self.saved_at = now, time.monotonic()
 
-    def _evaluate(self, held_out: Any) -> tuple[float | None, int, dict[str, float | None]]:
-        """The main metric on what is held out, at the full setting, of how many; every process makes the same."""
+    def candidate(self) -> nn.Module:
+        """The model to evaluate, at the full setting."""
         self.task.use(self.method)
-        model, job = state.averaged(self.task), self.job
-        if not job.task.has_head:
-            model.use(self.method)
-        loader: Any = job.task.loader(held_out, self.backbone, job.task.batch or EVAL_BATCH, job.workers, None)
-        answers, targets = [], []
-        with evaluating(model):
-            for images, target in loader:
-                images = images.to(self.processes.device, non_blocking=True)
-                answers.append(job.task.answer(model, images, target, job.precision, "model"))
-                targets.append(target)
-        self.unreadable.held_out(loader)
-        found = job.task.gather(answers, targets)
-        scores = dict(job.task.score(found, None, job.seed))
-        return scores.get(self.main.name), len(found), scores
+        model: nn.Module = state.averaged(self.task)
+        if not self.job.task.has_head:
+            model.use(self.method)  # type: ignore[operator]
+        return model
+
+    def scored(self, answers: Sequence[Any], targets: Sequence[Any]) -> Scored:
+        """The scores of a candidate's answers."""
+        found = self.job.task.gather(answers, targets)
+        return Scored(dict(self.job.task.score(found, None, self.job.seed)), len(found))

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from tokenbench.core.block import Output
 from tokenbench.methods.base import Method
+from tokenbench.methods.recipe import Learning, Recipe
 from tokenbench.model import Model
 from tokenbench.tasks.base import Task
+from tokenbench.training import distilling
 
 
 class Student(nn.Module):
@@ -37,10 +39,18 @@ class MethodTask(TrainingTask):  # type: ignore[misc]  # timm is not typed
         model: trained in place; averaged weights are kept of it after `setup_ema`.
         teacher: a frozen model on the same images, for methods that distil; None for those that do not.
         device: where tensors live.
+        recipe: says what is distilled from the teacher beside the method's own losses; nothing if None.
     """
 
-    def __init__(self, model: Model, teacher: Model | None = None, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        teacher: Model | None = None,
+        device: torch.device | None = None,
+        recipe: Learning | None = None,
+    ) -> None:
         super().__init__(device=device, verbose=False)
+        self.recipe = recipe
         self.model = model
         self.trainable_module: Any = Student(model)
         self.eval_model = model
@@ -90,6 +100,8 @@ class MethodTask(TrainingTask):  # type: ignore[misc]  # timm is not typed
             out = replace(out, twin=self.trainable_module(input))
             self.model.use(method)
         terms = method.losses(out, target, taught)
+        if taught is not None and isinstance(self.recipe, Recipe) and self.recipe.distill != "none":
+            terms = {**terms, "distill": distilling.term(self.recipe, out, taught)}
         return {"loss": torch.stack(list(terms.values())).sum(), "output": out.logits.detach(), **terms}
 
 

@@ -5,13 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenbench.backbones import Backbone
 from tokenbench.data import unreadable
 from tokenbench.tasks.base import Loader, Task
 from tokenbench.training.processes import Processes
 from tokenbench.training.stream import Stream
+
+if TYPE_CHECKING:
+    from tokenbench.training.loop import Watch
+
+
+class Once:
+    """Someone who looks on, and hears no sentence twice: runs of a sweep have much in common."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.stretch, self.step, self.note, self._say = watch.stretch, watch.step, watch.note, watch.say
+        self._said = set[str]()
+
+    def say(self, text: str) -> None:
+        """A sentence, if it is new."""
+        if text not in self._said:
+            self._said.add(text)
+            self._say(text)
 
 
 def what_on(images: Any, held_out: Any, backbone: Backbone, task: Task) -> Iterator[str]:

@@ -40,6 +40,11 @@ class Weights:
         return {"kind": self.kind, "name": self.name, "hash": self.hash}
 
 
+def header(weights: Weights) -> Mapping[str, Any]:
+    """What the file of weights that ship says of them; empty for all others."""
+    return files.header(SHIPPED / weights.name) if weights.kind == "shipped" else {}
+
+
 def load_dense(
     backbone: Backbone, source: str = "auto", seed: int = 0, take: Take = ALL, transfer: bool = False
 ) -> Weights:

@@ -107,6 +107,7 @@ def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) 
             **_scores(p.row, groups[g].metrics, others),
             **{"id": p.row.id, "group": g, "backbone": p.row.backbone, "name": named[id(p.row)]},
             **{"trained": f"{p.row.trained.name} ({p.row.trained.hash})" if p.row.trained else None},
+            "budget_images": p.row.budget.images if p.row.budget else None,
             **{"series": series.setdefault(f"{g} {p.series}", len(series)), "knob": p.knob},
             **{"saved": p.saved, "differs": p.verdict.differs if p.verdict else None, **_time_saved(p)},
             "last_tokens": p.row.tokens_mean[-1] if p.row.tokens_mean else None,

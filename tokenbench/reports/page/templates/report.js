@@ -100,7 +100,7 @@
 
   // ---- columns
 
-  const SETTING = { title: "setting", value: (row) => row.name, show: (row) => [setting(row), small(row.trained ? `weights ${row.trained}` : "")] };
+  const SETTING = { title: "setting", value: (row) => row.name, show: (row) => [setting(row), small([row.trained ? `weights ${row.trained}` : null, row.t_budget === MISSING ? null : row.t_budget].filter(known).join(", "))] };
   const headings = new Set(page.groups.map((group) => group.metric.heading));
   const COLUMNS = page.cells.map(({ title, name, field, spare }) => ({
     title: name === "score" && headings.size > 1 ? "score" : title,
