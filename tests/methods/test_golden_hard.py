@@ -7,14 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import tiny_vit
 from golden import GRADIENTS, VALUES, Case, close, close_logits, close_trace
 from torch import Tensor
 
+from tokenbench.backbones import Backbone
 from tokenbench.core.block import Output
 from tokenbench.methods import get, kmedoids
 from tokenbench.methods.base import Method
+from tokenbench.methods.dpcknn import DPCKNN
 from tokenbench.methods.dtps import squeezed_softly
 from tokenbench.methods.idlevit import cut_loss
+from tokenbench.methods.released import Stored
 from tokenbench.model import Model
 
 RUNS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
@@ -164,3 +168,19 @@ def test_training_of_mctf() -> None:
     assert names
     for name in names:
         close(params[name].grad, case.out(run, f"grad/{name}"), GRADIENTS)
+
+
+def test_checkpoints_of_dpcknn_are_known() -> None:
+    """By their names; the keep rate by the options of TokenReduction's training."""
+    tensors = {
+        f"cluster_layers.{stage}.score.{part}": torch.zeros(1) for stage in range(3) for part in ("weight", "bias")
+    }
+    tensors |= {f"blocks.{block}.norm1.weight": torch.zeros(1) for block in range(12)}
+    release = DPCKNN.recognise(Stored(tensors))
+    assert release is not None and release.unknown == ("keep_rate",)
+    options = {"model": "dpcknn_small_patch16_224", "reduction_loc": [3, 6, 9], "keep_rate": [0.5]}
+    release = DPCKNN.recognise(Stored(tensors, options))
+    assert release is not None and dict(release.knobs) == {"keep_rate": 0.5} and release.refusal is None
+    assert DPCKNN.recognise(Stored({"blocks.0.norm1.weight": torch.zeros(1)}, options)) is None
+    model = Model(Backbone(tiny_vit(), "tiny"), DPCKNN())
+    assert set(DPCKNN().published(list(model.state_dict())).values()) >= set(tensors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from tokenbench import methods, tasks
+from tokenbench.backbones import Backbone
 from tokenbench.cli import main
 from tokenbench.data import sample
 from tokenbench.errors import BadSetting, UnknownName, UsageError
@@ -184,3 +186,41 @@ def test_classification_declares_all_that_it_measures() -> None:
     both = task.gather(dense, [torch.tensor([0, 0])])
     assert set(task.score(both, both, 0)) == set(task.metric_names())
     assert set(task.score(both, None, 0)) <= set(task.metric_names())
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("raise SystemExit(0)", "SystemExit: 0 (retrieval.py:"),
+        ("return None", "TypeError: score of task retrieval must give its metrics by name, it gave NoneType"),
+        ("return {'recal1': 1.0}", "TypeError: score of task retrieval gave 'recal1', which is none of its metrics"),
+        ("return {'recall1': 'x'}", "ValueError: could not convert string to float: 'x'"),
+    ],
+)
+def test_scores_that_are_none_cost_their_settings(body: str, reason: str, plugin: str, tmp_path: Path) -> None:
+    Path(plugin).write_text(RETRIEVAL.replace("hits = own.hits(self.near)", body))
+    args = ("run", "--plugin", plugin, "--task", "retrieval", "--methods", "dense", "--limit", "4", "-b", "2")
+    done = CliRunner().invoke(main, [*args, "--rounds", "3", "--json", "-o", str(tmp_path / "r.jsonl")])
+    (row,) = map(json.loads, done.stdout.splitlines())
+    assert done.exit_code == 1 and row["status"] == "failed" and row["reason"].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (RETRIEVAL.replace("    metrics: ClassVar", "    other: ClassVar"), "Task 'retrieval' of"),
+        (
+            RETRIEVAL.replace('(Metric("recall1", "recall@1", unit="%"), Metric("mis', '("recall1", Metric("mis'),
+            "metrics",
+        ),
+        ("from tokenbench.backbones import ViT\nclass Mine(ViT):\n    family = ''\n", "family '' of"),
+        ("from tokenbench.backbones import ViT\nclass Mine(ViT):\n    family = 'vit'\n", "exists already"),
+    ],
+)
+def test_plugins_that_declare_nothing_usable_are_refused(
+    source: str, says: str, plugin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Backbone, "families", list(Backbone.families))
+    Path(plugin).write_text(source)
+    with pytest.raises(UsageError, match=re.escape(says)):
+        tasks.load_plugin(plugin)

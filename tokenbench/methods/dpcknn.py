@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from tokenbench.core.attention import Attn
 from tokenbench.core.block import Reducer
 from tokenbench.core.tokens import Tokens
 from tokenbench.methods.base import Kind, Method, Paper, Places, outside, quarters
+from tokenbench.methods.released import SUITE, Release, Stored, suite, suite_model
 from tokenbench.methods.topk import kept
 
 NOISE = 1e-6  # the most that training adds to a density
@@ -115,6 +117,14 @@ class DPCKNN(Method):
         """One a stage."""
         blocks = quarters(self.blocks, vit)
         return {b: [ClusterByDensity(stage, vit.dim, not self.equal_weight)] for stage, b in enumerate(blocks)}
+
+    @classmethod
+    def recognise(cls, stored: Stored) -> Release | None:
+        """By the linear layers of its stages; the keep rate only where TokenReduction's options are stored."""
+        if not any(re.fullmatch(r"cluster_layers\.\d+\.score\.weight", name) for name in stored.tensors):
+            return None
+        run = suite(stored, suite_model(stored) or "")
+        return Release(SUITE, unknown=("keep_rate",)) if run is None else run.compounding(stored)
 
     def published(self, names: Sequence[str]) -> dict[str, str]:
         """The linear layers are counted by stage there, and by block here."""

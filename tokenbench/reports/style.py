@@ -31,7 +31,8 @@ METHODS = {
     "radial": "#7a7a7a",
     "tofu": "#a87400",
     "tomecis": "#0072b2",
-    # soft tokens, halting and recovery
+    # soft tokens, halting, recovery and stems
+    "convstem": "#3a3a3a",
     "avit": "#a63d40",
     "cropr": "#8c6d31",
     "dtem": "#3b8fc4",
@@ -89,7 +90,13 @@ MARKERS = {
     **{"pitome": "circle", "ppt": "circle", "radial": "x", "tofu": "circle", "tomecis": "hexagon"},
     **{"dtps": "left", "etps": "left", "idlevit": "hexagon", "ltmp": "circle"},
     **{"avit": "square", "cropr": "pentagon", "dtem": "right", "evovit": "pentagon", "gtp": "right", "sit": "square"},
-    **{"patchmerger": "triangle", "sinkhorn": "diamond", "spvit": "square", "tokenlearner": "square"},
+    **{
+        "patchmerger": "triangle",
+        "sinkhorn": "diamond",
+        "spvit": "square",
+        "tokenlearner": "square",
+        "convstem": "square",
+    },
 }
 OTHER_MARKERS = ("left", "right", "hexagon", "x")
 
