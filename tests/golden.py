@@ -45,7 +45,7 @@ class Case:
         return self.io[f"out/{run}/{name}"]
 
     def backbone(self) -> Backbone:
-        """The case's model in timm, with its weights."""
+        """The case's model in timm, with its weights; what a method adds stays in `weights`."""
         known = inspect.signature(VisionTransformer).parameters
         vit = VisionTransformer(**{k: v for k, v in self.info["model"].items() if k in known})
         vit.load_state_dict({k: self.weights[k] for k in vit.state_dict()}, strict=True)

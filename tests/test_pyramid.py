@@ -18,10 +18,12 @@ from tokenbench.measure import flops
 from tokenbench.measure.running import as_published
 from tokenbench.methods import get
 from tokenbench.methods.base import Method
+from tokenbench.methods.stvit_r.convstem import ConvStem
 from tokenbench.methods.stvit_r.stvit_r import STViTR
 from tokenbench.model import Model
+from tokenbench.pyramid import pyramid as pyramid_of
 
-METHODS = {"dense": get("dense")(), "stvit_r": STViTR()}
+METHODS = {"dense": get("dense")(), "convstem": ConvStem(), "stvit_r": STViTR()}
 
 
 def pyramid(method: Method, **options: object) -> Pyramid:
@@ -149,7 +151,7 @@ def on_coco(name: str, recovering: bool) -> int:
 def test_gmacs(name: str, printed: float, want: tuple[float, float]) -> None:
     """On an image as detectors see COCO: block by block, and the reduction printed for the published backbone."""
     found = []
-    for method in METHODS.values():
+    for method in (METHODS["dense"], METHODS["stvit_r"]):
         with counting() as counter:
             backbone = Pyramid(Model(backbones.create(name), method).eval())
             with as_published(backbone):
@@ -184,7 +186,7 @@ def test_measured_like_any_model() -> None:
     ("method", "vit", "reason"),
     [
         ("stvit", tiny_swin, "stvit.* makes no pyramid"),
-        ("stvit_r", tiny_vit, "stvit_r.* makes no pyramid; dense and stvit_r on a Swin do"),
+        ("stvit_r", tiny_vit, "stvit_r.* makes no pyramid; dense, convstem and stvit_r on a Swin do"),
         ("evit", tiny_vit, "makes no pyramid"),
     ],
 )
@@ -204,3 +206,33 @@ def test_its_norms_are_where_and_what_the_model_is() -> None:
     assert {parameter.dtype for parameter in tokenbench.Pyramid(model).parameters()} == {torch.float64}
     on_meta = tokenbench.Pyramid(tokenbench.build("dense", tiny_swin().to("meta")))
     assert {parameter.device.type for parameter in on_meta.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("method", [METHODS["dense"], METHODS["stvit_r"]], ids=["dense", "stvit_r"])
+def test_simple_pyramid_of_a_plain_vit(method: Method) -> None:
+    """Four maps of any image, with gradients to all parameters; at the model's own size the model's own tokens."""
+    model = Model(Backbone(tiny_vit(patch_size=16, img_size=96, embed_dim=32)), method)
+    body = pyramid_of(model).train()
+    assert body.out_channels == [8, 16, 32, 32]
+    maps: dict[str, Tensor] = body(torch.randn(2, 3, 70, 90))
+    assert [tuple(m.shape[2:]) for m in maps.values()] == [(20, 24), (10, 12), (5, 6), (3, 3)]
+    sum(level.square().sum() for level in maps.values()).backward()
+    without = [name for name, parameter in body.named_parameters() if parameter.grad is None]
+    assert [name for name in without if method.name == "dense" or "token" not in name] == []
+    images = torch.randn(1, 3, 96, 96)
+    with torch.inference_mode():
+        last = model.eval().run(images).tokens
+        body.eval()
+        wanted = last.x[:, last.prefix :].transpose(1, 2).unflatten(2, (6, 6))
+        torch.testing.assert_close(
+            body(images)["2"], body.norm2(wanted.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), rtol=1e-4, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("method", "patch", "reason"),
+    [("evit", 16, "those that it drops or merges never come back"), ("dense", 12, "its patches have 12 pixels")],
+)
+def test_what_has_no_simple_pyramid(method: str, patch: int, reason: str) -> None:
+    with pytest.raises(Unsupported, match=reason):
+        pyramid_of(tokenbench.build(method, tiny_vit(patch_size=patch, img_size=96)))

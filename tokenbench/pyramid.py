@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from itertools import accumulate
+from typing import Any
 
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from tokenbench.backbones.anysize import AnySizeViT
+from tokenbench.backbones.vit import ViT
+from tokenbench.errors import Unsupported
+from tokenbench.methods.dense import Dense
 from tokenbench.model import Model
+
+STRIDES = (4, 8, 16, 32)
+
+
+def pyramid(model: Model) -> nn.Module:
+    """The pyramid of a model, whatever its family: `Pyramid` on a Swin, `SimplePyramid` on a plain ViT.
+
+    Raises:
+        Unsupported: this method or backbone has none; the message gives the reason.
+    """
+    return SimplePyramid(model) if isinstance(model.backbone, ViT) else Pyramid(model)
 
 
 class Pyramid(nn.Module):
@@ -29,6 +47,8 @@ class Pyramid(nn.Module):
         Unsupported: this method or backbone has no pyramid; the message gives the reason.
     """
 
+    recompute = False  # as `Model.recompute`
+
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.backbone = backbone = model.method.pyramid(model.backbone)
@@ -39,6 +59,7 @@ class Pyramid(nn.Module):
         like = next(self.layers.parameters())
         for level, width in enumerate(self.out_channels):
             self.add_module(f"norm{level}", nn.LayerNorm(width).to(like))
+        self.recompute = model.recompute
         self.train(model.training)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -46,9 +67,77 @@ class Pyramid(nn.Module):
         maps: dict[str, Tensor] = OrderedDict()
         tokens = self.backbone.embed(images)
         for index, block in enumerate(self.blocks):
-            tokens = block(tokens)
+            again = self.recompute and self.training
+            tokens = checkpoint(block, tokens, use_reentrant=False) if again else block(tokens)
             if index in self.ends:
                 level = self.ends.index(index)
                 x = self.get_submodule(f"norm{level}")(tokens.x)
                 maps[str(level)] = x.unflatten(1, tokens.layout).permute(0, 3, 1, 2).contiguous()
         return maps
+
+
+class SimplePyramid(nn.Module):
+    """Four maps made of the last one of a plain ViT, as in ViTDet (arXiv 2203.16527): by deconvolutions and pooling.
+
+    Images may have any size; position embeddings are resampled, and all blocks attend to the whole image. Maps have the
+    strides 4, 8, 16 and 32, and a LayerNorm each.
+
+    Args:
+        model: `dense`, or a method that brings all tokens back, on a ViT with patches of 8, 16 or 32.
+
+    Raises:
+        Unsupported: tokens are gone for good, or patches have another side.
+    """
+
+    topdown = False  # levels are of one map already, so no network has to bring the coarse to the fine
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        vit, method = model.vit, model.method
+        if not isinstance(method, Dense) and method.kind != "recovers":
+            raise Unsupported(
+                f"{method.label} makes no pyramid on {model.backbone.name}: a map needs a token for each patch, and "
+                "those that it drops or merges never come back; dense and stvit_r do."
+            )
+        patch = int(vit.patch_embed.patch_size[0])
+        if tuple(vit.patch_embed.patch_size) not in ((8, 8), (16, 16), (32, 32)):
+            raise Unsupported(
+                f"{model.backbone.name} makes no pyramid: its patches have {patch} pixels, not 8, 16 or 32."
+            )
+        self.embed = AnySizeViT(vit, model.backbone.name).embed
+        self.patch_embed, self.blocks, self.layers = vit.patch_embed, model.blocks, vit.blocks
+        for name in ("cls_token", "reg_token", "pos_embed"):
+            self.register_parameter(name, getattr(vit, name, None))
+        dim, self.recompute = int(vit.embed_dim), model.recompute
+        made = [_scaled(dim, patch / stride) for stride in STRIDES]
+        self.scales = nn.ModuleList(scale for scale, _ in made)
+        self.out_channels = [width for _, width in made]
+        like = next(self.layers.parameters())
+        self.scales.to(like)
+        for level, width in enumerate(self.out_channels):
+            self.add_module(f"norm{level}", nn.LayerNorm(width).to(like))
+        self.train(model.training)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Maps (B, C, rows, columns) by level, finest first, of images (B, channels, H, W), already normalised."""
+        tokens = self.embed(images)
+        for block in self.blocks:
+            again = self.recompute and self.training
+            tokens = checkpoint(block, tokens, use_reentrant=False) if again else block(tokens)
+        last = tokens.x[:, tokens.prefix :].transpose(1, 2).unflatten(2, tokens.grid)
+        maps: dict[str, Tensor] = OrderedDict()
+        for level, scale in enumerate(self.scales):
+            x = self.get_submodule(f"norm{level}")(scale(last).permute(0, 2, 3, 1))
+            maps[str(level)] = x.permute(0, 3, 1, 2).contiguous()
+        return maps
+
+
+def _scaled(dim: int, factor: float) -> tuple[nn.Module, int]:
+    """From a map of that width to one of another size, and its width."""
+    steps: list[Any] = []
+    while factor > 1:
+        steps += [*([LayerNorm2d(dim), nn.GELU()] if steps else []), nn.ConvTranspose2d(dim, dim // 2, 2, 2)]
+        dim, factor = dim // 2, factor / 2
+    if factor < 1:
+        steps.append(nn.MaxPool2d(round(1 / factor), ceil_mode=True))
+    return nn.Sequential(*steps), dim

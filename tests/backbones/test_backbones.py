@@ -31,7 +31,6 @@ FAMILIES = {
 REFUSED = {
     "swinv2_tiny_window8_256": "not a timm SwinTransformer or VisionTransformer",
     "vit_base_patch16_rpn_224": "ResPostBlock",
-    "beit_base_patch16_224": "not a timm SwinTransformer or VisionTransformer",
     "resnet18": "not a timm SwinTransformer or VisionTransformer",
 }
 

@@ -67,4 +67,4 @@ def test_timms_own(name: str) -> None:
     with torch.device("meta"):
         backbone = backbones.create(name)
     serving = {m for m, cls in all_methods().items() if cls().refusal(backbone) is None}
-    assert serving == {"dense", "dynamicvit", "stvit", "stvit_r"}
+    assert serving == {"convstem", "dense", "dynamicvit", "stvit", "stvit_r"}

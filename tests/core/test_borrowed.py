@@ -65,7 +65,17 @@ def made(vit: nn.Module, method: Method) -> Model:
     return Model(Backbone(vit, "tiny"), method).eval()
 
 
-@pytest.mark.parametrize(("family", "method"), served())
+CALLED = [param for param in served() if param.values[0] in ("vit", "swin", "lvvit")]  # others' timm reads the weights
+
+
+@pytest.mark.parametrize("family", ["eva", "beit"])
+def test_adapters_where_timm_itself_passes_them_over_are_refused(family: str) -> None:
+    model = made(adapted(family), get("topk")())
+    with pytest.raises(Unsupported, match=r"and does not call it, so what hangs on it"), torch.inference_mode():
+        model(torch.randn(2, *model.backbone.input_size))
+
+
+@pytest.mark.parametrize(("family", "method"), CALLED)
 def test_adapters_take_part(family: str, method: Method) -> None:
     model, same = made(adapted(family), method), made(merged(family), method)
     images = torch.randn(2, *model.backbone.input_size, generator=torch.Generator().manual_seed(1))

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from tokenbench import backbones
 from tokenbench.backbones import Backbone
+from tokenbench.measure.running import blocks_of
 from tokenbench.methods import get
 from tokenbench.methods.base import Method
 from tokenbench.model import Model
@@ -34,14 +35,20 @@ class Calls(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+ROWS = {"diffrate": 12, "evovit": 12, "tomecis": 6, "evit": 3, "etps": 3, "ppt": 3, "topk": 3, "spvit": 1}
+
+
 @pytest.mark.parametrize("method", [param.values[1] for param in served() if param.values[0] == "vit"], ids=str)
 def test_fused(method: Method, tiny: Callable[..., Backbone], images: torch.Tensor) -> None:
     model = Model(tiny(), method).eval()
     with torch.inference_mode(), Calls() as calls:
         model(images)
-    assert calls.fused == 12
-    assert len(calls.rows) == (3 if method.name in ("evit", "topk") else 0)
-    assert all(queries == 1 for _, _, queries, _ in calls.rows), "only the class row is written out"
+    whole = sum(any(reducer.matrix for reducer in block.reducers) for block in blocks_of(model))
+    rows = [queries for _, _, queries, _ in calls.rows]
+    assert calls.fused == 12 - whole, "all but the blocks whose reducers ask for the whole matrix"
+    assert sum(queries > 2 for queries in rows) == whole, "else only rows of the class token or of what replaces it"
+    assert whole == 0 or method.name in ("ats", "gtp", "kmedoids", "mctf")
+    assert len(rows) - whole == ROWS.get(method.name, 0), "and only where they are asked for"
 
 
 @pytest.mark.parametrize("method", ["dense", "stvit_r", "dynamicvit"])

@@ -15,6 +15,7 @@ from PIL import Image
 from timm.data import create_transform
 
 from tokenbench import backbones, data
+from tokenbench.data import ordering
 from tokenbench.errors import BadSetting, DataError
 from tokenbench.weights import checkpoints
 
@@ -237,3 +238,32 @@ def test_real_images_and_real_weights_give_real_accuracy() -> None:
     with torch.inference_mode():
         hits = [backbone.vit(x).argmax(1) == y for x, y in data.loader(images, backbone.config, 20, limit=40)]
     assert torch.cat(hits).float().mean() > 0.7
+
+
+def validation(root: Path, one_size: bool = False, **changes: Any) -> data.Images:
+    """Two images of each of ImageNet-1k's classes, of which those are there that are looked at."""
+    names = changes.pop("names", tuple(ordering.wnids(1000)))
+    called = changes.pop("called", "ILSVRC2012_val_{:08d}.JPEG")
+    files = [root / called.format(i) for i in range(2000)]
+    for i, file in enumerate(files[::125]):
+        Image.new("RGB", (8 if one_size else 8 + i % 2, 8)).save(file, "PNG")
+    targets = [i // 2 for i in range(2000)]
+    return data.Images("photos", "val", names, files, changes.pop("targets", targets), root, **changes)
+
+
+def test_imagenets_validation_set_is_told_by_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenbench.data.images.EACH", 2)  # 50 take a while
+    numbers = tuple(map(str, range(1000)))
+    assert validation(tmp_path).imagenet_val, "whatever its folder is called"
+    assert validation(tmp_path, called="{}.png").imagenet_val and validation(tmp_path, names=numbers).imagenet_val
+    assert data.loader(validation(tmp_path), CONFIG, 8, limit=9).imagenet_val, "a part of it is of it"
+    one_more = [i // 2 for i in range(1999)] + [0]
+    for what, odd in {
+        "other classes": validation(tmp_path, names=numbers, called="{}.png"),
+        "one more of one class": validation(tmp_path, targets=one_more),
+        "images to train on": validation(tmp_path, called="n01440764_{}.JPEG"),
+        "of one size, as ImageNet-C": validation(tmp_path, one_size=True),
+        "fewer": data.open_folder(folder(tmp_path / "few", {"n01440764": 2, "n01443537": 2})),
+        "arrays": data.sample(),
+    }.items():
+        assert not odd.imagenet_val, what

@@ -314,6 +314,23 @@ def test_what_fvcore_does_not_know_is_counted_once() -> None:
     assert found.notes[0].startswith("GMACs counted once, not twice: it cannot be traced (Cannot insert a Tensor")
 
 
+def test_a_trace_that_fails_leaves_no_hook_behind() -> None:
+    """The blocks are other models' too, which would be refused for it."""
+    shared, loose = nn.Linear(8, 8), torch.randn(8, 8, requires_grad=True)
+
+    class Untraceable(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = shared
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x) @ loose
+
+    kept = shared.register_forward_hook(lambda *_: None)
+    assert count(Untraceable(), torch.randn(3, 5, 8)).fvcore_gmacs is None
+    assert list(shared._forward_hooks) == [kept.id] and not shared._forward_pre_hooks
+
+
 def test_other_modules_with_blocks_have_no_parts(images: Tensor) -> None:
     plain = VisionTransformer(img_size=48, patch_size=8, embed_dim=32, depth=1, num_heads=2, num_classes=10)
     assert count(plain, images).by_part == {}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tokenbench.errors import UsageError
 from tokenbench.measure import verdicts
-from tokenbench.measure.verdicts import Difference, Paired, holm, judge, mcnemar, quotient, wilson
+from tokenbench.measure.verdicts import Difference, Paired, holm, judge, mcnemar, median_ends, quotient, wilson
 
 counts = st.integers(0, 40)
 tables = st.tuples(counts, counts, counts).map(lambda t: Paired(t[0], t[1], max(1, sum(t))))
@@ -189,6 +189,11 @@ def test_verdicts_follow_from_the_interval(pairs: list[Paired], margin: float) -
 def test_a_difference_the_other_way_round() -> None:
     assert Difference(1.5, -0.5, 3.0, 0.04).turned() == Difference(-1.5, -3.0, 0.5, 0.04)
     assert Difference(1.5, None, None, 0.04).turned() == Difference(-1.5, None, None, 0.04)
+
+
+def test_the_interval_of_a_median() -> None:
+    half = 1.96 * 1.25 * 0.2 / (1.35 * 5)
+    assert median_ends(80.0, 0.2, 25) == pytest.approx((80 / (1 + half), 80 * (1 + half)), rel=1e-12)
 
 
 def test_the_interval_of_a_quotient() -> None:

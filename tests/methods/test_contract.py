@@ -8,16 +8,25 @@ from __future__ import annotations
 import pytest
 from conftest import served
 
-from tokenbench.contract import CHECKS, Check, Subject
+from tokenbench.contract import CHECKS, Check, Subject, exports_with_a_dynamic_batch
 from tokenbench.methods.base import Method
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    metafunc.parametrize(("family", "method"), served())  # here and not in a decorator, so that plug-ins are in
+    # here and not in a decorator, so that plug-ins are in
+    metafunc.parametrize(
+        ("check", "family", "method"), [_case(check, *given.values, given.id) for given in served() for check in CHECKS]
+    )
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_contract(family: str, method: Method, check: Check) -> None:
+def _case(check: Check, family: str, method: Method, name: str) -> object:
+    """Exporting takes long, and families other than the first two differ in nothing that it would meet."""
+    late = check is exports_with_a_dynamic_batch and family not in ("vit", "swin")
+    marks = [pytest.mark.slow] if late else []
+    return pytest.param(check, family, method, id=f"{name}-{check.__name__}", marks=marks)
+
+
+def test_contract(check: Check, family: str, method: Method) -> None:
     reason = check(Subject(family, method))
     if reason is not None:
         pytest.skip(reason)

@@ -36,6 +36,21 @@ REFUSED = {  # of 36 patches, blocks 0 to 11
     "evit[tokens=37/20/10]": "of its 36 patches tokens keeps 37/20/10, more than are left",
     "evit[tokens=10/20/5]": "of its 36 patches tokens keeps 10/20/5, more than are left",
     "stvit[base=11]": "block 12 does not exist",
+    "tofu[r=19]": "block 0 merges at most half of its 36 patches, and r=19 is more",
+    "tomecis[r=19]": "block 0 merges at most half of its 36 patches, and r=19 is more",
+    "ppt[r=3/4]": "r gives 2 numbers for 3 stages",
+    "mctf[r=1.5]": "r=1.5 is no whole number of tokens, nor a share of them, which is below 1",
+    "mctf[blocks=3/12]": "block 12 does not exist",
+    "ats[keep_rate=0.5]": "its official program has no keep_rate",
+    "ats[blocks=6/3]": "its stages are in blocks 6/3",
+    "atc[r=3]": "r takes 36 of its 36 patches in all",
+    "atc[r=1,blocks=3/6]": "with r it merges in every block",
+    "diffrate[table=mae_l-31.0]": "it counts 24 blocks, and this backbone has 12",
+    "diffrate[table=caformer_s36-5.2]": "is of a model with convolutions",
+    "diffrate[prune=30/20,merge=30/20]": "it counts 2 blocks, and this backbone has 12",
+    "dpcknn[k=37]": "density is measured on k=37 patches, and it has 36",
+    "kmedoids[blocks=0/4]": "before block 0 no attention has been received",
+    "radial[contiguous=true,keep_rate=0.5]": "contiguous shrinking has no keep_rate",
 }
 
 

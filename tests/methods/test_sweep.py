@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenbench.errors import BadSetting, UnknownName, UsageError
+from tokenbench.methods import all_methods
 from tokenbench.methods.sweep import parse
 
 
@@ -38,16 +39,9 @@ def test_twice_is_once() -> None:
 
 
 def test_all() -> None:
-    assert [m.name for m in parse("all")] == [
-        "dense",
-        "dynamicvit",
-        "evit",
-        "random",
-        "stvit",
-        "stvit_r",
-        "tome",
-        "topk",
-    ]
+    names = [m.name for m in parse("all")]
+    assert names == ["dense", *sorted(name for name in all_methods() if name != "dense")]
+    assert all(m == type(m)() for m in parse("all")), "at their defaults"
 
 
 @pytest.mark.parametrize(

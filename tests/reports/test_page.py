@@ -196,6 +196,8 @@ def test_folders_that_are_imagenets_validation_set() -> None:
     for name in ("imagenet-c", "imagenet-a", "imagenetv2", "imagenette", "imagenet-100", "in", "photos", None):
         assert not published.is_imagenet(tome(dataset=name)), name
     assert published.is_imagenet(tome(images=49_998, skipped=2, images_total=None)), "rows that do not say the total"
+    assert not published.is_imagenet(tome(dataset="imagenet", imagenet_val=False)), "rows that say it are believed"
+    assert published.is_imagenet(tome(dataset="photos", images=1000, images_total=50_000, imagenet_val=True))
 
 
 def test_the_first_words() -> None:

@@ -23,6 +23,7 @@ from tokenbench.reports import curves, groups, pareto, style
 from tokenbench.reports.page import html
 from tokenbench.reports.paper import figures, tables
 from tokenbench.runs.row import Row
+from tokenbench.tasks.classification import Classification
 
 SAME: dict[str, Any] = {
     "backbone": "deit_s",
@@ -543,7 +544,7 @@ def test_training_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     kept: list[Figure] = []
     save: Callable[..., None] = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (kept.append(self), save(self, *a, **k)))
-    curves.draw(log, "a run", tmp_path / "curve.svg")
+    curves.draw(log, "a run", tmp_path / "curve.svg", Classification.metrics[0])
     loss, rate, top1 = kept[0].axes
     told = [[list(a.lines[0].get_xdata()), list(a.lines[0].get_ydata())] for a in (loss, rate, top1)]  # type: ignore[arg-type]
     assert told == [[[0.5, 1.0], [2.5, 1.5]], [[0.5, 1.0], [0.1, 0.3]], [[1.0], [41.237]]]

@@ -14,7 +14,7 @@ from tokenbench.measure.accuracy import Predictions
 from tokenbench.measure.verdicts import Paired, median_ends, quotient
 from tokenbench.methods import get
 from tokenbench.methods.base import make
-from tokenbench.runs.compare import Pair, compare
+from tokenbench.runs.compare import Change, Pair, compare
 from tokenbench.runs.gates import failing, gate
 from tokenbench.runs.results import Results
 from tokenbench.runs.row import Row
@@ -55,6 +55,7 @@ def test_two_settings_of_one_file(file: Path) -> None:
     assert (top1.first, top1.second, top1.value) == (86.0, 89.0, 3.0)
     assert (top1.low, top1.high) == wanted.interval() and top1.p == wanted.p
     assert top1.words == "too few images to say" and pair.changes["agreement"].value == 89.0
+    assert pair.changes["top5"] == Change(86.0, 89.0, 3.0) and pair.changes["gmacs"].words == ""
     values = {name: change.value for name, change in pair.changes.items()}
     assert values["gmacs"] == 1.5 and values["images_per_s"] == 0.8 and values["speedup"] == pytest.approx(0.8)
     assert values["peak_memory_mb"] == 0.8 and values["params_m"] == 1.0 and "latency_p50" not in values
@@ -65,6 +66,20 @@ def test_two_settings_of_one_file(file: Path) -> None:
     (back,) = compare([file], ["evit", "tome[r=13,inflect=0]"])  # however the label is written
     assert back.changes["top1"].value == -3.0 and back.changes["gmacs"].value == pytest.approx(1 / 1.5)
     assert back.changes["top1"].low == -top1.high and back.changes["top1"].p == top1.p  # type: ignore[operator]
+
+
+def test_points_have_no_tail_and_top5_is_of_both(tmp_path: Path) -> None:
+    rows = setting("dense", top1=0.0), setting("tome", top1=29.0)
+    file = write(tmp_path / "a.jsonl", *rows, right={"dense": range(0), "tome": range(29)})
+    (pair,) = compare([file], ["tome"])
+    assert pair.changes["top5"].value == pair.changes["top1"].value == 29.0
+    for one in rows:
+        path = Results(file).predictions(one.id)
+        whole = Predictions.load(path)
+        Predictions(whole.top[:, :4], whole.target).save(path)
+        (pair,) = compare([file], ["tome"])
+        assert "top5" not in pair.changes and pair.changes["top1"].value == 29.0
+        whole.save(path)
 
 
 def test_one_setting_of_one_file_is_compared_with_dense(file: Path) -> None:
@@ -154,13 +169,22 @@ def test_what_could_mean_several_rows_is_refused_with_their_ids(file: Path, tmp_
 
 def test_what_cannot_be_compared_is_one_sentence(file: Path, tmp_path: Path) -> None:
     elsewhere = write(tmp_path / "b.jsonl", setting("tome", batch=1), setting("topk", status="failed", reason="broke"))
+    missing = tmp_path / "missing.jsonl"
+    missing.touch()
     for files, settings, why in (
         ([file, elsewhere], [], "have nothing in common"),
         ([file, elsewhere], ["topk"], "Unknown setting 'topk'"),
         ([elsewhere], ["tome", "topk"], r"topk.*was not measured \(failed: broke\)"),
         ([file], ["tome[r=14]"], r"Unknown setting 'tome\[r=14\]'. Did you mean tome\[r=13\]"),
         ([file], ["tome[r=4,13]"], r"names 2 settings; name one, as tome\[r=4\]"),
-        ([file], [], "1 files and 0 settings"),
+        (
+            [file],
+            [],
+            "^1 files and 0 settings cannot be compared; give two results files, or one and a setting or two, as: "
+            r'tokenbench compare results.jsonl "tome\[r=13\]" evit\.$',
+        ),
+        ([file] * 3, ["tome"], "3 files and 1 settings"),
+        ([missing, file], [], "^.*missing.jsonl has no rows to compare"),
         ([], ["tome", "evit"], "0 files and 2 settings"),
         ([file], ["tome", "evit", "dense"], "3 settings cannot be compared"),
         (

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from click.testing import CliRunner
 from rows import row
 from torch import nn
 
+from tokenbench import data, methods
 from tokenbench.cli import main
 from tokenbench.methods import all_methods, get
 from tokenbench.methods.base import Method, Reported
-from tokenbench.runs.results import Results
+from tokenbench.runs.results import Results, load
 from tokenbench.runs.verify import Check, checks
+from tokenbench.weights.checkpoints import SHIPPED
 
 
 class Printed(Method):
@@ -97,3 +101,51 @@ def test_every_published_number_is_matched_or_explained(name: str, monkeypatch: 
     monkeypatch.setattr("tokenbench.runs.verify.all_methods", lambda: {name: get(name)})
     found = list(checks())
     assert found and [(c.setting, c.backbone, c.what, c.published, c.counted) for c in found if c.off] == []
+
+
+def imagenet(patch: pytest.MonkeyPatch, *printed: Reported) -> Path:
+    """A folder of a few images of deit_nano's classes that goes for ImageNet, and what was printed for them."""
+    reporting(patch, *printed)
+    for module in ("tokenbench.methods", "tokenbench.runs.printed"):
+        patch.setattr(f"{module}.all_methods", lambda: {"printed": Printed})
+    patch.setitem(methods._registry, "printed", Printed)
+    patch.setattr(data.Images, "imagenet_val", True)
+    shown = data.sample()
+    for i in range(0, 2000, 100):
+        folder = Path("val", str(int(shown.targets[i])))
+        folder.mkdir(parents=True, exist_ok=True)
+        shown.open(i, "L").save(folder / f"{i}.png")
+    return Path("val")
+
+
+def test_accuracies_are_measured_with_the_weights_they_are_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = imagenet(monkeypatch, Reported("deit_nano", {}, 90.0), Reported("deit_nano", {}, 11.0, trained=True))
+    asked = ("verify", "--weights", str(SHIPPED / "deit_nano.safetensors"), "--data-dir", str(folder))
+    done = CliRunner().invoke(main, asked)
+    assert done.exit_code == 0 and "90" in done.stdout and "In brackets: 95 % intervals, Wilson's." in done.stdout
+    assert [row.method for row in load("verified.jsonl")[0]] == ["dense", "printed"]
+    monkeypatch.setattr(Printed, "reported", (Reported("deit_nano", {}, 10.0),))
+    done = CliRunner().invoke(main, asked)
+    assert done.exit_code == 1 and "OFF" in done.stdout, "and what is measured is not measured again"
+    monkeypatch.setattr(data.Images, "imagenet_val", False)
+    done = CliRunner().invoke(main, asked)
+    assert done.exit_code == 2 and "is not ImageNet-1k's validation set" in done.stderr
+    monkeypatch.setattr(Printed, "reported", (Reported("deit_nano", {}, 11.0, trained=True),))
+    done = CliRunner().invoke(main, asked)
+    assert done.exit_code == 2 and "No paper printed an accuracy that is of the weights" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--weights", "auto"), "--weights needs images too; give ImageNet-1k's validation set as --data-dir."),
+        (("--data-dir", "x"), "--data-dir needs weights too"),
+        (("--limit", "3"), "--limit says how to measure accuracies; give --weights too."),
+        (("--weights", "random", "--data-dir", "x"), "No paper printed an accuracy that is of the weights random"),
+        (("--weights", "none.pth", "--data-dir", "x"), "none.pth"),
+    ],
+)
+def test_what_is_missing_for_accuracies_is_said(args: tuple[str, ...], says: str) -> None:
+    done = CliRunner().invoke(main, ["verify", *args])
+    assert done.exit_code in (1, 2) and says in done.stderr and done.stderr.count("\n") == 1

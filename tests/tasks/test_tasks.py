@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from tokenbench import methods, tasks
+from tokenbench.backbones import Backbone
 from tokenbench.cli import main
 from tokenbench.data import sample
 from tokenbench.errors import BadSetting, UnknownName, UsageError
@@ -109,7 +111,9 @@ def test_a_task_is_one_file(plugin: str, tmp_path: Path) -> None:
     assert "recall@1 %" in printed and "misses" in printed and "top-1" not in printed and "retrieval; " in printed
     rows, problems = load(out)
     assert not problems and [(row.task, row.status, row.images) for row in rows] == [("retrieval", "ok", 30)] * 3
-    assert all(list(row.metrics) == ["recall1", "misses", *PAIRED] and row.conditions == {} for row in rows)
+    assert all(list(row.metrics) == ["recall1", "misses", *PAIRED] for row in rows)
+    (source,) = {tuple(row.conditions.items()) for row in rows}
+    assert [name for name, _ in source] == ["task_source"], "whose file it was"
     dense, evit, _ = rows
     saved = np.load(tmp_path / "r.predictions" / f"{evit.id}.npz")
     assert (saved["labels"] == np.array(sample().targets)[[i * 2000 // 30 for i in range(30)]]).all()
@@ -124,7 +128,9 @@ def test_a_task_is_one_file(plugin: str, tmp_path: Path) -> None:
     call("run", *quick)
     rows, _ = load(out)
     assert len({row.id for row in rows}) == 9
-    assert [row.conditions for row in rows[3:6]] == [{"near": 2}] * 3 and rows[3].recall1 >= dense.recall1
+    assert [row.conditions for row in rows[3:6]] == [{"near": 2, **dict(source)}] * 3 and rows[
+        3
+    ].recall1 >= dense.recall1
 
     text = call("report", str(out), "-o", str(tmp_path / "reports"))
     heads = [line for line in text.splitlines() if line.startswith("method")]
@@ -180,3 +186,41 @@ def test_classification_declares_all_that_it_measures() -> None:
     both = task.gather(dense, [torch.tensor([0, 0])])
     assert set(task.score(both, both, 0)) == set(task.metric_names())
     assert set(task.score(both, None, 0)) <= set(task.metric_names())
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("raise SystemExit(0)", "SystemExit: 0 (retrieval.py:"),
+        ("return None", "TypeError: score of task retrieval must give its metrics by name, it gave NoneType"),
+        ("return {'recal1': 1.0}", "TypeError: score of task retrieval gave 'recal1', which is none of its metrics"),
+        ("return {'recall1': 'x'}", "ValueError: could not convert string to float: 'x'"),
+    ],
+)
+def test_scores_that_are_none_cost_their_settings(body: str, reason: str, plugin: str, tmp_path: Path) -> None:
+    Path(plugin).write_text(RETRIEVAL.replace("hits = own.hits(self.near)", body))
+    args = ("run", "--plugin", plugin, "--task", "retrieval", "--methods", "dense", "--limit", "4", "-b", "2")
+    done = CliRunner().invoke(main, [*args, "--rounds", "3", "--json", "-o", str(tmp_path / "r.jsonl")])
+    (row,) = map(json.loads, done.stdout.splitlines())
+    assert done.exit_code == 1 and row["status"] == "failed" and row["reason"].startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (RETRIEVAL.replace("    metrics: ClassVar", "    other: ClassVar"), "Task 'retrieval' of"),
+        (
+            RETRIEVAL.replace('(Metric("recall1", "recall@1", unit="%"), Metric("mis', '("recall1", Metric("mis'),
+            "metrics",
+        ),
+        ("from tokenbench.backbones import ViT\nclass Mine(ViT):\n    family = ''\n", "family '' of"),
+        ("from tokenbench.backbones import ViT\nclass Mine(ViT):\n    family = 'vit'\n", "exists already"),
+    ],
+)
+def test_plugins_that_declare_nothing_usable_are_refused(
+    source: str, says: str, plugin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Backbone, "families", list(Backbone.families))
+    Path(plugin).write_text(source)
+    with pytest.raises(UsageError, match=re.escape(says)):
+        tasks.load_plugin(plugin)

@@ -1,14 +1,17 @@
-"""Swin on images of any size, as detection backbones run it: padded to whole windows in every block."""
+"""Backbones on images of any size, as detectors run them: plain ViTs, and Swin padded to whole windows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from tokenbench.backbones.swin import Swin, SwinTurn, laid, patches, shifted
+from tokenbench.backbones.vit import ViT
 from tokenbench.core.block import Block, Reducer
 from tokenbench.core.borrowed import unmeddled
 from tokenbench.core.tokens import Tokens
@@ -45,6 +48,30 @@ class AnySizeSwin(Swin):
         """Patch embedding of images (B, channels, H, W), padded with zeros to whole patches."""
         embed = self.vit.patch_embed
         return patches(embed.norm(embed.proj(whole_patches(images, embed.patch_size)).permute(0, 2, 3, 1)))
+
+
+class AnySizeViT(ViT):
+    """A plain ViT whose images may have any size: its position embeddings are resampled for each."""
+
+    def __new__(cls, vit: nn.Module, name: str | None = None) -> AnySizeViT:
+        """An adapter of the same model."""
+        return object.__new__(cls)
+
+    def embed(self, images: Tensor) -> Tokens:
+        """Patch and position embedding of images (B, channels, H, W), padded with zeros to whole patches."""
+        vit = self.vit
+        x = vit.patch_embed.proj(whole_patches(images, vit.patch_embed.patch_size))
+        grid = (int(x.shape[2]), int(x.shape[3]))
+        x = vit.patch_embed.norm(x.flatten(2).transpose(1, 2))
+        first = [token.expand(len(x), -1, -1) for token in (vit.cls_token, vit.reg_token) if token is not None]
+        if vit.pos_embed is not None:
+            prefix = 0 if vit.no_embed_class else self.prefix
+            old = (int(vit.patch_embed.grid_size[0]), int(vit.patch_embed.grid_size[1]))
+            places = resample_abs_pos_embed(vit.pos_embed, list(grid), list(old), prefix)
+            x = x + places if not prefix else x + places[:, prefix:]
+            first = [torch.cat(first, dim=1) + places[:, :prefix]] if prefix and first else first
+        x = torch.cat([*first, x], dim=1)
+        return Tokens(vit.norm_pre(vit.patch_drop(vit.pos_drop(x))), self.prefix, grid, layout=grid)
 
 
 def whole_patches(images: Tensor, patch: Pair) -> Tensor:

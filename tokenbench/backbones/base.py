@@ -29,6 +29,7 @@ class Backbone:
     served: ClassVar[str]  # timm's class of models
     families: ClassVar[list[type[Backbone]]] = []
     class_names: tuple[str, ...] | None = None  # what the weights call their classes, where they say it
+    placed: ClassVar[bool] = False  # whether blocks read where each token lies, so that merged ones would lie nowhere
     windowed: ClassVar[bool] = False  # whether blocks attend within windows, which need all tokens of a grid
 
     def __init_subclass__(cls) -> None:

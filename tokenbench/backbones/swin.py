@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
+from timm.models import register_model
 from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock, WindowAttention
 from torch import Tensor, nn
 
@@ -19,6 +20,26 @@ from tokenbench.core.tokens import Tokens
 from tokenbench.core.windows import Pair, cut, lay, spread
 
 STAGE = 2  # the third, which holds most blocks and where semantic tokens are made
+
+
+@register_model  # type: ignore[untyped-decorator]
+def swin_nano(pretrained: bool = False, **kwargs: Any) -> SwinTransformer:
+    """Swin in miniature, width 32, for training from nothing in minutes; `pretrained` is ignored, for there is none."""
+    for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+        kwargs.pop(key, None)
+    size = dict(img_size=224, window_size=7, embed_dim=32, depths=(2, 2, 6, 2), num_heads=(1, 2, 4, 8))
+    model = SwinTransformer(**{**size, **kwargs})
+    config: Any = {
+        "architecture": "swin_nano",
+        "input_size": (3, 224, 224),
+        "num_classes": 1000,
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "crop_pct": 0.9,
+        "interpolation": "bicubic",
+    }
+    model.pretrained_cfg = model.default_cfg = config
+    return model
 
 
 class SwinTurn(Block):

@@ -123,15 +123,16 @@ class ViT(Backbone):
         """
         vit = self.vit
         features = vit.norm(tokens.x)
-        sized = tokens.size is not None and vit.global_pool in ("avg", "avgmax") and vit.attn_pool is None
+        pool = getattr(vit, "attn_pool", None)
+        sized = tokens.size is not None and vit.global_pool in ("avg", "avgmax") and pool is None
         padded = tokens.real is not None and vit.global_pool not in ("", "token")
         if tokens.prefix == self.prefix and not sized and not padded:
             return vit.forward_head(features), features
-        start = 0 if vit.pool_include_prefix else tokens.prefix
+        start = 0 if getattr(vit, "pool_include_prefix", False) else tokens.prefix
         read = features[:, start:]
         real = None if tokens.real is None else tokens.real[:, start:]
-        if vit.attn_pool is not None:
-            pooled = vit.attn_pool(read) if real is None else _asked(vit.attn_pool, read, real)
+        if pool is not None:
+            pooled = pool(read) if real is None else _asked(pool, read, real)
         elif vit.global_pool == "max" and tokens.prefix == self.prefix:
             pooled = _highest(read, real)
         else:

@@ -12,7 +12,7 @@ from tokenbench.cli.screen import WIDE, add, console, plain
 from tokenbench.errors import PLUGIN
 from tokenbench.methods import all_methods, get
 from tokenbench.methods.base import KINDS, Method
-from tokenbench.methods.recipe import Recipe
+from tokenbench.methods.recipe import Learning
 from tokenbench.reports.cells import MISSING
 from tokenbench.tasks import all_tasks
 from tokenbench.tasks import get as get_task
@@ -97,6 +97,10 @@ def print_task(name: str) -> None:
     out.print()
     out.print(grid)
     _print_knobs(cls)
+    for title, recipe in cls().recipes(None).items() if cls.has_head else ():
+        out.print()
+        out.print(plain(f"recipe {title} ({recipe.source})", "bold"))
+        out.print(plain(f"  {_told(recipe)}"))
     out.print()
     out.print(plain(f"tokenbench run --task {name}{_plugin(cls)}", "dim"))
 
@@ -116,8 +120,8 @@ def _plugin(cls: type) -> str:
     return " --plugin FILE" if cls.__module__.startswith(PLUGIN) else ""
 
 
-def _told(recipe: Recipe) -> str:
-    """The values of a recipe that tell it from others: those that are not DeiT's, and how long it is."""
+def _told(recipe: Learning) -> str:
+    """The values of a recipe that tell it from others: those that are not of its kind's first, and how long it is."""
     knobs = {f"{key} of the method": value for key, value in recipe.knobs.items()}
     told = recipe.model_dump(exclude_defaults=True, exclude={"source", "knobs"})
     return ", ".join(f"{key}={_value(value)}" for key, value in {"epochs": recipe.epochs, **told, **knobs}.items())

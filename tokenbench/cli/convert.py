@@ -30,8 +30,14 @@ def convert(
 
     IN is a file (.pth, .pt, .bin, .safetensors) or one on the hub: csncsn/STViT-R/STViT-R-Swin-S.pth.
     """
-    from tokenbench.weights import published
+    from tokenbench.weights import detectors, published
 
+    detector = detectors.reading(source)
+    if detector is not None:
+        header = detectors.write(detector, Path(source), out, backbone, force)
+        click.echo(f"Read {source}: {header['task_setting']['head']} detector of {header['classes']} classes, ")
+        click.echo(f"{header['method']} on {header['backbone']}, mmdetection's names.\nWritten: {out}")
+        return
     found = published.convert(source, out, method, backbone, ema, force, weights_key)
     height, width = found.image_size
     click.echo(f"Read {found.source} (sha256 {found.hash}): {found.method.label} on {found.backbone}, {found.layout}.")

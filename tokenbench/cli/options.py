@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from tokenbench.errors import UnknownName, UsageError
 from tokenbench.measure.verdicts import MARGIN
 
 if TYPE_CHECKING:
+    from tokenbench.tasks.base import Task
     from tokenbench.weights.choice import Take
 
 LARGEST = 16384  # pixels a side, beyond which position embeddings alone are gigabytes
@@ -99,8 +100,13 @@ config = click.option(
 task = click.option(
     "--task", default="classification", show_default=True, help="What is scored; see `tokenbench list --tasks`."
 )
+SHIPPED = "dense,random,topk,tome,evit,dynamicvit,stvit,stvit_r"  # those that deit_nano has weights for
 methods = click.option(
-    "--methods", "--method", default="all", show_default=True, help='A sweep such as "tome[r=4,8,13],evit".'
+    "--methods",
+    "--method",
+    default=SHIPPED,
+    show_default=True,
+    help='A sweep such as "tome[r=4,8,13],evit", or all.',
 )
 backbone = click.option("--backbone", default="deit_nano", show_default=True, help="A short or timm name.")
 weights = click.option(
@@ -148,6 +154,17 @@ verbose = click.option(
 )
 
 
+SCENES = ("images", "annotations", "strict")  # knobs of dense tasks, as flags
+_images = click.option("--images", metavar="FOLDER", help="Images, where they do not lie in --data-dir.")
+_annotations = click.option("--annotations", metavar="FILE", help="Annotations in COCO's format, likewise.")
+_strict = click.option("--strict", is_flag=True, help="Take anything odd in annotations for an error.")
+
+
+def scenes(command: Any) -> Any:
+    """Where the data of a dense task is, and how it is checked."""
+    return _images(_annotations(_strict(command)))
+
+
 def taking(command: Any) -> Any:
     """Which weights to take of a file that has several."""
     return _ema(_key(command))
@@ -156,6 +173,24 @@ def taking(command: Any) -> Any:
 def pixels(command: Any) -> Any:
     """How images are brought to a model, where other than its own way."""
     return _mean(_std(_crop(_interpolation(command))))
+
+
+def task_of(flags: Mapping[str, Any], knobs: Sequence[str]) -> Task:
+    """The task, with those of its knobs that have flags of their own."""
+    from tokenbench import tasks
+    from tokenbench.core.settings import make
+
+    task = tasks.parse(flags["task"])
+    given = {knob: flags[knob] for knob in knobs if flags[knob]}
+    odd = next((knob for knob in given if knob not in type(task).model_fields), None)
+    if odd is not None:
+        raise UsageError(f"--{odd.replace('_', '-')} says nothing to {task.name}; see `tokenbench show {task.name}`.")
+    if not given:
+        return task
+    if flags["data_dir"] is None and "annotations" not in given:
+        flag = next(iter(given)).replace("_", "-")
+        raise UsageError(f"--{flag} says something of the images in --data-dir; give that too.")
+    return make(type(task), {**task.model_dump(include=task.model_fields_set), **given})
 
 
 def take_of(flags: Mapping[str, Any]) -> Take:

@@ -12,17 +12,21 @@ from tokenbench.errors import UsageError
 
 if TYPE_CHECKING:
     from tokenbench.runs.candidates import Plan
-    from tokenbench.tasks.base import Task
+
+_LABELS = ("class_order", "labels", "restrict_classes")  # knobs of tasks that have flags of their own
 
 
 @click.command()
 @options.task
 @options.methods
 @click.option("--backbone", default="deit_nano", show_default=True, help="Short or timm names, separated by commas.")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="ImageFolder to measure accuracy on.")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="The data to score on: an ImageFolder, or as the task has it."
+)
 @options.class_order
 @options.labels
 @click.option("--restrict-classes", is_flag=True, help="Guess only from the classes that the data has.")
+@options.scenes
 @options.weights
 @options.taking
 @click.option("-b", "--batch-size", default=None, help="Sizes to time, as 1,32,128; or auto.  [default: 32; GPU 128]")
@@ -54,9 +58,8 @@ def run(**flags: Any) -> int:
     from tokenbench.runs.results import Results
     from tokenbench.runs.row import dumps
 
-    plan = _plan(flags)
     with screen.Watching(flags["quiet"]) as watch:
-        rows = runner.run(plan, Results(flags["output"]), watch)
+        rows = runner.run(_plan(flags), Results(flags["output"]), watch)
     if flags["as_json"]:
         for row in rows:
             click.echo(dumps(row))
@@ -66,26 +69,6 @@ def run(**flags: Any) -> int:
             f"\nRows in {flags['output']}: {len(rows)}; `tokenbench report {flags['output']}` makes files of them."
         )
     return int(any(row.status in ("failed", "oom") for row in rows))
-
-
-def _task(flags: dict[str, Any]) -> Task:
-    """The task, with the knobs that have flags of their own."""
-    from tokenbench import tasks
-    from tokenbench.core.settings import make
-
-    task = tasks.parse(flags["task"])
-    knobs = {
-        "class_order": flags["class_order"],
-        "labels": flags["labels"],
-        "restrict_classes": flags["restrict_classes"],
-    }
-    given = {knob: value for knob, value in knobs.items() if value}
-    if not given:
-        return task
-    if flags["data_dir"] is None:
-        flag = next(iter(given)).replace("_", "-")
-        raise UsageError(f"--{flag} says something of the images in --data-dir; give that too.")
-    return make(type(task), {**task.model_dump(), **given})
 
 
 def _plan(flags: dict[str, Any]) -> Plan:
@@ -100,9 +83,11 @@ def _plan(flags: dict[str, Any]) -> Plan:
     device = options.device_of(flags["device"])
     if flags["threads"]:
         torch.set_num_threads(flags["threads"])
-    batch = flags["batch_size"] if flags["batch_size"] is not None else ("128" if device.startswith("cuda") else "32")
+    task = options.task_of(flags, (*_LABELS, *options.SCENES))
+    usual = task.batch or (128 if device.startswith("cuda") else 32)
+    batch = flags["batch_size"] if flags["batch_size"] is not None else str(usual)
     return Plan(
-        task=_task(flags),
+        task=task,
         methods=parse(flags["methods"]),
         backbones=list(dict.fromkeys(name.strip() for name in flags["backbone"].split(",") if name.strip())),
         data_dir=flags["data_dir"],

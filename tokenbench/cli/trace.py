@@ -5,17 +5,25 @@ from __future__ import annotations
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tokenbench.cli import options, streams
+from tokenbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from tokenbench.tasks.base import Task
+
+SHOWN = 8  # images of a task's data that are drawn where no limit is given
 
 
 @click.command()
+@options.task
 @options.methods
 @options.backbone
 @click.option("--images", type=click.Path(path_type=Path), multiple=True, help="A file or folder; may be repeated.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Data of a task with a head of its own.")
 @options.weights
 @options.taking
 @options.image_size
@@ -30,13 +38,18 @@ from tokenbench.cli import options, streams
 def trace(**flags: Any) -> None:
     """Draw which patches each method keeps and merges, with numbers, and a page to play with (maps.html).
 
-    Without --images: the photographs that ship, or for deit_nano some of Fashion-MNIST.
+    Without --images: the photographs that ship, or for deit_nano some of Fashion-MNIST. Of detection and segmentation,
+    with --data-dir and --weights: what is there, what was found, and where semantic tokens look.
     """
     from tokenbench.cli import screen
     from tokenbench.maps import following as tracing
     from tokenbench.methods.sweep import parse
     from tokenbench.reports.maps import traces
 
+    task = options.task_of(flags, ())
+    if task.has_head:
+        _scenes(task, flags)
+        return
     with redirect_stdout(sys.stderr):  # what a plug-in prints
         maps = tracing.trace_all(
             parse(flags["methods"]),
@@ -54,3 +67,37 @@ def trace(**flags: Any) -> None:
     for file in traces.write(maps, flags["output"], flags["kind"]):
         click.echo(file)
     screen.print_maps(maps)
+
+
+def _scenes(task: Task, flags: dict[str, Any]) -> None:
+    """Draw what models with a head of a task's own find in its data."""
+    from tokenbench.methods.sweep import parse
+    from tokenbench.reports.maps import scenes
+    from tokenbench.runs import candidates, environment
+
+    if flags["data_dir"] is None:
+        raise UsageError(f"--task {task.name} draws on its own data; give --data-dir.")
+    device = options.device_of(flags["device"])
+    plan = candidates.Plan(
+        methods=parse(flags["methods"]),
+        backbones=[flags["backbone"]],
+        task=task,
+        data_dir=flags["data_dir"],
+        weights=str(flags["weights"]),
+        device=device,
+        seed=flags["seed"],
+        batches=[1],
+        pixels=options.pixels_of(flags),
+        take=options.take_of(flags),
+    )
+    (group,) = candidates.prepare(
+        plan, environment.describe(device), lambda text: click.echo(streams.printable(text), err=True)
+    )
+    trained = [(candidate, model) for candidate, model in group.live() if candidate.own is not None]
+    if not trained:
+        raise UsageError(f"None of the methods has weights trained for {task.name}; give --weights of a run.")
+    for candidate, model in trained:
+        found = group.plan.task.scenes(model, group.data, group.backbone, flags["limit"] or SHOWN, device)
+        folder = flags["output"] if len(trained) == 1 else flags["output"] / candidate.method.name
+        for file in scenes.write(candidate.method.label, list(found), folder, flags["kind"]):
+            click.echo(file)

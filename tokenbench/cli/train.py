@@ -15,13 +15,20 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@options.task
 @click.option("--method", "--methods", "method", required=True, help='One setting, such as "evit[keep_rate=0.7]".')
 @options.backbone
-@click.option("--data-dir", type=click.Path(path_type=Path), required=True, help="ImageFolder with train and val.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="ImageFolder with train and val, or as the task has it.",
+)
 @options.class_order
 @options.labels
+@click.option("--strict", is_flag=True, help="Take anything odd in annotations for an error.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run's folder.")
-@click.option("--recipe", help="One of the method's recipes.  [default: its first]")
+@click.option("--recipe", help="One of the method's or task's recipes.  [default: its first]")
 @click.option("--epochs", metavar="NUMBER", help="Other than the recipe's.")
 @click.option("-b", "--batch-size", metavar="NUMBER", help="Images an update, over all processes.")
 @click.option("--lr", metavar="NUMBER", help="Highest learning rate, at the recipe's lr_batch.")
@@ -65,7 +72,9 @@ def train(ctx: click.Context, /, **flags: Any) -> None:
     with screen.Watching(flags["quiet"]) as watch:
         found = training.train(job, watch)
     if found.leads:
-        click.echo(f"{found.path}: top-1 {found.top1:.2f} % on {found.images} {found.split} images.")
+        main = job.task.metrics[0]
+        value = "is not known" if found.value is None else f"{found.value:.2f} {main.unit}".rstrip()
+        click.echo(f"{found.path}: {main.short} {value} on {found.images} {found.split} images.")
 
 
 def _job(flags: dict[str, Any], table: dict[str, Any]) -> Job:
@@ -78,11 +87,12 @@ def _job(flags: dict[str, Any], table: dict[str, Any]) -> Job:
     settings = parse(flags["method"])
     if len(settings) != 1:
         raise UsageError(f"--method {flags['method']} gives {len(settings)} settings; train one at a time.")
-    method = settings[0]
-    recipes = type(method).recipes
+    method, task = settings[0], options.task_of(flags, ("class_order", "labels", "strict"))
+    recipes = task.recipes(method)
     name = flags["recipe"] or next(iter(recipes), "")
     if name not in recipes:
-        raise UnknownName(f"recipe of {method.name}", name, recipes, f"`tokenbench show {method.name}`")
+        whose = task.name if task.has_head else method.name
+        raise UnknownName(f"recipe of {whose}", name, recipes, f"`tokenbench show {whose}`")
     changes = dict(table)
     for text in flags["changes"]:
         key, equals, value = text.partition("=")
@@ -98,8 +108,7 @@ def _job(flags: dict[str, Any], table: dict[str, Any]) -> Job:
         backbone=flags["backbone"],
         recipe=recipes[name].change(changes),
         data_dir=flags["data_dir"],
-        class_order=flags["class_order"] or "auto",
-        labels=Path(flags["labels"]) if flags["labels"] else None,
+        task=task,
         output=flags["output"],
         weights=str(flags["weights"]),
         teacher=str(flags["teacher"]),

@@ -3,48 +3,121 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from tokenbench.cli import options
+from tokenbench.cli import options, streams
+from tokenbench.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tokenbench.reports.published import Comparison
+    from tokenbench.runs.candidates import Plan
+    from tokenbench.runs.row import Row
     from tokenbench.runs.verify import Check
 
 
 @click.command()
 @click.argument("results", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--weights", help="Measure accuracies that were printed for these: auto (the hub's), files, folders.")
+@options.taking
+@click.option("--backbone", help="Of these weights, where they do not say it; of auto, those to measure.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="ImageNet-1k's validation set, for --weights.")
+@options.labels
+@options.workers
+@options.device
+@options.limit
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("verified.jsonl"), show_default=True)
+@options.quiet
 @options.plugin
-def verify(results: tuple[Path, ...]) -> int:
+def verify(results: tuple[Path, ...], **flags: Any) -> int:
     """Count every number that a paper printed and that needs no weights, and set it beside the paper's.
 
-    GMACs, parameters and tokens of every method on every backbone that numbers were printed for, in seconds. Of
-    RESULTS, which `tokenbench run --weights … --data-dir IMAGENET/val` wrote, accuracies too. Exit code 1 if one is
-    off and no reason is known.
+    GMACs, parameters and tokens of every method on every backbone that numbers were printed for, in seconds. With
+    --weights and --data-dir accuracies too: what `tokenbench run` measures of the settings that these weights are
+    of, kept in --output. Of RESULTS, which `tokenbench run` wrote, those that are in them. Exit code 1 if a number is
+    off and no reason is known, or could not be measured.
     """
     from tokenbench.cli.screen import console, plain
     from tokenbench.reports import published
     from tokenbench.runs.results import load
     from tokenbench.runs.verify import checks
 
-    rows, problems = load(results) if results else ((), [])
+    found, problems = load(results) if results else ((), [])
     for problem in problems:
-        click.echo(f"Left out {problem}", err=True)
+        click.echo(streams.printable(f"Left out {problem}"), err=True)
+    rows = [*found, *(_run(_plan(flags), flags) if _asks_for_accuracy(flags) else ())]
     counted = list(checks())
-    measured = [made for row in rows if row.status == "ok" for made in published.compared(row)]
-    measured = [
-        made for made in measured if made.reported.top1 is not None and made.row.metrics.get("top1") is not None
-    ]
+    beside = [made for row in rows for made in published.compared(row) if made.reported.top1 is not None]
+    measured = [made for made in beside if made.row.status == "ok" and made.row.metrics.get("top1") is not None]
+    failed = {id(made.row): made.row for made in beside if made.row.status in ("failed", "oom")}
+    for row in failed.values():
+        click.echo(streams.printable(f"{row.label} on {row.backbone} has no accuracy: {row.reason}."), err=True)
     out = console()
     out.print(_grid([_counted(check) for check in counted] + [_measured(made) for made in measured]))
     off = sum(check.off for check in counted) + sum(_is_off(made) for made in measured)
     out.print()
     out.print(plain(f"{len(counted) + len(measured)} published numbers, {off} off without a reason."))
-    if results and not measured:
+    if measured:
+        out.print(plain(f"In brackets: {_brackets([made.row for made in measured])}.", "dim"))
+    elif rows:
         out.print(plain("None of these rows has an accuracy that a paper printed, too.", "dim"))
-    return int(off > 0)
+    return int(off > 0 or bool(failed))
+
+
+def _asks_for_accuracy(flags: dict[str, Any]) -> bool:
+    """Whether accuracies are to be measured; raises `UsageError` where a part of what that takes is missing."""
+    if flags["weights"] is None and flags["data_dir"] is None:
+        odd = next((name for name in ("backbone", "labels", "limit", "ema", "weights_key") if flags[name]), None)
+        if odd:
+            raise UsageError(f"--{odd.replace('_', '-')} says how to measure accuracies; give --weights too.")
+        return False
+    if flags["data_dir"] is None:
+        raise UsageError("--weights needs images too; give ImageNet-1k's validation set as --data-dir.")
+    if flags["weights"] is None:
+        raise UsageError("--data-dir needs weights too; give files as --weights, or auto for the hub's.")
+    return True
+
+
+def _plan(flags: dict[str, Any]) -> Plan:
+    from tokenbench.runs.candidates import Plan
+    from tokenbench.tasks.classification import Classification
+
+    device = options.device_of(flags["device"])
+    return Plan(
+        methods=(),
+        backbones=list(filter(None, (name.strip() for name in (flags["backbone"] or "").split(",")))),
+        task=Classification(labels=None if flags["labels"] is None else str(flags["labels"])),
+        data_dir=flags["data_dir"],
+        weights=flags["weights"],
+        device=device,
+        batches=[128 if device.startswith("cuda") else 32],
+        workers=flags["workers"],
+        limit=flags["limit"],
+        take=options.take_of(flags),
+    )
+
+
+def _run(plan: Plan, flags: dict[str, Any]) -> list[Row]:
+    from tokenbench.cli.screen import Watching
+    from tokenbench.runs import printed, runner
+    from tokenbench.runs.results import Results
+
+    with Watching(flags["quiet"]) as watch:
+        asked = printed.plans(plan)
+        return [row for one in asked for row in runner.run(one, Results(flags["output"]), watch)]
+
+
+def _brackets(rows: Sequence[Row]) -> str:
+    """By which formulas their intervals are, with the settings where there are several."""
+    kinds: dict[str, list[str]] = {}
+    for row in rows:
+        kinds.setdefault(row.intervals.get("top1", "unknown"), []).append(row.label)
+    several = len(kinds) > 1
+    told = (f"{kind}'s" + (f" of {', '.join(dict.fromkeys(of))}" if several else "") for kind, of in kinds.items())
+    return f"95 % intervals, {'; '.join(told)}"
 
 
 def _counted(check: Check) -> tuple[str, ...]:

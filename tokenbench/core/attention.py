@@ -89,7 +89,7 @@ class Attn:
 
 
 def project(
-    attn: Any, y: Tensor, keys: Tensor | None = None, late: bool = False
+    attn: Any, y: Tensor, keys: Tensor | None = None, late: bool = False, asking: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """q (B, H, M, d), k and v (B, H, N, d) of a `timm.layers.Attention`, normed as it norms them.
 
@@ -98,16 +98,25 @@ def project(
         y: (B, M, C) normalised tokens that ask; also keys and values unless `keys` is given.
         keys: (B, N, C) normalised tokens to attend to instead.
         late: leave the values out, to be made by `values` of other tokens; not with `keys`.
+        asking: of late values, so many tokens that ask now; `queries` makes the others' later. All if not given.
     """
     v = None
     if keys is not None:
         (q,) = heads(thirds(attn.qkv, y, 0, 1), attn.num_heads, 1)
         k, v = heads(thirds(attn.qkv, keys, 1, 3), attn.num_heads, 2)
+    elif late and asking is not None:
+        (q,), (k,) = (heads(thirds(attn.qkv, x, i, i + 1), attn.num_heads, 1) for i, x in enumerate((y[:, :asking], y)))
     elif late:
         q, k = heads(thirds(attn.qkv, y, 0, 2), attn.num_heads, 2)
     else:
         q, k, v = heads(attn.qkv(y), attn.num_heads, 3)
     return attn.q_norm(q), attn.k_norm(k), v
+
+
+def queries(attn: Any, y: Tensor) -> Tensor:
+    """q (B, H, N, d) of normalised tokens y (B, N, C), normed as `project` does."""
+    q: Tensor = attn.q_norm(heads(thirds(attn.qkv, y, 0, 1), attn.num_heads, 1)[0])
+    return q
 
 
 def values(attn: Any, y: Tensor) -> Tensor:
@@ -129,8 +138,9 @@ def attend(attn: Any, given: Attn, y: Tensor) -> Tensor:
         x = attn.attn_drop(given.matrix.to(given.v.dtype)) @ given.v
     else:
         x = mixed(attn, given.q, given.k, given.v, given.bias)
-    x = attn.norm(x.transpose(1, 2).flatten(2))
-    if attn.gate is not None:
+    x = x.transpose(1, 2).flatten(2)
+    x = attn.norm(x) if hasattr(attn, "norm") else x
+    if getattr(attn, "gate", None) is not None:
         x = x * attn.gate(y).sigmoid()
     out: Tensor = attn.proj_drop(attn.proj(x))
     return out

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from tokenbench.core.attention import Attn, attend, project, values
+from tokenbench.core.attention import Attn, attend, project, queries, values
 from tokenbench.core.borrowed import unmeddled
 from tokenbench.core.tokens import Tokens
 
@@ -22,7 +22,8 @@ class Output:
     """What a pass returns besides the logits.
 
     `features` are the final-norm outputs (B, N, C) of `tokens`, the tokens that are left; `trace` holds the tokens
-    after each block, in order; `patch_head` is a head that reads patches too, where there is one.
+    after each block, in order; `patch_head` is a head that reads patches too, where there is one. In training, `twin`
+    is what the same weights give by another setting, where a method has one (`Method.twin`).
     """
 
     logits: Tensor
@@ -30,6 +31,7 @@ class Output:
     tokens: Tokens
     trace: tuple[Tokens, ...]
     patch_head: nn.Module | None = None
+    twin: Output | None = None
 
     @property
     def patches(self) -> Tensor | None:
@@ -49,6 +51,7 @@ class Reducer(nn.Module):
     matrix: ClassVar[bool] = False  # True: attention is written out, once for this reducer and for the block's output
     values: ClassVar[Literal["before", "after"]] = "before"  # "after": at "attention", v comes of the tokens returned
     rate: ClassVar[float] = 1.0  # factor on the learning rate of its parameters
+    requery: ClassVar[bool] = False  # True, in eval mode: at "attention", q of patches comes of the tokens returned too
     method: Any = None
 
     def forward(self, tokens: Tokens, attn: Attn | None) -> Any:
@@ -105,7 +108,8 @@ class Block(nn.Module):
         within = self._at("attention")
         y = _blanked(block.norm1(start), tokens)
         keys = None if context is None else block.norm1(context.x)
-        q, k, v = project(block.attn, y, keys, any(reducer.values == "after" for reducer in within))
+        asking = tokens.prefix if not self.training and any(r.requery for r in within) else None
+        q, k, v = self.project(tokens, y, keys, any(r.values == "after" for r in within), asking)
         bias = self._bias(tokens if context is None else context)
         attn = Attn(q, k, v, block.attn.scale, tokens.prefix, bias, y=y, real=tokens.real)
         if tokens.alive is not None or any(r.matrix for r in (*within, *self._at("between"))):
@@ -115,9 +119,11 @@ class Block(nn.Module):
         if tokens.x is not start:
             y = _blanked(block.norm1(tokens.x), tokens)
             attn = replace(attn, y=y, real=tokens.real)
+        if asking is not None:
+            attn = replace(attn, q=self.queries(tokens, y))
         if attn.v is None:
-            attn = replace(attn, v=values(block.attn, y))
-        x = tokens.x + block.drop_path1(block.ls1(attend(block.attn, attn, y)))
+            attn = replace(attn, v=self.values(y))
+        x = tokens.x + block.drop_path1(self.scaled(1, attend(block.attn, attn, y)))
         if context is not None and context.source is not None:
             made = context.mix(attn.weights(), x)
             tokens = replace(tokens, source=made.source, fused=made.fused)
@@ -127,7 +133,26 @@ class Block(nn.Module):
         """The tokens after the MLP and its residual."""
         block = self.borrowed[0]
         y = block.mlp(_blanked(block.norm2(tokens.x), tokens))
-        return tokens.with_x(tokens.x + block.drop_path2(block.ls2(y)))
+        return tokens.with_x(tokens.x + block.drop_path2(self.scaled(2, y)))
+
+    def project(
+        self, tokens: Tokens, y: Tensor, keys: Tensor | None, late: bool, asking: int | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Queries, keys and values, as `core.attention.project` has them."""
+        return project(self.borrowed[0].attn, y, keys, late, asking)
+
+    def queries(self, tokens: Tokens, y: Tensor) -> Tensor:
+        """Queries of normalised tokens, as `core.attention.queries` has them."""
+        return queries(self.borrowed[0].attn, y)
+
+    def values(self, y: Tensor) -> Tensor:
+        """Values of normalised tokens, as `core.attention.values` has them."""
+        return values(self.borrowed[0].attn, y)
+
+    def scaled(self, branch: int, x: Tensor) -> Tensor:
+        """What LayerScale makes of a residual branch, 1 or 2."""
+        block = self.borrowed[0]
+        return block.ls1(x) if branch == 1 else block.ls2(x)  # type: ignore[no-any-return]
 
     def _plain(self, tokens: Tokens) -> bool:
         """Whether nothing happens inside the block."""

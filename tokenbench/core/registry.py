@@ -9,7 +9,7 @@ import os
 import pkgutil
 import re
 import sys
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Collection, Iterable, MutableMapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
@@ -47,13 +47,18 @@ def register(registry: MutableMapping[str, Any], module: ModuleType, base: type)
         and cls.__module__ == module.__name__
     ]
     for cls in found:
-        name, where = cls.name, f"{base.__name__} {cls.name!r} of {module.__file__}"
-        if not isinstance(name, str) or not NAME.fullmatch(name) or name == "all":
-            raise UsageError(f"{where} cannot be called that; use letters, digits, - and _.")
-        if name in registry and registry[name].__module__ != cls.__module__:
-            raise UsageError(f"{where} exists already; give it another name.")
+        taken = [name for name, other in registry.items() if other.__module__ != cls.__module__]
+        check_name(cls.name, f"{base.__name__} {cls.name!r} of {module.__file__}", taken)
     registry.update({cls.name: cls for cls in found})
     return [cls.name for cls in found]
+
+
+def check_name(name: object, what: str, taken: Collection[str]) -> None:
+    """Raise `UsageError` for a name that cannot be written in a command, or that others have."""
+    if not isinstance(name, str) or not NAME.fullmatch(name) or name == "all":
+        raise UsageError(f"{what} cannot be called that; use letters, digits, - and _.")
+    if name in taken:
+        raise UsageError(f"{what} exists already; give it another name.")
 
 
 def in_order(registry: MutableMapping[str, Any], first: str) -> dict[str, Any]:

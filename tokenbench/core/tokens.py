@@ -7,8 +7,7 @@ map from patches to tokens in the same way. So a method's author writes no visua
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -17,85 +16,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenbench.core.paths import Paths as Paths
-from tokenbench.core.rows import add_at, flat, stacked, take, wide
+from tokenbench.core.rows import add_at, stacked
+from tokenbench.core.tokendata import TokenData, empty
+from tokenbench.errors import Unsupported
 
-
-def _empty() -> Mapping[str, Any]:
-    return MappingProxyType({})
+PLACE = "place"  # mark (B, N), whole numbers: where each token lay at first, for blocks that read positions
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """The tokens of a batch on their way through the blocks.
+class Tokens(TokenData):
+    """The tokens of a batch, and what may become of them.
 
-    Shapes: B images, N tokens of which the first `prefix` are class, distillation or register tokens, C width,
-    P patches of the grid. Verbs never touch prefix tokens; their indices count from the first other token.
-
-    Where images keep different numbers of tokens, those with fewer are padded at the end: `present` says which tokens
-    are real. Padding is no key to any token, is in no map, count or mean, and what it holds is of no account.
+    Verbs never touch prefix tokens; their indices count from the first other.
     """
-
-    x: Tensor  # (B, N, C) features, prefix tokens first
-    prefix: int  # number of prefix tokens
-    grid: tuple[int, int]  # rows and columns of the patch grid, P = rows * columns
-    size: Tensor | None = None  # (B, N) patches in each token; None while every token is one patch
-    source: Tensor | None = None  # (B, N - prefix, P) weight of each patch in each token; None when not traced
-    fused: Tensor | None = None  # (B, P) 1 where a patch is in a fused token or on a fast path; None when not traced
-    alive: Tensor | None = None  # (B, N - prefix) 1 kept, 0 dropped: training drops by mask, not by removal
-    decisions: tuple[Tensor, ...] = ()  # every `alive` so far, one a stage
-    context: Tokens | None = None  # where keys and values come from, when not from the tokens themselves
-    views: Tensor | None = None  # (W, K) context tokens that each of W windows may look at; None: all of them
-    layout: tuple[int, int] | None = None  # rows and columns the tokens lie in now; None when in no grid
-    paths: Paths | None = None  # which tokens take the slow path and which the fast one; None while there is one only
-    present: Tensor | None = None  # (B, N - prefix) bool, False at padding; None while all images have as many tokens
-    marks: Mapping[str, Tensor] = field(default_factory=_empty)  # (B, N) or (B, N, D) by name, of each token; `mark`
-    state: Mapping[str, Any] = field(default_factory=_empty)  # anything else for a later block, by name; `store`
-
-    @property
-    def count(self) -> int:
-        """Number of tokens N, prefix included; with padding, that of the image that has most."""
-        return self.x.shape[1]
-
-    @property
-    def counts(self) -> Tensor:
-        """Tokens of each image, (B,), prefix included; without padding and those that a mask has dropped."""
-        here = self._here()
-        return self.prefix + (here if self.alive is None else here & (self.alive > 0.5)).sum(1)
-
-    @property
-    def real(self) -> Tensor | None:
-        """(B, N) bool, False at padding; None where there is none."""
-        return None if self.present is None else F.pad(self.present, (self.prefix, 0), value=True)
-
-    @property
-    def patches(self) -> Tensor:
-        """The tokens after the prefix, (B, N - prefix, C)."""
-        return self.x[:, self.prefix :]
-
-    @property
-    def share(self) -> Tensor | None:
-        """What share of each patch each token holds, (B, N - prefix, P); sums to 1 or less over the tokens.
-
-        Hard methods give 0 and 1. Soft ones give attention; a patch the tokens look at less than once in all keeps
-        a sum below 1. None when not traced.
-        """
-        if self.source is None:
-            return None
-        return self.source / self.source.sum(dim=1, keepdim=True).clamp(min=1.0)
-
-    def traced(self) -> Tokens:
-        """The same tokens, one patch each, with the map switched on."""
-        batch, n = self.x.shape[0], self.count - self.prefix
-        eye = torch.eye(n, dtype=torch.float32, device=self.x.device)
-        return replace(self, source=eye.expand(batch, n, n), fused=eye.new_zeros(batch, n))
-
-    def sizes(self) -> Tensor:
-        """Patches in each token, (B, N); ones before the first merge."""
-        return self.x.new_ones(self.x.shape[:2]) if self.size is None else self.size
-
-    def with_x(self, x: Tensor) -> Tokens:
-        """The same tokens with new features, (B, N, C)."""
-        return replace(self, x=x)
 
     def mark(self, name: str, value: Tensor) -> Tokens:
         """Keep a value (B, N) or (B, N, D) of each token, prefix included, for a later block: `marks[name]`.
@@ -134,7 +67,8 @@ class Tokens:
     def keep_where(self, mask: Tensor, fuse: Tensor | None = None, always: bool = False) -> Tokens:
         """Prune where images differ in how many tokens they keep; the others are padded (`present`).
 
-        In a graph that is compiled or exported, whose shapes cannot hang on values, what is dropped stays as padding.
+        In a graph that is compiled or exported, and on the meta device, where shapes cannot hang on values, what is
+        dropped stays as padding.
         One image alone is never padded.
 
         Args:
@@ -150,23 +84,34 @@ class Tokens:
         kept = replace(self, present=mask, layout=None)
         return (kept if fuse is None else self._fuse(kept, (~mask).to(fuse.dtype), fuse, always))._pack()
 
-    def group(self, assign: Tensor, count: int | None) -> Tokens:
-        """Merge: hard clusters, each the mean of its tokens weighted by their sizes.
+    def sized(self, size: Tensor | None) -> Tokens:
+        """The same tokens with other sizes (B, N), which proportional attention and pooling read; None keeps none."""
+        return replace(self, size=size)
+
+    def group(self, assign: Tensor, count: int | None, weights: Tensor | None = None, eps: float = 0.0) -> Tokens:
+        """Merge: hard clusters, each the mean of its tokens weighted by their sizes, or by other weights.
 
         Args:
             assign: (B, N - prefix) new place of each token after the prefix, in [0, count).
             count: number of tokens after the prefix in the result. None where images differ in it: places that
                 nothing goes to are left out, and images with fewer are padded (`present`).
+            weights: (B, N - prefix) what each token weighs in the mean, in place of its size; sizes add up as ever.
+            eps: added to the sum of the weights that the mean is divided by.
         """
+        self._unplaced()
         uneven = count is None or self.present is not None
         places = self.count - self.prefix if count is None else count
         sizes = self.sizes()
         own = sizes[:, self.prefix :] if self.present is None else sizes[:, self.prefix :] * self.present
         size = add_at(own.unsqueeze(-1), assign, places)  # (B, places, 1)
-        whole = size.where(size > 0, 1) if uneven else size
+        if weights is not None and self.present is not None:
+            weights = weights * self.present
+        part = (own if weights is None else weights).unsqueeze(-1)
+        whole = size if weights is None else add_at(part, assign, places)
+        whole = (whole.where(size > 0, 1) if uneven else whole) + eps
 
         def merged(values: Tensor) -> Tensor:
-            return add_at(values[:, self.prefix :] * own.unsqueeze(-1), assign, places) / whole
+            return add_at(values[:, self.prefix :] * part, assign, places) / whole
 
         grouped = replace(
             self,
@@ -196,7 +141,7 @@ class Tokens:
             source = source.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).sum((2, 4)).flatten(1, 2)
         fused = None if self.fused is None else torch.zeros_like(self.fused)
         layout = (-(-rows // 2), -(-cols // 2))
-        made = replace(self, x=x, size=None, source=source, fused=fused, layout=layout, marks=_empty())
+        made = replace(self, x=x, size=None, source=source, fused=fused, layout=layout, marks=empty())
         return made.settle()
 
     def mix(self, weights: Tensor, x: Tensor | None = None, layout: tuple[int, int] | None = None) -> Tokens:
@@ -207,6 +152,7 @@ class Tokens:
             x: (B, M, C) features of the new tokens; `weights @ x` if not given.
             layout: rows and columns the new tokens lie in, if they lie in a grid.
         """
+        self._unplaced()
         source = None
         if self.source is not None:
             source = weights[:, :, self.prefix :].to(self.source.dtype) @ self.source
@@ -273,7 +219,7 @@ class Tokens:
             views: (W, K) context tokens each of W windows may look at; all look at all if not given.
             layout: rows and columns the queries lie in, if they lie in a grid; windows divide it evenly.
         """
-        new = replace(self, x=queries, prefix=0, size=None, source=None, present=None, marks=_empty(), layout=layout)
+        new = replace(self, x=queries, prefix=0, size=None, source=None, present=None, marks=empty(), layout=layout)
         return replace(new, context=context, views=views)
 
     def settle(self) -> Tokens:
@@ -308,26 +254,10 @@ class Tokens:
         left = replace(self, x=self.x[:, -count:], prefix=0, size=None, source=source, present=present, marks=marks)
         return replace(left, layout=None).settle()
 
-    def _here(self) -> Tensor:
-        """`present`, (B, N - prefix) bool, written out where there is no padding."""
-        return torch.ones_like(self.x[:, self.prefix :, 0], dtype=torch.bool) if self.present is None else self.present
-
-    def _pick(self, index: Tensor) -> Tokens:
-        """The tokens at places (B, K) after the prefix, with all that is known of each."""
-
-        def pick(values: Tensor) -> Tensor:
-            return self._after_prefix(values, lambda v: take(v[:, self.prefix :], index))
-
-        return replace(
-            self,
-            x=pick(self.x),
-            size=None if self.size is None else pick(self.size),
-            source=None if self.source is None else take(self.source, index),
-            alive=None if self.alive is None else take(self.alive, index),
-            present=None if self.present is None else take(self.present, index),
-            marks=self._marks(pick),
-            layout=None,
-        )
+    def _unplaced(self) -> None:
+        """Raise `Unsupported` where each token has a place that its blocks read."""
+        if PLACE in self.marks:
+            raise Unsupported("Tokens whose blocks read where each lies (RoPE, relative positions) cannot be merged.")
 
     def _fuse(self, kept: Tokens, dropped: Tensor, fuse: Tensor, always: bool = False) -> Tokens:
         """`kept` and one token more, of the tokens here where `dropped` (B, N - prefix) is 1, times their weights."""
@@ -350,7 +280,7 @@ class Tokens:
         if self.present is None:
             return self
         packed = self
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and not self.x.is_meta:
             fewest, most = torch.stack(self.present.sum(1).aminmax()).tolist()
             packed = self._pick(self.present.int().argsort(dim=1, descending=True, stable=True)[:, :most])
             if fewest == most:
@@ -358,12 +288,3 @@ class Tokens:
         if packed.source is None or packed.present is None:
             return packed
         return replace(packed, source=packed.source * packed.present.unsqueeze(-1))
-
-    def _after_prefix(self, values: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-        """Values (B, N[, D]) of the prefix as they are, and after it what `change` makes of them all."""
-        rows = wide(values)
-        return flat(torch.cat([rows[:, : self.prefix], change(rows)], dim=1), values)
-
-    def _marks(self, change: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
-        """Every mark, changed as (B, N, D)."""
-        return MappingProxyType({name: flat(change(wide(mark)), mark) for name, mark in self.marks.items()})

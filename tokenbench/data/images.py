@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from tokenbench.data import opening
-from tokenbench.data.ordering import natural
+from tokenbench.data import opening, splits
+from tokenbench.data.ordering import natural, wnids
 from tokenbench.errors import DataError
 
 SAMPLE = Path(__file__).parents[1] / "sample" / "fashion_mnist_test2000.npz"
+IMAGENET, EACH = 1000, 50  # classes of ImageNet-1k, and images of each in its validation set
+OF_VALIDATION, OF_TRAINING = re.compile(r"ILSVRC2012_val_\d{8}"), re.compile(r"n\d{8}_\d+")  # names of its files
+PEEKED = 16  # files whose size in pixels is looked at
 SAMPLE_CLASSES = (
     "T-shirt/top",
     "Trouser",
@@ -71,6 +78,27 @@ class Images:
         )
         told = {"class_order": None if one_way else self.order, "labels": self.labels, "scored_classes": scored}
         return {key: value for key, value in told.items() if value is not None}
+
+    @cached_property
+    def imagenet_val(self) -> bool:
+        """Whether these are ImageNet-1k's validation images, by what they are and not by what their folder is called.
+
+        There are 50 of each of 1000 classes, which are its wnids, unless the files have its names. Images to train on
+        have other names, and sets made of these, such as ImageNet-C, are all of one size.
+        """
+        if isinstance(self.items, np.ndarray) or len(self.items) != IMAGENET * EACH:
+            return False
+        counts = Counter(map(int, self.targets))
+        even = len(counts) == IMAGENET and set(counts.values()) == {EACH}
+        if not even or splits.kind(self.split) == "train" or any(OF_TRAINING.match(p.name) for p in self.items):
+            return False
+        if set(self.names) != wnids(IMAGENET).keys() and not all(OF_VALIDATION.match(p.name) for p in self.items):
+            return False
+        sizes = set()
+        for path in self.items[:: len(self.items) // PEEKED]:
+            with suppress(Exception), Image.open(path) as image:
+                sizes.add(image.size)
+        return len(sizes) > 1
 
     def __len__(self) -> int:
         """Number of images."""

@@ -57,9 +57,9 @@ class Among:
 class Loader:
     """Batches (B, C, H, W) of normalised float images with (B,) int64 targets; each image is decoded once a pass.
 
-    Attributes: `name` and `split` of the images; `total`, the images chosen, of `available`; `sample_hash`, which says
-    which; `conditions` and `logits`, as the images have them; `skipped`, the name and reason of each image that could
-    not be read in the latest pass.
+    Attributes: `name`, `split` and `imagenet_val` of the images; `total`, the images chosen, of `available`;
+    `sample_hash`, which says which; `conditions` and `logits`, as the images have them; `skipped`, the name and reason
+    of each image that could not be read in the latest pass.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Loader:
         self.name, self.split, self.total, self.available = images.name, images.split, len(indices), len(images)
         self.sample_hash = images.digest(indices)
         self.conditions, self.logits = images.conditions, images.logits
+        self.imagenet_val = images.imagenet_val
         self.skipped: list[tuple[str, str]] = []
         self._made_of = images, indices, config, batch, workers
         self._batches: DataLoader[Any] = DataLoader(

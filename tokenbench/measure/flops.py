@@ -24,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tokenbench.errors import TokenbenchError, UsageError, first_line
+from tokenbench.measure import parts
 from tokenbench.measure.operators import Met, apart, products
 from tokenbench.measure.running import as_published, blocks_of, evaluating
 
@@ -37,13 +38,13 @@ PROBED = 3  # images that tell whether the count depends on the image
 
 @dataclass(frozen=True)
 class Flops:
-    """Multiply-adds of one image, in 1e9. `by_block` and `by_part` are empty unless of a `tokenbench.model.Model`."""
+    """Multiply-adds of one image, in 1e9. `by_block` and `by_part` are empty where a model does not say them."""
 
     gmacs: float  # matmuls and convolutions: the headline
     fvcore_gmacs: float | None  # fvcore's own total, which adds norms, pooling and interpolation; None: not traceable
     by_operator: dict[str, float]  # sums to gmacs
     by_block: tuple[float, ...]  # attention, MLP and reducers of each block
-    by_part: dict[str, float]  # of PARTS, sums to gmacs; selection is what reducers compute
+    by_part: dict[str, float]  # of PARTS, or those a model names; sums to gmacs; selection is what reducers compute
     uncounted: dict[str, float] = field(default_factory=dict)  # operators that gmacs leaves out though they may
     # multiply: by name, the share of all elements that operators took and gave, 0 to 1
     unchecked: str | None = None  # why the second counter could not be asked, as a clause
@@ -87,18 +88,19 @@ def count(model: nn.Module, images: Tensor) -> Flops:
             return over(model, images)
         by_operator, by_block, by_part = _by_torch(model, images, met)
         scale = 1e9 * images.shape[0]
-        gmacs = sum(by_operator.values()) / scale
-        again, unchecked = _checked(model, images, gmacs, met)
-    runs = cheaper(model, images) if any(hasattr(module, "published") for module in model.modules()) else gmacs
+        total = sum(by_operator.values()) / scale
+        again, unchecked = _checked(model, images, total, met)
+    forms = any(hasattr(module, "published") for module in model.modules())
+    runs = gmacs(model, images, False) if forms else total
     return Flops(
-        gmacs,
+        total,
         again,
         {name: macs / scale for name, macs in by_operator.items()},
         tuple(macs / scale for macs in by_block),
         {name: macs / scale for name, macs in by_part.items()},
         met.uncounted(),
         unchecked,
-        cheaper=runs if runs < gmacs else None,
+        cheaper=runs if runs < total else None,
     )
 
 
@@ -154,15 +156,9 @@ def over(model: nn.Module, images: Tensor) -> Flops:
     )
 
 
-def gmacs(model: nn.Module, images: Tensor) -> float:
-    """The headline of `count`, by torch's counter alone, which on the meta device needs no arithmetic."""
-    with _plainly(model):
-        return sum(_by_torch(model, images, Met())[0].values()) / (1e9 * images.shape[0])
-
-
-def cheaper(model: nn.Module, images: Tensor) -> float:
-    """As `gmacs`, in the form that runs, which may be another than was published, with the same outputs."""
-    with _plainly(model), as_published(model, False):
+def gmacs(model: nn.Module, images: Tensor, published: bool = True) -> float:
+    """The headline of `count`, by torch's counter alone, on the meta device without arithmetic; or of what runs."""
+    with _plainly(model), as_published(model, published):
         return sum(_by_torch(model, images, Met())[0].values()) / (1e9 * images.shape[0])
 
 
@@ -180,16 +176,20 @@ def _by_torch(model: nn.Module, images: Tensor, met: Met) -> tuple[dict[str, flo
 
 @contextmanager
 def _attributed(model: nn.Module, total: Callable[[], float]) -> Iterator[tuple[list[float], dict[str, float]]]:
-    """Split what `total` grows by over the blocks and the parts of a Model; empty for other modules."""
-    blocks = blocks_of(model)
-    by_block, by_part = [0.0] * len(blocks), dict.fromkeys(PARTS if blocks else (), 0.0)
-    inside: list[str] = ["embed"]  # the parts we are in, innermost last
+    """Split what `total` grows by over the blocks and the parts of a Model, or over those that a module names itself
+    (`parts.of`); empty for other modules.
+    """
+    blocks, named = blocks_of(model), parts.of(model)
+    known = dict.fromkeys([*(name for name, _ in named), parts.REST]) if named else PARTS if blocks else ()
+    by_block, by_part = [0.0] * len(blocks), dict.fromkeys(known, 0.0)
+    inside: list[str] = [parts.REST if named else "embed"]  # the parts we are in, innermost last
     seen = 0.0
 
     def settle() -> float:
         nonlocal seen
         grown, seen = total() - seen, total()
-        by_part[inside[-1]] += grown
+        if by_part:
+            by_part[inside[-1]] += grown
         return seen
 
     def enter(part: str, *_: Any) -> None:
@@ -202,25 +202,25 @@ def _attributed(model: nn.Module, total: Callable[[], float]) -> Iterator[tuple[
 
     def enter_block(index: int, *_: Any) -> None:
         by_block[index] -= settle()
-        inside.append("attention")
+        inside.append(inside[-1] if named else "attention")
 
     def leave_block(index: int, *_: Any) -> None:
         by_block[index] += settle()
         inside.pop()
-        if index == len(blocks) - 1:
+        if index == len(blocks) - 1 and not named:
             inside[-1] = "head"
 
     hooks = []
     for index, block in enumerate(blocks):
         hooks.append(block.register_forward_pre_hook(partial(enter_block, index)))
         hooks.append(block.register_forward_hook(partial(leave_block, index)))
-        inner = [*block.parts, *(("selection", r) for r in block.reducers)]
-        for part, module in inner:
-            hooks.append(module.register_forward_pre_hook(partial(enter, part)))
-            hooks.append(module.register_forward_hook(leave))
+    inner = [part for b in blocks for part in (*b.parts, *(("selection", r) for r in b.reducers))]
+    for part, module in named or inner:
+        hooks.append(module.register_forward_pre_hook(partial(enter, part)))
+        hooks.append(module.register_forward_hook(leave))
     try:
         yield by_block, by_part
-        if blocks:
+        if by_part:
             settle()
     finally:
         for handle in hooks:
@@ -255,7 +255,7 @@ def _checked(model: nn.Module, images: Tensor, gmacs: float, met: Met) -> tuple[
 
 def _by_fvcore(model: nn.Module, images: Tensor, more: Mapping[str, Handle]) -> tuple[Counter[str], list[str]]:
     """MACs of the batch by fvcore's name of the operator, and the operators that it counts as 0; `more` are handles."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _hooks_kept(model):
         warnings.simplefilter("ignore")  # fvcore imports a deprecated torch.jit, and tracing warns of each constant
         from fvcore.nn import FlopCountAnalysis
 
@@ -263,6 +263,19 @@ def _by_fvcore(model: nn.Module, images: Tensor, more: Mapping[str, Handle]) -> 
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.set_op_handle(**{f"aten::{name}": handle for name, handle in _handles().items() if handle}, **more)
         return Counter(analysis.by_operator()), sorted(analysis.unsupported_ops())
+
+
+@contextmanager
+def _hooks_kept(model: nn.Module) -> Iterator[None]:
+    """Take off the hooks that fvcore leaves on all modules where a trace fails: other models share the blocks."""
+    hooks = [d for m in model.modules() for d in (m._forward_pre_hooks, m._forward_hooks)]
+    before = [dict(d) for d in hooks]
+    try:
+        yield
+    finally:
+        for now, then in zip(hooks, before, strict=True):
+            for key in now.keys() - then.keys():
+                del now[key]
 
 
 def _handles() -> dict[str, Handle | None]:

@@ -98,6 +98,7 @@ class Method(BaseModel):
     trained: ClassVar[bool] = False  # True: says nothing until it has been trained itself
     main: ClassVar[str | None] = None  # the knob that every label shows
     neutral: ClassVar[Mapping[str, Any] | None] = None  # the setting that changes nothing; None where there is none
+    control: ClassVar[bool] = False  # True: saves no token, and shows what something else of a method gives
     trial: ClassVar[Mapping[str, Any]] = {}  # knobs for tiny random models, where defaults ask for more than these have
     windowed: ClassVar[bool] = False  # True: leaves whole grids, as backbones that attend within windows need
     reported: ClassVar[tuple[Reported, ...]] = ()
@@ -110,6 +111,11 @@ class Method(BaseModel):
     def proportional(self) -> bool:
         """Whether attention adds the log of token sizes to its logits (ToMe, arXiv 2210.09461, equation 1)."""
         return False
+
+    @property
+    def blends(self) -> bool:
+        """Whether this setting makes tokens of several others, which have no position of their own."""
+        return self.kind in ("merges", "condenses")
 
     @property
     def label(self) -> str:
@@ -142,6 +148,11 @@ class Method(BaseModel):
         """
         if vit.windowed and not self.windowed:
             return "it drops or merges tokens one by one, and this backbone's windows need all tokens of a grid"
+        if vit.placed and self.blends:
+            return (
+                "it makes one token of several, and this backbone's blocks read where each token lies (RoPE or "
+                "relative positions): no published work says where a merged one does"
+            )
         reason = self.supports(vit)
         if reason is not None and not isinstance(reason, str):
             raise TypeError(f"supports must give None or the reason in words, and it gave {reason!r}")
@@ -161,7 +172,7 @@ class Method(BaseModel):
         Raises:
             Unsupported: there is none for this method or family.
         """
-        raise Unsupported(f"{self.label} on {vit.name} makes no pyramid; dense and stvit_r on a Swin do.")
+        raise Unsupported(f"{self.label} on {vit.name} makes no pyramid; dense, convstem and stvit_r on a Swin do.")
 
     def check(self, vit: Backbone) -> None:
         """Raise `Unsupported` with the reason if this setting cannot run on that backbone."""
@@ -176,6 +187,13 @@ class Method(BaseModel):
     def lean(self) -> Method:
         """The setting without what only training needs, such as auxiliary heads: what training writes is of it."""
         return self
+
+    def twin(self) -> Method | None:
+        """Another setting to run on each batch of training, on the same weights; losses get its output as `out.twin`.
+
+        Draw what is random in it by torch, whose state follows from the seed and the update.
+        """
+        return None
 
     def losses(self, out: Output, target: Tensor, teacher: Output | None = None) -> dict[str, Tensor]:
         """The terms of the training loss, already weighted; their sum is the loss.
@@ -205,6 +223,15 @@ class Method(BaseModel):
 def quarters(blocks: tuple[int, ...] | None, vit: Backbone) -> tuple[int, ...]:
     """The blocks a three-stage method reduces in: as given, or at each quarter of the depth (3, 6, 9 of 12)."""
     return blocks if blocks is not None else tuple(vit.depth * i // 4 for i in (1, 2, 3))
+
+
+def unscored(vit: Backbone) -> str | None:
+    """The reason if there is no class token whose attention could score patches, else None."""
+    return (
+        None
+        if vit.has_class_token
+        else "it scores patches by the attention of a class token, and this backbone has none"
+    )
 
 
 def outside(blocks: tuple[int, ...], vit: Backbone) -> str | None:

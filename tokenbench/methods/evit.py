@@ -14,7 +14,7 @@ from tokenbench.backbones import Backbone
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Reducer
 from tokenbench.core.tokens import Tokens
-from tokenbench.methods.base import Counts, Kind, Method, Paper, Places, Reported, outside, quarters
+from tokenbench.methods.base import Counts, Kind, Method, Paper, Places, Reported, outside, quarters, unscored
 from tokenbench.methods.recipe import DEIT, FINETUNE, Recipe
 from tokenbench.methods.released import SUITE, Release, Stored, places, slashed, suite
 
@@ -78,10 +78,15 @@ class EViT(Method):
         0.0, ge=0, description="training: epochs over which it falls to keep_rate, on a cosine"
     )
 
+    @property
+    def blends(self) -> bool:
+        """With a fused token."""
+        return self.fuse and (self.keep_rate < 1 or self.tokens is not None)
+
     def supports(self, vit: Backbone) -> str | None:
         """Needs a class token."""
         if not vit.has_class_token:
-            return "it scores patches by the attention of a class token, and this backbone has none"
+            return unscored(vit)
         blocks = quarters(self.blocks, vit)
         if self.tokens is not None and len(self.tokens) != len(blocks):
             return f"tokens gives {len(self.tokens)} numbers for {len(blocks)} stages"

@@ -149,6 +149,11 @@ class EvoViT(Method):
     layer_wise_epochs: float = Field(0.0, ge=0, description="training: epochs in which layer_wise holds, at first")
     heads: bool = Field(False, description="training: a second head, on the class token")
 
+    @property
+    def blends(self) -> bool:
+        """With a token that stands in for those that wait."""
+        return self.update
+
     def supports(self, vit: Backbone) -> str | None:
         """Needs a class token to score, and a head that is read in the plain way."""
         if not vit.has_class_token:

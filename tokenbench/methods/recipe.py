@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -15,8 +15,8 @@ def _patterns(value: Any) -> Any:
     return tuple(filter(None, value.split("/"))) if isinstance(value, str) else value
 
 
-class Recipe(BaseModel):
-    """A training recipe; the defaults are DeiT's (arXiv 2012.12877, table 9), 300 epochs from scratch."""
+class Learning(BaseModel):
+    """What every recipe has, whatever is trained: how long, how fast, and from where."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,20 +31,21 @@ class Recipe(BaseModel):
     warmup_lr: float = Field(1e-6, ge=0, description="learning rate at the start of the warm-up")
     schedule: str = Field("cosine", description="timm's name of the schedule")
     optimizer: str = Field("adamw", description="timm's name of the optimizer")
+    milestones: Annotated[tuple[float, ...], BeforeValidator(_patterns)] = Field(
+        (90, 180, 270), description="epochs after which schedule=multistep takes a tenth of the learning rate"
+    )
+    updates: int = Field(0, ge=0, description="updates in all, in place of epochs; 0: as epochs say")
+    warmup_updates: int = Field(0, ge=0, description="of them in the warm-up, in place of warmup_epochs")
     weight_decay: float = Field(0.05, ge=0, description="of matrices; biases and norms have none")
+    no_decay: Literal["vectors", "norms"] = Field(
+        "vectors",
+        description="what weight decay leaves out: biases and norms, or norms only, as Swin's detectors have it",
+    )
+    layer_scale_init: float = Field(0.0, ge=0, description="of all LayerScale; 0: as the method has it")
     clip_grad: float = Field(0.0, ge=0, description="largest norm of the gradient; 0 does not clip")
     drop_path: float = Field(
         0.1, ge=0, lt=1, description="stochastic depth of the last block, falling to 0 in the first"
     )
-    smoothing: float = Field(0.1, ge=0, lt=1, description="label smoothing")
-    mixup: float = Field(0.8, ge=0, description="alpha of mixup; 0 turns it off")
-    cutmix: float = Field(1.0, ge=0, description="alpha of CutMix; 0 turns it off")
-    auto_augment: str = Field("rand-m9-mstd0.5-inc1", description="timm's RandAugment or AutoAugment policy, or none")
-    color_jitter: float = Field(0.3, ge=0, description="colour jitter where there is no auto_augment")
-    erasing: float = Field(0.25, ge=0, le=1, description="probability of random erasing")
-    repeats: int = Field(3, ge=1, description="repeated augmentation: how often an image is drawn in an epoch")
-    crop: float = Field(0.08, gt=0, le=1, description="smallest share of the image that a random crop takes")
-    flip: float = Field(0.5, ge=0, le=1, description="probability of a mirrored image")
     ema: float = Field(
         0.0, ge=0, lt=1, description="decay of the averaged weights, which are kept then; 0 averages none"
     )
@@ -59,12 +60,12 @@ class Recipe(BaseModel):
     source: str = Field("arXiv 2012.12877", description="where these values are from")
 
     @model_validator(mode="after")
-    def _warm(self) -> Recipe:
+    def _warm(self) -> Self:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs={self.warmup_epochs:g} must be fewer than epochs={self.epochs:g}")
         return self
 
-    def change(self, values: Mapping[str, Any]) -> Recipe:
+    def change(self, values: Mapping[str, Any]) -> Self:
         """This recipe with other values, as text or as numbers; raises `BadSetting` in one sentence."""
         unknown = next((key for key in values if key not in type(self).model_fields), None)
         if unknown is not None:
@@ -82,6 +83,20 @@ class Recipe(BaseModel):
     def scaled_lr(self) -> float:
         """The highest learning rate at this batch, by the linear rule."""
         return self.lr * self.batch / self.lr_batch
+
+
+class Recipe(Learning):
+    """A recipe of classification; the defaults are DeiT's (arXiv 2012.12877, table 9), 300 epochs from scratch."""
+
+    smoothing: float = Field(0.1, ge=0, lt=1, description="label smoothing")
+    mixup: float = Field(0.8, ge=0, description="alpha of mixup; 0 turns it off")
+    cutmix: float = Field(1.0, ge=0, description="alpha of CutMix; 0 turns it off")
+    auto_augment: str = Field("rand-m9-mstd0.5-inc1", description="timm's RandAugment or AutoAugment policy, or none")
+    color_jitter: float = Field(0.3, ge=0, description="colour jitter where there is no auto_augment")
+    erasing: float = Field(0.25, ge=0, le=1, description="probability of random erasing")
+    repeats: int = Field(3, ge=1, description="repeated augmentation: how often an image is drawn in an epoch")
+    crop: float = Field(0.08, gt=0, le=1, description="smallest share of the image that a random crop takes")
+    flip: float = Field(0.5, ge=0, le=1, description="probability of a mirrored image")
 
 
 DEIT = Recipe()

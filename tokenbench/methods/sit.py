@@ -16,7 +16,7 @@ from tokenbench.core.attention import Attn
 from tokenbench.core.block import Output, Reducer
 from tokenbench.core.tokens import Tokens
 from tokenbench.methods import soft
-from tokenbench.methods.base import Counts, Kind, Method, Paper, Places, quarters
+from tokenbench.methods.base import Counts, Kind, Method, Paper, Places, Reported, quarters
 from tokenbench.methods.dynamicvit.dynamicvit import divergence
 from tokenbench.methods.recipe import DEIT, Recipe
 from tokenbench.methods.released import Release, Stored
@@ -94,6 +94,16 @@ class SiT(Method):
     notes = (
         "keep_rate counts from the initial patches, compounding; keep_rate=1 still mixes them. blocks are those in "
         "front of which tokens are made; the paper's LV-ViTs make them after the block before."
+    )
+
+    reported = tuple(
+        Reported(name, {"keep_rate": 0.5, "blocks": blocks}, top1, gmacs, True, "125 epochs", reason=reason)
+        for name, blocks, top1, gmacs, reason in (
+            ("lvvit_4c_t", (1, 2, 3), 80.1, 1.0, ""),
+            ("lvvit_4c_s", (1, 2, 3), 81.2, 1.5, ""),
+            ("lvvit_4c_s", (9, 12, 14), 83.1, 4.0, ""),
+            ("lvvit_4c_m", (10, 14, 17), 84.2, 8.1, "it is 8.02 by its own code"),
+        )
     )
 
     keep_rate: float = Field(0.7, gt=0, le=1, description="tokens made at each stage as a share of the initial patches")

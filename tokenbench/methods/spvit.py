@@ -131,6 +131,11 @@ class SPViT(Method):
     distill_weight: float = Field(0.5, ge=0, description="training: weight of the two distillation losses")
     token_mse: bool = Field(True, description="training: token distillation by squared error; otherwise by KL")
 
+    @property
+    def blends(self) -> bool:
+        """Always."""
+        return True
+
     def supports(self, vit: Backbone) -> str | None:
         """Needs a share for each stage, and heads wide enough."""
         blocks, heads = quarters(self.blocks, vit), _heads(vit)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor
 
 from tokenbench.backbones import Backbone
@@ -24,6 +24,13 @@ class Matching:
 
     assign: Tensor  # (B, N)
     count: int
+    unmerged: Tensor  # (B, |A| - r) tokens at even positions that merge into none, each 2i of N given as i
+
+    def stay(self) -> Tensor:
+        """The tokens by their place, (B, count): those that merge into none and those that others merge into."""
+        odd = torch.arange(1, self.assign.shape[1], 2, device=self.assign.device)
+        left = torch.cat([2 * self.unmerged, odd.expand(self.assign.shape[0], -1)], dim=1)
+        return left.scatter(1, self.assign.gather(1, left), left)
 
 
 def bipartite(metric: Tensor, r: int, protected: Sequence[int] = (0,)) -> Matching:
@@ -63,7 +70,7 @@ def bipartite(metric: Tensor, r: int, protected: Sequence[int] = (0,)) -> Matchi
     assign_a = torch.zeros(batch, half_a, dtype=torch.long, device=metric.device)
     assign_a = assign_a.scatter(1, stay, place_a.expand(batch, -1))
     assign_a = assign_a.scatter(1, merged, place_b[nearest.gather(1, merged)])
-    return Matching(_interleave(assign_a, place_b.expand(batch, -1)), kept + half_b)
+    return Matching(_interleave(assign_a, place_b.expand(batch, -1)), kept + half_b, stay)
 
 
 def _interleave(even: Tensor, odd: Tensor) -> Tensor:
@@ -87,6 +94,56 @@ def schedule(r: int | tuple[int, ...], inflect: float, depth: int) -> list[int]:
     low = int(r * (1.0 - inflect))
     step = (2 * r - 2 * low) / max(1, depth - 1)
     return [int(low + step * i) for i in range(depth)]
+
+
+def too_many(r: int | tuple[int, ...], inflect: float, vit: Backbone) -> str | None:
+    """The reason if r lists more blocks than there are, or is one for all and more than the first can merge, else None.
+
+    A list, as published models have, may ask for more: at most half is merged there, and `runs_out` says so.
+    """
+    if isinstance(r, tuple) and len(r) > vit.depth:
+        return f"r lists {len(r)} blocks, and this backbone has {vit.depth}"
+    block, most, count = next(_short(r, inflect, vit), (vit.depth, 0, 0))
+    if not isinstance(r, tuple) and count == vit.grid[0] * vit.grid[1]:
+        return f"block {block} merges at most half of its {count} patches, and r={most} is more"
+    return None
+
+
+def runs_out(r: int | tuple[int, ...], inflect: float, vit: Backbone) -> str | None:
+    """From which block on fewer than r tokens can be merged, since at most half of them can; None if nowhere."""
+    block, most, count = next(_short(r, inflect, vit), (vit.depth, 0, 0))
+    if block == vit.depth:
+        return None
+    return f"from block {block} on fewer than r merge, for at most half of {count} tokens can, and r is {most} there"
+
+
+def _short(r: int | tuple[int, ...], inflect: float, vit: Backbone) -> Iterator[tuple[int, int, int]]:
+    """Blocks that merge fewer than they should: which, r there, and tokens after the prefix before it."""
+    count = vit.grid[0] * vit.grid[1]
+    for block, most in enumerate(schedule(r, inflect, vit.depth)):
+        if most > count // 2:
+            yield block, most, count
+        count -= min(most, count // 2)
+
+
+def _whole(r: Any) -> Any:
+    """Other codes take r as (number, slope) or as a share of the tokens; here these are told apart."""
+    values = r if isinstance(r, list | tuple) else [r]
+    if any(isinstance(value, float) and (value % 1 or value < 0 or len(values) > 1) for value in values):
+        raise ValueError(
+            "should be a whole number of tokens, or one a block; a schedule that falls or rises is inflect=-1.0 or "
+            "1.0 beside it, and a share of the tokens has no setting"
+        )
+    return r
+
+
+def _not_negative(r: int | tuple[int, ...]) -> int | tuple[int, ...]:
+    if min(r if isinstance(r, tuple) else (r,), default=0) < 0:
+        raise ValueError("should be 0 or more")
+    return r
+
+
+PerBlock = Annotated[int | Places, BeforeValidator(_whole), AfterValidator(_not_negative)]  # knobs as ToMe's r
 
 
 class Merge(Reducer):
@@ -125,28 +182,9 @@ class ToMe(Method):
         Reported("deit_t", {"r": 13}, 71.27, trained=True),
     )
 
-    r: int | Places = Field(13, description="tokens merged in each block: one number, or one a block (8/8/4)")
+    r: PerBlock = Field(13, description="tokens merged in each block: one number, or one a block (8/8/4)")
     inflect: float = Field(0.0, ge=-1, le=1, description="slope of r over the blocks: -1 falling, 0 constant, 1 rising")
     prop_attn: bool = Field(True, description="add the log of token sizes to the attention logits")
-
-    @field_validator("r", mode="before")
-    @classmethod
-    def _whole(cls, r: Any) -> Any:
-        """Other codes take r as (number, slope) or as a share of the tokens; here these are told apart."""
-        values = r if isinstance(r, list | tuple) else [r]
-        if any(isinstance(value, float) and (value % 1 or value < 0 or len(values) > 1) for value in values):
-            raise ValueError(
-                "should be a whole number of tokens, or one a block; a schedule that falls or rises is inflect=-1.0 or "
-                "1.0 beside it, and a share of the tokens has no setting"
-            )
-        return r
-
-    @field_validator("r")
-    @classmethod
-    def _not_negative(cls, r: int | tuple[int, ...]) -> int | tuple[int, ...]:
-        if min(r if isinstance(r, tuple) else (r,), default=0) < 0:
-            raise ValueError("should be 0 or more")
-        return r
 
     @property
     def proportional(self) -> bool:
@@ -154,31 +192,12 @@ class ToMe(Method):
         return self.prop_attn
 
     def supports(self, vit: Backbone) -> str | None:
-        """Any backbone; a list of r may not be longer than the model, nor one r for all be more than a block can merge.
-
-        A list, as published models have, may ask for more: at most half is merged there, and `caveat` says so.
-        """
-        if isinstance(self.r, tuple) and len(self.r) > vit.depth:
-            return f"r lists {len(self.r)} blocks, and this backbone has {vit.depth}"
-        block, r, count = next(self._short(vit), (vit.depth, 0, 0))
-        if not isinstance(self.r, tuple) and count == vit.grid[0] * vit.grid[1]:
-            return f"block {block} merges at most half of its {count} patches, and r={r} is more"
-        return None
+        """Any backbone; see `too_many`."""
+        return too_many(self.r, self.inflect, vit)
 
     def caveat(self, vit: Backbone) -> str | None:
-        """From which block on fewer than r tokens can be merged, since at most half of them can."""
-        block, r, count = next(self._short(vit), (vit.depth, 0, 0))
-        if block == vit.depth:
-            return None
-        return f"from block {block} on fewer than r merge, for at most half of {count} tokens can, and r is {r} there"
-
-    def _short(self, vit: Backbone) -> Iterator[tuple[int, int, int]]:
-        """Blocks that merge fewer than they should: which, r there, and tokens after the prefix before it."""
-        count = vit.grid[0] * vit.grid[1]
-        for block, r in enumerate(schedule(self.r, self.inflect, vit.depth)):
-            if r > count // 2:
-                yield block, r, count
-            count -= min(r, count // 2)
+        """See `runs_out`."""
+        return runs_out(self.r, self.inflect, vit)
 
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
         """A merge in every block whose r is not 0."""

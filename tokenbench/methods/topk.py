@@ -11,7 +11,7 @@ from tokenbench.backbones import Backbone
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Reducer
 from tokenbench.core.tokens import Tokens
-from tokenbench.methods.base import Kind, Method, Places, outside, quarters
+from tokenbench.methods.base import Kind, Method, Places, outside, quarters, unscored
 from tokenbench.methods.released import Release, Stored, suite
 
 
@@ -53,9 +53,7 @@ class TopK(Method):
 
     def supports(self, vit: Backbone) -> str | None:
         """Needs a class token."""
-        if not vit.has_class_token:
-            return "it scores patches by the attention of a class token, and this backbone has none"
-        return outside(quarters(self.blocks, vit), vit)
+        return unscored(vit) or outside(quarters(self.blocks, vit), vit)
 
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
         """One selection a stage."""

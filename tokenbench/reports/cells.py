@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from tokenbench.measure.verdicts import ALPHA, MARGIN, Difference, Verdict, judge
 from tokenbench.runs.row import FIRST_TASK, Row
-from tokenbench.tasks import metrics_of
+from tokenbench.tasks import metrics_of, parts_of
 from tokenbench.tasks.base import PAIRED, Metric
 
 MISSING = "–"
@@ -40,8 +40,12 @@ _COSTS = (
 )
 
 
-def columns(metrics: Sequence[Metric]) -> tuple[Column, ...]:
-    """The columns of rows whose task measures this, the main metric first; its column is always called `score`."""
+def columns(metrics: Sequence[Metric], parts: Sequence[str] = ()) -> tuple[Column, ...]:
+    """The columns of rows whose task measures this, the main metric first; its column is always called `score`.
+
+    Of models of several `parts` the first has columns of its own, so that what is saved in it is not taken for what is
+    saved in all.
+    """
     main, *others = metrics
     return (
         Column(main.heading, "score", "score", "95 % interval"),
@@ -49,6 +53,16 @@ def columns(metrics: Sequence[Metric]) -> tuple[Column, ...]:
         Column("verdict", "verdict", "p_value"),
         *(Column(m.heading, m.name, m.name, "95 % interval", spare=True) for m in others if m.shown),
         *_COSTS,
+        *(_of_parts(parts) if parts else ()),
+    )
+
+
+def _of_parts(parts: Sequence[str]) -> tuple[Column, ...]:
+    return (
+        Column(f"{parts[0]} GMAC", "part_gmacs", "gmacs"),
+        Column(f"Δ {parts[0]} GMAC", "part_change", "gmacs"),
+        Column(f"GMAC: {' + '.join(parts)}", "parts_gmacs", "gmacs", spare=True),
+        Column(f"ms: {' + '.join(parts)}", "parts_ms", "latency_p50", spare=True),
     )
 
 
@@ -97,20 +111,39 @@ def cells(row: Row, dense: Row | None, verdict: Verdict | None) -> dict[str, str
         "share": number(share, "{:.0f} %"),
         "peak": number(row.peak_memory_mb, "{:.0f}"),
         "last": number(row.tokens_mean[-1] if row.tokens_mean else None, "{:.0f}"),
+        **_parts(row, dense),
+    }
+
+
+def _parts(row: Row, dense: Row | None) -> dict[str, str]:
+    """What the parts of a model cost, in their order."""
+    names = parts_of(row.task)
+    own, other = ((one.gmacs_by_part if one else None) or {} for one in (row, dense))
+    first, theirs = (by.get(names[0]) if names else None for by in (own, other))
+    change = 100 * (first / theirs - 1) if first and theirs and row is not dense else None
+
+    def each(values: Mapping[str, float | None] | None, form: str) -> str:
+        return " + ".join(number(values.get(name), form) for name in names) if values and names else MISSING
+
+    return {
+        "part_gmacs": number(first, "{:.3f}"),
+        "part_change": number(change, "{:+.0f} %"),
+        "parts_gmacs": each(row.gmacs_by_part, "{:.1f}"),
+        "parts_ms": each(row.ms_by_part, "{:.0f}"),
     }
 
 
 def line(row: Row, dense: Row | None, verdict: Verdict | None) -> dict[str, str]:
     """The cells by the titles of their columns, in order."""
-    texts = cells(row, dense, verdict)
-    return {column.title: texts[column.name] for column in columns(metrics_of(row.task, list(row.metrics)))}
+    texts, metrics = cells(row, dense, verdict), metrics_of(row.task, list(row.metrics))
+    return {column.title: texts[column.name] for column in columns(metrics, parts_of(row.task))}
 
 
 def notes(rows: Sequence[Row], verdicts: Mapping[int, Verdict], dense: Row | None) -> list[str]:
     """What must be known to read the cells of some rows that are shown together."""
     shown = [(row, cells(row, dense, verdicts.get(id(row)))) for row in rows]
     kinds: dict[str, list[str]] = {}
-    for column in columns(metrics_of(rows[0].task, list(rows[0].metrics))):
+    for column in columns(metrics_of(rows[0].task, list(rows[0].metrics)), parts_of(rows[0].task)):
         kind = _together([(_kind(column, row), row.label) for row, texts in shown if "[" in texts[column.name]])
         if kind:
             kinds.setdefault(kind, []).append(column.title)

@@ -1,4 +1,4 @@
-"""The training curve: loss and learning rate by epoch, accuracy where it was measured."""
+"""The training curve: loss and learning rate by epoch, the score where it was measured."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 from tokenbench.core import atomic
 from tokenbench.errors import WeightsError
+from tokenbench.tasks.base import Metric
 
 
-def draw(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
+def draw(rows: Sequence[Mapping[str, Any]], title: str, path: Path, main: Metric) -> None:
     """Draw the rows of a `log.jsonl` to a PNG, SVG or PDF file; raises `WeightsError` if it cannot be written."""
     from matplotlib.figure import Figure
 
@@ -22,18 +23,18 @@ def draw(rows: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     loss.set_title(title, loc="left", fontsize=11)
     rate.plot([row["epoch"] for row in told], [row["lr"] for row in told], color="#555555", lw=1.2)
     rate.set(ylabel="learning rate", xlabel="epoch")
-    measured = [row for row in rows if "top1" in row]
+    measured = [row for row in rows if row.get(main.name) is not None]
     if measured:
-        top1 = loss.twinx()
-        top1.plot(
-            [row["epoch"] for row in measured], [row["top1"] for row in measured], "o-", color="#d55e00", ms=4, lw=1
+        score = loss.twinx()
+        score.plot(
+            [row["epoch"] for row in measured], [row[main.name] for row in measured], "o-", color="#d55e00", ms=4, lw=1
         )
-        top1.set_ylabel("top-1 %", color="#d55e00")
+        score.set_ylabel(main.heading, color="#d55e00")
         last = measured[-1]
-        here, label = (last["epoch"], last["top1"]), f"{last['top1']:.2f}"
-        top1.annotate(label, here, (-7, 3), textcoords="offset points", ha="right", color="#d55e00")
-        top1.margins(y=0.12)
-        top1.spines["top"].set_visible(False)
+        here, label = (last["epoch"], last[main.name]), f"{last[main.name]:.2f}"
+        score.annotate(label, here, (-7, 3), textcoords="offset points", ha="right", color="#d55e00")
+        score.margins(y=0.12)
+        score.spines["top"].set_visible(False)
     for axes in (loss, rate):
         axes.spines["top"].set_visible(False)
         axes.grid(alpha=0.25)

@@ -119,8 +119,10 @@ def is_trained(row: Row) -> bool:
 def is_imagenet(row: Row) -> bool:
     """Whether accuracy is of ImageNet-1k's validation set, or of a part of it, so far as the row tells.
 
-    Its folder must be called as it usually is: sets of as many images of the same classes (ImageNet-C) have others.
+    In rows of earlier versions its folder must be called as it usually is, and have as many images.
     """
+    if row.imagenet_val is not None:
+        return row.imagenet_val
     whole = (row.images_total or (row.images or 0) + (row.skipped or 0)) == VALIDATION
     return whole and row.split != "train" and bool(_IMAGENET.fullmatch((row.dataset or "").lower()))
 

@@ -15,6 +15,34 @@ METHODS = {
     "stvit_r": "#6f4a9e",
     "topk": "#a87400",
     "random": "#7a7a7a",
+    # hard pruning and merging: hues come again, with other markers
+    "ats": "#a63d40",
+    "atc": "#5b7f00",
+    "diffrate": "#8c6d31",
+    "dpcknn": "#00805e",
+    "dtps": "#00805e",
+    "etps": "#c44e00",
+    "idlevit": "#6f4a9e",
+    "kmedoids": "#2f7f86",
+    "ltmp": "#6f4a9e",
+    "mctf": "#7a5195",
+    "pitome": "#3b8fc4",
+    "ppt": "#c44e00",
+    "radial": "#7a7a7a",
+    "tofu": "#a87400",
+    "tomecis": "#0072b2",
+    # soft tokens, halting, recovery and stems
+    "convstem": "#3a3a3a",
+    "avit": "#a63d40",
+    "cropr": "#8c6d31",
+    "dtem": "#3b8fc4",
+    "evovit": "#2f7f86",
+    "gtp": "#5b7f00",
+    "patchmerger": "#b0528d",
+    "sinkhorn": "#7a5195",
+    "sit": "#b0528d",
+    "spvit": "#00805e",
+    "tokenlearner": "#7a5195",
 }
 OTHERS = ("#3b8fc4", "#7a5195", "#8c6d31", "#5b7f00", "#a63d40", "#2f7f86")
 
@@ -58,6 +86,17 @@ SHAPES = {
 MARKERS = {
     **{"dense": "star", "tome": "circle", "evit": "square", "dynamicvit": "triangle", "stvit": "diamond"},
     **{"stvit_r": "pentagon", "topk": "down", "random": "cross"},
+    **{"ats": "down", "atc": "circle", "diffrate": "circle", "dpcknn": "circle", "kmedoids": "down", "mctf": "circle"},
+    **{"pitome": "circle", "ppt": "circle", "radial": "x", "tofu": "circle", "tomecis": "hexagon"},
+    **{"dtps": "left", "etps": "left", "idlevit": "hexagon", "ltmp": "circle"},
+    **{"avit": "square", "cropr": "pentagon", "dtem": "right", "evovit": "pentagon", "gtp": "right", "sit": "square"},
+    **{
+        "patchmerger": "triangle",
+        "sinkhorn": "diamond",
+        "spvit": "square",
+        "tokenlearner": "square",
+        "convstem": "square",
+    },
 }
 OTHER_MARKERS = ("left", "right", "hexagon", "x")
 

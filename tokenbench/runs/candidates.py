@@ -10,17 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from tokenbench import __version__
-from tokenbench.backbones import Backbone, random_images
+from tokenbench.backbones import Backbone
 from tokenbench.core.registry import source
-from tokenbench.errors import ResultsError, TokenbenchError, UsageError, first_line, place
+from tokenbench.errors import (
+    ResultsError,
+    TokenbenchError,
+    Unsupported,
+    UsageError,
+    first_line,
+    place,
+)
 from tokenbench.measure import memory
 from tokenbench.measure.running import OutOfMemory, conditions, is_out_of_memory
 from tokenbench.methods import get
 from tokenbench.methods.base import Method, make
 from tokenbench.methods.dense import Dense
-from tokenbench.model import Model
+from tokenbench.runs.heading import making
 from tokenbench.runs.row import Row
 from tokenbench.tasks.base import Loader, Task
 from tokenbench.tasks.classification import Classification
@@ -64,13 +72,14 @@ class Candidate:
     """One setting on one backbone on its way to its rows, one for each of `batches`, the batch sizes still to do."""
 
     method: Method
-    model: Model | None  # None once it is stopped
+    model: nn.Module | None  # None once it is stopped
     batches: list[int]
     measured: dict[str, Any] = field(default_factory=dict)  # fields of its row
     scores: dict[str, float | None] = field(default_factory=dict)  # its metrics, as the task declares them
     notes: list[str] = field(default_factory=list)
     status: str = "ok"
     own: checkpoints.Weights | None = None  # those trained with the method, if it does not run on the dense ones
+    schedule: str | None = None  # how those were trained, where rows of other schedules must stand apart
     written: list[int] = field(default_factory=list)  # of `batches`, those that get a row; others are a reference only
     session: str | None = None  # in which its timing began, if that was an earlier one
 
@@ -124,8 +133,19 @@ class Group:
     batches: Sequence[int]
     candidates: list[Candidate]
     few: Loader | None = None  # of the same data, to count with
+    data: Any = None
 
-    def live(self) -> Iterator[tuple[Candidate, Model]]:
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width that models are counted and timed at."""
+        return self.plan.task.size(self.backbone, self.plan.image_size)
+
+    def timed(self, batch: int) -> Tensor:
+        """Images to count and time with, on the device."""
+        images = self.plan.task.timed(self.data, self.backbone, batch, self.plan.seed, self.size)
+        return images.to(self.plan.device)
+
+    def live(self) -> Iterator[tuple[Candidate, nn.Module]]:
         """Those that can still be measured."""
         for candidate in self.candidates:
             if candidate.model is not None and candidate.batches:
@@ -134,7 +154,9 @@ class Group:
     def no_accuracy(self, candidate: Candidate) -> str | None:
         """Why there will be no accuracy of a setting, as a clause; None if there will."""
         task, why = self.plan.task, None
-        if candidate.own is None and self.weights.kind == "random":
+        if candidate.own is None and task.has_head:
+            why = "its head is random"
+        elif candidate.own is None and self.weights.kind == "random":
             why = "random weights"
         elif candidate.own is None and self.weights.random_head and task.reads_head:
             why = "its head is random"
@@ -162,7 +184,7 @@ class Group:
             dataset=loader.name if loader else None,
             split=loader.split if loader else None,
             sample_hash=loader.sample_hash if loader else None,
-            image_size=list(self.backbone.input_size[1:]),
+            image_size=list(self.size),
             device=plan.device,
             hardware=self.env["hardware"],
             precision=plan.precision,
@@ -174,11 +196,13 @@ class Group:
                 **plan.task.model_dump(mode="json", exclude_defaults=True),
                 **getattr(loader, "conditions", {}),
                 **self.backbone.pixels,
+                **({"schedule": candidate.schedule} if candidate.schedule else {}),
                 **unusual(backbone=type(self.backbone), task=type(plan.task), method=type(method)),
             },
             env={**self.env, **({"session": candidate.session} if candidate.session else {})},
             status=candidate.status,
             reason="; ".join(candidate.notes) or None,
+            imagenet_val=getattr(loader, "imagenet_val", None),
             metrics={key: candidate.scores.get(key) for key in plan.task.metric_names()},
             intervals=plan.task.intervals if candidate.scores else {},
             **candidate.measured,
@@ -215,8 +239,11 @@ def prepare(plan: Plan, env: Mapping[str, Any], say: Callable[[str], None]) -> l
     """
     if not plan.backbones:
         raise UsageError("No backbone was given; write one or more as deit_s,vit_b. See `tokenbench list --backbones`.")
-    given = {name: sources.find(plan.weights, name, plan.take) for name in plan.backbones}
-    made = [(name, given[name].create(name, plan.image_size, pixels=plan.pixels)) for name in plan.backbones]
+    given = {name: sources.find(plan.weights, name, plan.take, plan.task.name) for name in plan.backbones}
+    for header in (header for found in given.values() for header in found.own.values()):
+        plan = replace(plan, task=plan.task.told(header.get("task_setting", {})))
+    size = None if plan.task.any_size else plan.image_size
+    made = [(name, given[name].create(name, size, pixels=plan.pixels)) for name in plan.backbones]
     for name, backbone in made:
         backbone.class_names = given[name].class_names(name)
     opened = [plan.task.open(plan.data_dir, backbone) for _, backbone in made]
@@ -249,49 +276,58 @@ def _group(
     data: Any,
     say: Callable[[str], None],
 ) -> Group:
-    if backbone.unseen:
+    task = plan.task
+    if backbone.unseen and not task.any_size:
         say(f"{backbone.name}: {backbone.unseen}.")
     weights = given.load(backbone, plan.seed)
     if weights.note:
         say(f"{backbone.name}: {weights.note}.")
     backbone.vit.to(plan.device).eval()
-    batches = plan.batches or [_largest(plan, backbone, say)]
+    make = making(task, given, backbone.name, None if data is None else task.classes(data))
     candidates = []
     for method in (Dense(), *(m for m in plan.methods if m.name != "dense")):
-        candidate = Candidate(method, None, list(batches))
+        candidate = Candidate(method, None, [])
         with failing(candidate):
             reason = method.refusal(backbone)
+            if reason is None:
+                torch.manual_seed(plan.seed)
+                own = given.trained(method, backbone.name)
+                try:
+                    candidate.model, candidate.own = sources.model(method, backbone, own, make)
+                except Unsupported as error:  # by the task
+                    reason = first_line(error)
+                caveat = method.caveat(backbone)
+                candidate.notes += [caveat] if caveat else []
+                candidate.schedule = given.own[own].get("schedule") if own else None
             if reason:
                 candidate.stop("skipped", reason)
                 say(f"{method.label} skips {backbone.name}: {reason}.")
-            else:
-                torch.manual_seed(plan.seed)
-                own = given.trained(method, backbone.name)
-                candidate.model, candidate.own = sources.model(method, backbone, own)
-                caveat = method.caveat(backbone)
-                candidate.notes += [caveat] if caveat else []
         candidates.append(candidate)
-    loader = few = None
+    group = Group(plan, env, backbone, weights, None, [], candidates, data=data)
+    group.batches = batches = plan.batches or [_largest(group, say)]
+    for candidate in candidates:
+        candidate.batches = list(batches)
     if data is not None and (weights.kind != "random" or any(candidate.own for candidate in candidates)):
-        loader = plan.task.loader(data, backbone, min(max(batches), ACCURACY_BATCH), plan.workers, plan.limit)
-        few = plan.task.loader(data, backbone, COUNTED, 0, min(COUNTED, plan.limit or COUNTED))
-    return Group(plan, env, backbone, weights, loader, batches, candidates, few)
+        group.loader = task.loader(data, backbone, min(max(batches), ACCURACY_BATCH), plan.workers, plan.limit)
+        if task.depends:
+            group.few = task.loader(data, backbone, COUNTED, 0, min(COUNTED, plan.limit or COUNTED))
+    return group
 
 
 def _does_not_fit(error: BaseException) -> bool:
     return isinstance(error, OutOfMemory) or is_out_of_memory(error)
 
 
-def _largest(plan: Plan, backbone: Backbone, say: Callable[[str], None]) -> int:
+def _largest(group: Group, say: Callable[[str], None]) -> int:
     """The largest batch, halving from `AUTO_BATCH`, at which the dense model runs."""
-    batch = AUTO_BATCH
+    batch, plan, model = AUTO_BATCH, group.plan, group.candidates[0].model or group.backbone.vit
     while batch > 1:
         try:
-            memory.peak(backbone.vit, random_images(backbone, batch, plan.seed).to(plan.device), plan.precision)
+            memory.peak(model, group.timed(batch), plan.precision)
             break
         except Exception as error:
             if not _does_not_fit(error):
                 raise
-        say(f"{backbone.name}: batch {batch} does not fit, trying {batch // 2}.")
+        say(f"{group.backbone.name}: batch {batch} does not fit, trying {batch // 2}.")
         batch //= 2
     return batch

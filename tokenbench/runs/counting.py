@@ -6,9 +6,8 @@ from contextlib import suppress
 
 from torch import Tensor
 
-from tokenbench.backbones import random_images
 from tokenbench.errors import DataError
-from tokenbench.measure import flops, memory, tokens
+from tokenbench.measure import flops, memory, parts, tokens
 from tokenbench.runs.candidates import Group, failing
 from tokenbench.runs.scoring import Note
 from tokenbench.runs.watch import Watch
@@ -23,7 +22,7 @@ def count(group: Group, note: Note, watch: Watch) -> None:
     watch.stretch(f"{group.backbone.name}: counting", len(live))
     for done, (candidate, model) in enumerate(live, 1):
         with failing(candidate):
-            counted = flops.over(model, images)
+            counted = flops.over(group.plan.task.counted(model), images)
             left = tokens.per_block(model, images[: flops.PROBED].split(1))  # a batch may not fit
             if left is not None and (counted.images > 1 or any(left.std)):
                 left = tokens.per_block(model, images.split(1))
@@ -33,6 +32,7 @@ def count(group: Group, note: Note, watch: Watch) -> None:
                 "gmacs_by_block": list(counted.by_block),
                 "gmacs_by_part": dict(counted.by_part),
                 "params_m": memory.parameters(model) / 1e6,
+                "params_by_part": parts.parameters(model),
                 "tokens_mean": None if left is None else list(left.mean),
                 "tokens_std": None if left is None else list(left.std),
             }
@@ -47,4 +47,4 @@ def _some_images(group: Group) -> Tensor:
     with suppress(DataError, RuntimeError, OSError):  # told when the data is passed over
         for images, _ in group.few or ():
             return images
-    return random_images(group.backbone, 1, group.plan.seed)
+    return group.timed(1)

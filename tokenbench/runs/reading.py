@@ -29,6 +29,7 @@ ODD = re.compile(rb"\d[eE][+-]?\d{3}|\d{100}")
 
 NUMBERS = frozenset((float, int, type(None)))
 KEYS = {"schema", "id", *Row.model_fields}
+LATER = {"imagenet_val"}  # fields that earlier rows of this schema lack
 IDENTITY = tuple(sorted(Identity.model_fields))
 SCALARS = {  # the types of JSON's values that surely make a field
     name: NUMBERS if float in kinds else kinds
@@ -38,7 +39,10 @@ SCALARS = {  # the types of JSON's values that surely make a field
 }
 _FLOATS = itemgetter(*(name for name, kinds in SCALARS.items() if kinds is NUMBERS))
 _IDENTITY = itemgetter(*IDENTITY)
-LISTS, DICTS = ("gmacs_by_block", "tokens_mean", "tokens_std"), ("metrics", "gmacs_by_part")
+LISTS, DICTS = (
+    ("gmacs_by_block", "tokens_mean", "tokens_std"),
+    ("metrics", "gmacs_by_part", "params_by_part", "ms_by_part"),
+)
 STATUSES, FILES = (set(get_args(m.model_fields[n].annotation)) for m, n in ((Row, "status"), (WeightsId, "kind")))
 
 
@@ -115,7 +119,9 @@ class Glance:
         """Whether the careful look would find nothing, the env left out."""
         shape = *data, *map(type, data.values())
         if shape not in self._shapes:
-            if data.keys() != KEYS or not all(type(data[name]) in kinds for name, kinds in SCALARS.items()):
+            if not KEYS - LATER <= data.keys() <= KEYS:
+                return False
+            if not all(type(data.get(name)) in kinds for name, kinds in SCALARS.items()):
                 return False
             if not all(type(data[name]) in (dict, type(None)) for name in DICTS) or type(data["metrics"]) is not dict:
                 return False

@@ -92,12 +92,15 @@ class Row(Identity):
     images: int | None = None  # evaluated
     images_total: int | None = None  # in the split they were taken from
     skipped: int | None = None  # unreadable
+    imagenet_val: bool | None = None  # whether they are of ImageNet-1k's validation set; None if nobody looked
 
     gmacs: float | None = None  # 1e9 multiply-adds an image
     gmacs_fvcore: float | None = None
     gmacs_by_block: list[float | None] | None = None
     gmacs_by_part: dict[str, float | None] | None = None
     params_m: float | None = None  # 1e6
+    params_by_part: dict[str, float | None] | None = None  # 1e6, of the parts that the task names
+    ms_by_part: dict[str, float | None] | None = None  # milliseconds a batch, medians
 
     images_per_s: float | None = None
     speedup: float | None = None  # over the dense model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +15,7 @@ from tokenbench.runs.candidates import Candidate, Group, failing
 from tokenbench.runs.results import Results
 from tokenbench.runs.unfinished import Answers, Pace
 from tokenbench.runs.watch import Watch
-from tokenbench.tasks.base import Loader, Scored
+from tokenbench.tasks.base import Loader, Scored, Task
 
 Note = Callable[[Group, Candidate], None]  # what is measured of a setting is on disk from then on
 
@@ -39,21 +39,42 @@ def score(groups: Sequence[Group], results: Results, note: Note, watch: Watch) -
     asked += [(g, c) for g, c in _dense_before(groups, asked) if id(c) not in said]
     found, loader, skipped = _passed(asked, results, watch)
     _tell_unreadable(loader, skipped, results, groups[0].plan.task.items, watch)
-    said |= {id(c): found[id(c)].all() for _, c in asked if c.model is not None}
+    for _, candidate in asked:
+        if candidate.model is not None:
+            with failing(candidate):
+                said[id(candidate)] = found[id(candidate)].all()
     for group, candidate in asked:
         if candidate.model is None:
             continue
         own, first = said[id(candidate)], group.candidates[0]
         dense = None if candidate is first else said.get(id(first))  # None too where the dense weights are random
-        candidate.scores = dict(group.plan.task.score(own, dense, group.plan.seed))
+        with failing(candidate):
+            candidate.scores = _scores(group.plan.task, own, dense, group.plan.seed)
+        if candidate.model is None:  # an error in a plug-in's task
+            continue
         candidate.measured |= {
             "images": len(own),
             "images_total": loader.available,
             "skipped": len(skipped),
         }
         for batch in candidate.written:
-            own.save(results.predictions(group.row(candidate, batch).id))
+            path = results.predictions(group.row(candidate, batch).id)
+            own.save(path)
+            group.plan.task.export(own, path)
         note(group, candidate)
+
+
+def _scores(task: Task, own: Scored, dense: Scored | None, seed: int) -> dict[str, float | None]:
+    """What a task says of a setting; raises `TypeError` for what is none of its metrics or no number."""
+    found, names = task.score(own, dense, seed), task.metric_names()
+    if not isinstance(found, Mapping):
+        raise TypeError(f"score of task {task.name} must give its metrics by name, it gave {type(found).__name__}")
+    for name, value in found.items():
+        if name not in names:
+            raise TypeError(f"score of task {task.name} gave {name!r}, which is none of its metrics")
+        if value is not None:
+            float(value)
+    return dict(found)
 
 
 def _passed(

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from tokenbench.backbones import random_images
-from tokenbench.measure import memory, speed
+from tokenbench.measure import memory, parts, speed
 from tokenbench.runs.candidates import Candidate, Group, failing
 from tokenbench.runs.scoring import Note
 from tokenbench.runs.unfinished import Rounds
@@ -20,7 +19,7 @@ def time(group: Group, trials: Sequence[Candidate], batch: int, rounds: Rounds, 
     """Memory of each model at this batch size, then the time of all that fit, interleaved."""
     plan = group.plan
     with failing(*trials):
-        images = random_images(group.backbone, batch, plan.seed).to(plan.device)
+        images = group.timed(batch)
         new = [trial for trial in trials if trial.model is not None and "peak_memory_mb" not in trial.measured]
         if new:
             watch.stretch(f"{group.backbone.name}: memory at batch {batch}", len(new))
@@ -45,6 +44,7 @@ def _memory(group: Group, trial: Candidate, images: Tensor) -> None:
     trial.measured |= {
         "peak_memory_mb": memory.peak(model, images, plan.precision) / 2**20,
         "reduction_share": None if share is None else share.median,
+        "ms_by_part": parts.milliseconds(model, images, plan.precision, plan.rounds),
     }
     if plan.compile:
         what = "peak memory" if share is None else "peak memory and the share of selecting"

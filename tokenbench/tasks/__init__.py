@@ -46,6 +46,12 @@ def metrics_of(name: str, keys: Sequence[str]) -> tuple[Metric, ...]:
     return tuple(Metric(key, key, interval=f"{key}_low" in keys) for key in mine)
 
 
+def parts_of(name: str) -> tuple[str, ...]:
+    """The parts of a task's models that are measured apart; none of a task that is not loaded now."""
+    found = all_tasks().get(name)
+    return () if found is None else found.parts
+
+
 def load_plugin(path: str | Path) -> list[str]:
     """Register the methods, tasks and backbone families of a file, which is run, and return their names.
 
@@ -58,13 +64,26 @@ def load_plugin(path: str | Path) -> list[str]:
 
     methods.all_methods()
     all_tasks()
-    families = len(Backbone.families)
+    before = list(Backbone.families)
     module = registry.run_file(path, "Method, Task or Backbone")
     names = registry.register(methods._registry, module, Method)
-    names += registry.register(_registry, module, Task)
-    names += [family.family for family in Backbone.families[families:]]
+    tasks = registry.register(_registry, module, Task)
+    for name in tasks:
+        _check_metrics(_registry[name], path)
+    taken = [family.family for family in before if family.__module__ != module.__name__]
+    families = [family.family for family in Backbone.families if family not in before]
+    for name in families:
+        registry.check_name(name, f"Backbone family {name!r} of {path}", taken)
+    names += tasks + families
     if not names:
         raise UsageError(
             f"Plug-in '{path}' holds no Method, Task or Backbone with a name; see CONTRIBUTING.md for examples."
         )
     return names
+
+
+def _check_metrics(task: type[Task], path: str | Path) -> None:
+    """Raise `UsageError` unless a task says what it measures."""
+    found = getattr(task, "metrics", ())
+    if not isinstance(found, tuple | list) or not found or not all(isinstance(metric, Metric) for metric in found):
+        raise UsageError(f"Task '{task.name}' of {path} has no metrics; give a tuple of Metric, the main one first.")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # so that reports, which need the metrics only, do without to
     from torch import Tensor, nn
 
     from tokenbench.backbones import Backbone
+    from tokenbench.maps.scenes import Scene
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,12 @@ class Task(BaseModel):
     scored: ClassVar[str] = "accuracy"  # what there is none of where weights are random
     reads_head: ClassVar[bool] = True  # False: a head that is random does not matter
     layout: ClassVar[str] = ""  # how --data-dir is laid out, a sentence
+    any_size: ClassVar[bool] = False  # True: models take images of any size, so the backbone is built at its own
+    has_head: ClassVar[bool] = False  # True: models have a head of the task's own, trained for it with each method
+    depends: ClassVar[bool] = True  # whether what a model costs may depend on what an image shows
+    batch: ClassVar[int | None] = None  # that is timed where none is asked for; None: 32, on a GPU 128
+    parts: ClassVar[tuple[str, ...]] = ()  # of its models that are measured apart, of several GMACs and times
+    built: ClassVar[frozenset[str]] = frozenset()  # knobs that decide a model, which its weights hold to
 
     @classmethod
     def metric_names(cls) -> tuple[str, ...]:
@@ -130,8 +137,32 @@ class Task(BaseModel):
         """What decides the pixels that a model sees: where it is equal, models share a pass over the data."""
         raise NotImplementedError
 
-    def model(self, model: nn.Module) -> nn.Module:
-        """What is run of a setting's `tokenbench.Model`: itself, or with a head of the task's own."""
+    def classes(self, data: Any) -> tuple[str, ...] | None:
+        """The names of what a head of the task's own tells apart in this data; None where it has none."""
+        return None
+
+    def size(self, backbone: Backbone, image_size: tuple[int, int] | None) -> tuple[int, int]:
+        """Height and width that models are counted and timed at; `image_size` is what was asked for."""
+        return backbone.input_size[1], backbone.input_size[2]
+
+    def timed(self, data: Any, backbone: Backbone, batch: int, seed: int, size: tuple[int, int]) -> Tensor:
+        """Images (B, channels, *size) to count and time with: noise, unless the cost depends on what they show."""
+        import torch
+
+        return torch.randn(batch, backbone.input_size[0], *size, generator=torch.Generator().manual_seed(seed))
+
+    def model(self, model: nn.Module, classes: int, recipe: Any = None) -> nn.Module:
+        """What is run of a setting's `tokenbench.Model`: itself, or with a head of the task's own for so many classes.
+
+        `recipe` is how it is going to be trained, if it is.
+
+        Raises:
+            Unsupported: the method or backbone cannot serve this task; the message gives the reason.
+        """
+        return model
+
+    def counted(self, model: nn.Module) -> nn.Module:
+        """What multiply-adds are counted on: the model, or a form of it whose cost does not depend on the image."""
         return model
 
     def answer(self, model: nn.Module, images: Tensor, targets: Any, precision: str, name: str) -> Any:
@@ -163,6 +194,77 @@ class Task(BaseModel):
         """Whether it has both."""
         return type(self).load is not Task.load and type(self).join is not Task.join
 
+    def recipes(self, method: Any) -> Mapping[str, Any]:
+        """The recipes, the first by default, by which a method is trained for this task: the method's own."""
+        return type(method).recipes  # type: ignore[no-any-return]
+
+    def open_training(self, folder: Path) -> tuple[Any, Any]:
+        """The data to learn from, and what is held out to score on.
+
+        Raises:
+            BadData: the folder cannot be used for training.
+            Unsupported: the task has no training.
+        """
+        from tokenbench.errors import Unsupported
+
+        raise Unsupported(f"Task {self.name} has no training; give another --task.")
+
+    def lessons(self, data: Any, backbone: Backbone, recipe: Any, seed: int) -> Any:
+        """Augmented images with targets, as `tokenbench.training.stream.Stream` takes them."""
+        return None
+
+    def terms(self, model: nn.Module, images: Tensor, target: Any) -> Mapping[str, Tensor]:
+        """Terms of the loss of a model with a head of the task's own, weighted; their sum is the loss."""
+        raise NotImplementedError
+
+    def told(self, setting: Mapping[str, Any]) -> Task:
+        """This setting, with the knobs of `built` as weights say that they were trained with.
+
+        Raises:
+            BadSetting: another value was asked for.
+        """
+        from tokenbench.core.settings import make
+        from tokenbench.errors import BadSetting
+
+        stored = {knob: setting[knob] for knob in self.built if knob in setting}
+        for knob, value in stored.items():
+            if knob in self.model_fields_set and getattr(self, knob) != value:
+                raise BadSetting(
+                    f"The weights are of {self.name}[{knob}={value}], and {knob}={getattr(self, knob)} was asked for; "
+                    "leave it out, or give other weights."
+                )
+        given = {knob: getattr(self, knob) for knob in self.model_fields_set}
+        return make(type(self), {**given, **stored})
+
+    def scenes(
+        self, model: nn.Module, data: Any, backbone: Backbone, limit: int | None, device: str
+    ) -> Iterator[Scene]:
+        """What is drawn of images of the data, for models with a head of the task's own."""
+        raise NotImplementedError
+
+    def export(self, own: Any, path: Path) -> None:
+        """Write what `gather` gave for other tools, beside the predictions at `path`."""
+
     def score(self, own: Any, dense: Any | None, seed: int) -> Mapping[str, float | None]:
         """Every metric of `keys` that can be told; `dense` is what the dense model said of the same items."""
         raise NotImplementedError
+
+
+def by_class(path: Path, names: Sequence[str], columns: Mapping[str, Sequence[float | None]]) -> None:
+    """Write numbers of each class as CSV beside predictions at `path`; empty where a class is nowhere.
+
+    Raises:
+        ResultsError: it cannot be written.
+    """
+    import csv
+    import io
+
+    from tokenbench.core import atomic
+    from tokenbench.errors import ResultsError
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", *columns])
+    for name, *values in zip(names, *columns.values(), strict=True):
+        writer.writerow([name, *("" if value is None else f"{value:.2f}" for value in values)])
+    atomic.write(path.with_suffix(".classes.csv"), text.getvalue(), ResultsError)

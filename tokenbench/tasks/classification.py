@@ -45,6 +45,12 @@ class Classification(Task):
         images = data.match(images, backbone.vit.num_classes, backbone.name, backbone.class_names)
         return data.restricted(images) if self.restrict_classes else data.told_of_part(images, backbone.name)
 
+    def open_training(self, folder: Path) -> tuple[Images, Images]:
+        """Its training images and those of its validation split."""
+        from tokenbench import data
+
+        return data.open_training(folder, self.class_order, None if self.labels is None else Path(self.labels))
+
     def loader(self, data: Any, backbone: Backbone, batch: int, workers: int, limit: int | None) -> Loader:
         """timm's evaluation transforms; (B,) class indices are the targets."""
         from tokenbench.data import loader

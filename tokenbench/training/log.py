@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from tokenbench.core import atomic
 from tokenbench.errors import TokenbenchError, UsageError, WeightsError
+from tokenbench.tasks.base import Metric
 
 NAME = "log.jsonl"
 ADVICE = "free some space and give the same command, which goes on from the last checkpoint"
@@ -85,9 +86,12 @@ def tracker(name: str, run: str, settings: Mapping[str, Any]) -> Tracker:
     return module  # type: ignore[return-value]
 
 
-def line(row: Mapping[str, Any]) -> str:
-    """A row in words."""
+def line(row: Mapping[str, Any], main: Metric) -> str:
+    """A row in words, with the metric that tells how far it is."""
     parts = [f"epoch {row['epoch']:.2f}", f"loss {row['loss']:.4f}", f"lr {row['lr']:.2e}"]
-    if "top1" in row:
-        parts.append(f"top-1 {row['top1']:.2f} %")
+    parts += [f"{name.removeprefix('loss_')} {value:.3f}" for name, value in row.items() if name.startswith("loss_")]
+    if "layer_scale" in row:
+        parts.append(f"mean LayerScale {row['layer_scale']:.2g}")
+    if row.get(main.name) is not None:
+        parts.append(f"{main.short} {row[main.name]:.2f} {main.unit}".rstrip())
     return ", ".join([*parts, f"{row['images_per_s']:.0f} images/s"])

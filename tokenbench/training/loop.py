@@ -12,57 +12,28 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from tokenbench import __version__, data
+from tokenbench import __version__
 from tokenbench.backbones import Backbone
 from tokenbench.core import atomic
-from tokenbench.errors import BadSetting, TrainingError, UsageError, WeightsError
-from tokenbench.measure import accuracy
-from tokenbench.methods.base import Method, make
-from tokenbench.methods.dense import Dense
-from tokenbench.methods.recipe import Recipe
-from tokenbench.model import Model
+from tokenbench.data.reading import seed_all
+from tokenbench.errors import TrainingError, UsageError, WeightsError
+from tokenbench.measure.running import evaluating
+from tokenbench.methods.base import Method
 from tokenbench.reports import curves
 from tokenbench.runs import runner
-from tokenbench.training import log, optim, state, telling
+from tokenbench.tasks.base import Metric
+from tokenbench.training import log, optim, starting, state, telling
+from tokenbench.training.job import Job
 from tokenbench.training.processes import Processes, alone, joined
-from tokenbench.training.stream import Stream, Targets, check_training, seed_all
-from tokenbench.training.task import MethodTask
-from tokenbench.weights import checkpoints, choice, files, sources, told
+from tokenbench.training.stream import Stream, Targets, check_training
+from tokenbench.training.task import HeadedTask, MethodTask
+from tokenbench.weights import files, sources, told
 
 RESULT = "model.safetensors"
+BEST = "best.safetensors"  # of the evaluations on the way, for models with a head of the task's own
 LOG_EVERY = 50  # updates
 SAVE_SECONDS = 600.0  # at the longest, between two checkpoints
 EVAL_BATCH = 256
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to train, on what, and where to. The recipe's other values are in `recipe`."""
-
-    method: Method
-    backbone: str
-    recipe: Recipe
-    data_dir: Path
-    output: Path
-    class_order: str = "auto"
-    labels: Path | None = None
-    weights: str = "auto"  # to start from; "auto" is what the recipe says
-    teacher: str = "auto"  # the teacher's weights, where the recipe has one; "auto" is those the run starts from
-    image_size: tuple[int, int] | None = None
-    device: str = "cpu"
-    precision: str = "fp32"
-    passes: int = 1
-    compile: bool = False
-    recompute: bool = False
-    workers: int = 0
-    seed: int = 42
-    save_every: int | None = None  # updates; an epoch if None, and ten minutes at the longest
-    evaluate_every: float = 1.0  # epochs
-    tracker: str | None = None
-    pixels: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # mean, std, crop_pct, interpolation, if not the model's own
-    take: choice.Take = choice.ALL  # which weights, of files that hold several
 
 
 class Watch(runner.Watch, Protocol):
@@ -77,7 +48,7 @@ class Trained:
     """What a run ends with."""
 
     path: Path
-    top1: float  # percent, on `images` images of `split`
+    value: float | None  # of the task's main metric, on `images` images of `split`
     images: int
     split: str
     updates: int
@@ -99,21 +70,25 @@ def train(job: Job, watch: Watch) -> Trained:
 
 
 def _train(job: Job, watch: Watch, processes: Processes, held: ExitStack) -> Trained:
-    images, held_out = data.open_training(job.data_dir, job.class_order, job.labels)
-    check_training(images)
-    method = _with_knobs(job.method, job.recipe)
+    images, held_out = job.task.open_training(job.data_dir)
+    headed = job.task.has_head
+    if not headed:
+        check_training(images)
+    method = starting.with_knobs(job.method, job.recipe)
     auto = job.weights == "auto" and job.recipe.start == "scratch"
     given = sources.single("random" if auto else job.weights, job.take)
-    backbone = given.create(job.backbone, job.image_size, len(images.classes), job.recipe.drop_path, job.pixels)
-    start = _start(job, given, backbone)
+    classes = None if headed else len(images.classes)
+    backbone = given.create(job.backbone, job.image_size, classes, job.recipe.drop_path, job.pixels)
+    start, model = starting.begun(job, given, backbone, method)
     if start.note and processes.leads:
         watch.say(f"{job.backbone}: {start.note}.")
-    torch.manual_seed(job.seed)
-    model = Model(backbone, method).to(processes.device)
     model.recompute = job.recompute
-    for parameter in model.idle():  # DDP waits for the gradient of every other one
+    for parameter in () if headed else model.idle():  # DDP waits for the gradient of every other one
         parameter.requires_grad_(False)
-    teacher, taught_by = _teacher(job, len(images.classes))
+    learning = job.task.model(model, len(images.classes), job.recipe) if headed else model
+    learning.to(processes.device)
+    starting.rescaled(learning, job.recipe.layer_scale_init)
+    teacher, taught_by = (None, None) if headed else starting.teacher(job, len(images.classes))
     settings = {
         "method": method.name,
         "setting": method.model_dump(mode="json"),
@@ -128,13 +103,17 @@ def _train(job: Job, watch: Watch, processes: Processes, held: ExitStack) -> Tra
         "precision": job.precision,
         "seed": job.seed,
         **told.kept(given.told.pool, backbone.pixels),
+        **(starting.of_task(job, start) if headed else {}),
     }
-    task = MethodTask(model, teacher, torch.device(processes.device)).to(processes.device)
+    device = torch.device(processes.device)
+    task = HeadedTask(learning, job.task, device) if headed else MethodTask(model, teacher, device)
+    task = task.to(device)
     if job.recipe.ema:
         task.setup_ema(decay=job.recipe.ema)
-    stream = Stream(images, backbone.config, job.recipe, job.seed, job.workers, processes, job.passes)
-    total = max(1, round(job.recipe.epochs * stream.updates))
-    optimizer = optim.optimizer(model, job.recipe)
+    lessons = job.task.lessons(images, backbone, job.recipe, job.seed)
+    stream = Stream(images, backbone.config, job.recipe, job.seed, job.workers, processes, job.passes, lessons)
+    total = job.recipe.updates or max(1, round(job.recipe.epochs * stream.updates))
+    optimizer = optim.optimizer(learning, job.recipe)
     schedule = optim.Schedule(optimizer, job.recipe, stream.updates, total)
     held.enter_context(alone(job.output, processes))
     done = state.restore(job.output, task, optimizer, settings)
@@ -145,8 +124,10 @@ def _train(job: Job, watch: Watch, processes: Processes, held: ExitStack) -> Tra
     if job.compile:
         task.compile()
     if processes.count > 1:
+        if headed and processes.device.startswith("cuda"):
+            learning.synchronise()  # type: ignore[operator]
         task.prepare_distributed([torch.cuda.current_device()] if processes.device.startswith("cuda") else None)
-    run = _Run(job, watch, processes, method, settings, task, optimizer, schedule, stream, total)
+    run = _Run(job, watch, processes, method, settings, task, optimizer, schedule, stream, total, backbone)
     if done and processes.leads:
         watch.say(f"Going on after update {done} of {total}.")
     run.updates(done, held_out)
@@ -167,6 +148,7 @@ class _Run:
     schedule: optim.Schedule
     stream: Stream
     total: int
+    backbone: Backbone
     log: log.Log | None = None  # of the process that leads
     saved: int = 0
     saved_at: float = field(default_factory=time.monotonic)
@@ -176,16 +158,20 @@ class _Run:
         self.targets = Targets(self.job.recipe, self.settings["classes"])
         self.unreadable = telling.Unreadable(self.job.output, self.processes, self.watch.say)
 
-    def updates(self, done: int, held_out: data.Images) -> None:
+    def updates(self, done: int, held_out: Any) -> None:
         """The updates that are left."""
         per_epoch, save_every = self.stream.updates, self.job.save_every or self.stream.updates
         evaluate_every = max(1, round(self.job.evaluate_every * per_epoch))
         if self.processes.leads:
             follow = self.job.tracker and log.tracker(self.job.tracker, self.job.output.name, self.settings)
-            for name in (state.NAME, RESULT):  # found now, not after hours; and what a killed start left is removed
+            for name in (
+                state.NAME,
+                RESULT,
+                BEST,
+            ):  # found now, not after hours; and what a killed start left is removed
                 atomic.check(self.job.output / name, WeightsError, "give another --output")
             self.log = log.Log(self.job.output, done, follow or None)
-            for sentence in telling.what_on(self.stream.images, held_out, self.task.model.backbone):
+            for sentence in telling.what_on(self.stream.images, held_out, self.backbone, self.job.task):
                 self.watch.say(sentence)
             self.watch.stretch(f"{self.method.label} on {self.job.backbone}", self.total)
             self.watch.step(done)
@@ -202,36 +188,54 @@ class _Run:
                 row["images_per_s"] = round(self.job.recipe.batch * (now - first) / (time.monotonic() - began), 1)
                 if evaluating:
                     self.unreadable.training(self.stream)
-                    row["top1"] = self._evaluate(held_out).top1
+                    row[self.main.name] = self._evaluate(held_out)[0]
                 if self.log is not None:  # before the checkpoint: lines after it are dropped, none before it is missing
+                    self._keep_best(row)
                     self.log.add(row)
-                    self.watch.note(log.line(row))
+                    self.watch.note(log.line(row, self.main))
                 if saving or time.monotonic() - self.saved_at > SAVE_SECONDS:
                     self._save(now)
                 began, first = time.monotonic(), now
             if self.processes.leads:
                 self.watch.step(now)
 
-    def finish(self, held_out: data.Images) -> Trained:
+    def finish(self, held_out: Any) -> Trained:
         """Measure the result and write it."""
         self.unreadable.training(self.stream)
-        found = self._evaluate(held_out)
-        path = self.job.output / RESULT
+        value, count, scores = self._evaluate(held_out)
+        path, title = self.job.output / RESULT, f"{self.method.label} on {self.job.backbone}"
         if self.log is not None:
-            result = {"top1": found.top1, "images": len(found.target), "split": held_out.split}
-            lean = self.method.lean()
-            header = {**self.settings, "updates": self.total, "version": __version__, "result": result}
-            header["setting"] = lean.model_dump(mode="json")
+            told = scores if self.job.task.has_head else {self.main.name: value}
+            result, lean = {**told, "images": count, "split": held_out.split}, self.method.lean()
+            header = {**self._header(self.total), "result": result, "setting": lean.model_dump(mode="json")}
             files.write(path, state.result(self.task, lean), header)
             rows = log.read(self.log.path)
-            if not rows or "top1" not in rows[-1]:
+            if not rows or self.main.name not in rows[-1]:
                 self.log.add({"update": self.total, "epoch": round(self.total / self.stream.updates, 4), **result})
-            curves.draw(
-                log.read(self.log.path), f"{self.method.label} on {self.job.backbone}", self.job.output / "curve.png"
-            )
+            curves.draw(log.read(self.log.path), title, self.job.output / "curve.png", self.main)
             self.log.close()
         self.processes.wait()
-        return Trained(path, found.top1, len(found.target), held_out.split, self.total, self.processes.leads)
+        return Trained(path, value, count, held_out.split, self.total, self.processes.leads)
+
+    @property
+    def main(self) -> Metric:
+        """The metric that tells how far it is."""
+        return self.job.task.metrics[0]
+
+    def _header(self, updates: int) -> dict[str, Any]:
+        return {**self.settings, "updates": updates, "version": __version__}
+
+    def _keep_best(self, row: Mapping[str, Any]) -> None:
+        """Write the weights where none of the evaluations before was as good."""
+        if self.log is None or not self.job.task.has_head or row.get(self.main.name) is None:
+            return
+        sign = self.main.sign
+        before = [sign * r[self.main.name] for r in log.read(self.log.path) if r.get(self.main.name) is not None]
+        if all(sign * row[self.main.name] > value for value in before):
+            result = {self.main.name: row[self.main.name]}
+            files.save(
+                self.job.output / BEST, state.averaged(self.task), {**self._header(row["update"]), "result": result}
+            )
 
     def _update(self, update: int, batches: Any) -> None:
         job, passes = self.job, self.stream.passes
@@ -274,6 +278,9 @@ class _Run:
         for name in self.since[-1][2]:
             mean = self.processes.mean(torch.stack([terms[name].float() for _, _, terms in self.since]).mean())
             row[name if name == "loss" else f"loss_{name}"] = round(mean.item(), 6)
+        scales = [p.detach().mean() for name, p in self.task.model.named_parameters() if "layer_scale" in name]
+        if scales:
+            row["layer_scale"] = float(f"{torch.stack(scales).mean().item():.6g}")
         self.since = []
         return row
 
@@ -290,57 +297,20 @@ class _Run:
             state.save(self.job.output, self.task, self.optimizer, now, self.settings)
         self.saved, self.saved_at = now, time.monotonic()
 
-    def _evaluate(self, held_out: data.Images) -> accuracy.Predictions:
-        """Predictions on the held-out images, at the full setting; every process makes the same."""
+    def _evaluate(self, held_out: Any) -> tuple[float | None, int, dict[str, float | None]]:
+        """The main metric on what is held out, at the full setting, of how many; every process makes the same."""
         self.task.use(self.method)
-        model = state.averaged(self.task)
-        training = model.training
-        model.use(self.method)
-        config = self.task.model.backbone.config
-        loader = data.loader(held_out, config, EVAL_BATCH, self.job.workers)
-        found = accuracy.predict({"model": model.eval()}, loader, self.processes.device, self.job.precision)["model"]
-        model.train(training)
+        model, job = state.averaged(self.task), self.job
+        if not job.task.has_head:
+            model.use(self.method)
+        loader: Any = job.task.loader(held_out, self.backbone, job.task.batch or EVAL_BATCH, job.workers, None)
+        answers, targets = [], []
+        with evaluating(model):
+            for images, target in loader:
+                images = images.to(self.processes.device, non_blocking=True)
+                answers.append(job.task.answer(model, images, target, job.precision, "model"))
+                targets.append(target)
         self.unreadable.held_out(loader)
-        return found
-
-
-def _with_knobs(method: Method, recipe: Recipe) -> Method:
-    """The setting with the knobs that the recipe brings, where they are at their defaults."""
-    fields = type(method).model_fields
-    brought = {k: v for k, v in recipe.knobs.items() if k not in fields or getattr(method, k) == fields[k].default}
-    method = make(type(method), {**method.model_dump(), **brought})
-    if method.at(recipe.epochs).decides != method.decides:
-        raise BadSetting(
-            f"{method.label} is not reached after epochs={recipe.epochs:g}: its schedule takes longer; "
-            "give more epochs, or a shorter schedule."
-        )
-    return method
-
-
-def _start(job: Job, given: sources.Sources, backbone: Backbone) -> checkpoints.Weights:
-    """Fill the backbone with what the run starts from; weights of other classes get a new head."""
-    found = given.load(backbone, job.seed, transfer=True)
-    if found.kind == "random" and given.dense == "auto":
-        raise WeightsError(
-            f"Fine-tuning starts from dense weights, but {found.note}; give --weights FILE, or --recipe scratch."
-        )
-    return found
-
-
-def _teacher(job: Job, classes: int) -> tuple[Model | None, dict[str, Any] | None]:
-    """The frozen dense model that the recipe asks for, and where its weights are from."""
-    if job.recipe.teacher == "none":
-        return None, None
-    source = job.weights if job.teacher == "auto" and job.weights != "random" else job.teacher
-    try:
-        given = sources.single(source, job.take)
-        backbone = given.create(job.backbone, job.image_size, classes, pixels=job.pixels)
-        found = given.load(backbone, job.seed, transfer=job.teacher == "auto")
-    except WeightsError as error:
-        raise WeightsError(f"The teacher does not fit: {error}") from None
-    if found.kind == "random" or found.random_head:
-        raise WeightsError(
-            f"The teacher of {job.method.name} needs dense weights of {job.backbone} with {classes} classes, but "
-            f"{found.note or 'they are random'}; give --teacher FILE, or --set teacher=none."
-        )
-    return Model(backbone, Dense()), found.identity
+        found = job.task.gather(answers, targets)
+        scores = dict(job.task.score(found, None, job.seed))
+        return scores.get(self.main.name), len(found), scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,17 +14,18 @@ from torch import nn
 
 from tokenbench.core.block import Reducer
 from tokenbench.errors import BadSetting
-from tokenbench.methods.recipe import Recipe
+from tokenbench.methods.recipe import Learning
 from tokenbench.model import Model
 
 
-def optimizer(model: Model, recipe: Recipe) -> torch.optim.Optimizer:
+def optimizer(model: nn.Module, recipe: Learning) -> torch.optim.Optimizer:
     """timm's optimizer over what the method added, at the full rate, and the backbone, at `backbone_lr` of it.
 
     Raises:
         BadSetting: a frozen parameter, or an optimizer, that does not exist.
     """
-    own = dict(model.vit.named_parameters())
+    body, rest, excluded = _divided(model)
+    own = dict(body.named_parameters())
     for name in recipe.frozen:
         if name not in own:
             raise BadSetting(
@@ -31,12 +33,10 @@ def optimizer(model: Model, recipe: Recipe) -> torch.optim.Optimizer:
                 "give another --recipe, or --set frozen=NAMES."
             )
         own[name].requires_grad_(False)
-    excluded = model.vit.no_weight_decay() if hasattr(model.vit, "no_weight_decay") else ()
     groups: list[dict[str, Any]] = []
-    for part, module, listed in (("backbone", model.vit, excluded), ("method", model.blocks, ())):
-        found = param_groups_weight_decay(module, recipe.weight_decay, no_weight_decay_list=listed)  # type: ignore[no-untyped-call]
-        for group in found:
-            groups += [{**group, **own, "part": part} for own in _by_rate(model, group["params"])]
+    for part, module in (("backbone", body), *(("method", module) for module in rest)):
+        for group in _groups(module, recipe, excluded if part == "backbone" else ()):
+            groups += [{**group, **alike, "part": part} for alike in _by_rate(model, group["params"])]
     if not groups:
         raise BadSetting(f"recipe: frozen={'/'.join(recipe.frozen)} leaves nothing to train.")
     try:
@@ -48,9 +48,32 @@ def optimizer(model: Model, recipe: Recipe) -> torch.optim.Optimizer:
     return made
 
 
-def _by_rate(model: Model, parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
+def _divided(model: nn.Module) -> tuple[nn.Module, list[nn.Module], list[str]]:
+    """The backbone, what else learns, and the names in the backbone that its makers exclude from weight decay."""
+    if isinstance(model, Model):
+        listed = model.vit.no_weight_decay() if hasattr(model.vit, "no_weight_decay") else ()
+        return model.vit, [model.blocks], list(listed)
+    body: Any = model.body
+    tables = [name for name, _ in body.named_parameters() if name.endswith("relative_position_bias_table")]
+    return body, [child for name, child in model.named_children() if name != "body"], tables
+
+
+def _groups(module: nn.Module, recipe: Learning, excluded: Sequence[str]) -> list[dict[str, Any]]:
+    """Parameters with weight decay and without."""
+    if recipe.no_decay == "vectors":
+        made = param_groups_weight_decay(module, recipe.weight_decay, no_weight_decay_list=excluded)  # type: ignore[no-untyped-call]
+        return list(made)
+    spared: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            (spared if "norm" in name or name in excluded else others).append(parameter)
+    return [{"params": spared, "weight_decay": 0.0}, {"params": others, "weight_decay": recipe.weight_decay}]
+
+
+def _by_rate(model: nn.Module, parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
     """Parameters by the factor that their reducer puts on the learning rate (`Reducer.rate`), where that is not 1."""
-    reducers = [module for module in model.blocks.modules() if isinstance(module, Reducer)]
+    reducers = [module for module in model.modules() if isinstance(module, Reducer)]
     rates = {parameter: reducer.rate for reducer in reducers for parameter in reducer.parameters()}
     found: dict[float, list[nn.Parameter]] = {}
     for parameter in parameters:
@@ -61,7 +84,7 @@ def _by_rate(model: Model, parameters: list[nn.Parameter]) -> list[dict[str, Any
 class Schedule:
     """timm's schedule, told the update before each."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe, updates: int, total: int) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, recipe: Learning, updates: int, total: int) -> None:
         """`updates` an epoch, `total` in all."""
         self._optimizer, self._recipe, self._updates = optimizer, recipe, updates
         made: Any = None
@@ -73,8 +96,9 @@ class Schedule:
                 min_lr=recipe.min_lr,
                 warmup_lr=recipe.warmup_lr,
                 decay_epochs=None if recipe.schedule in ("wsd", "rsqrt") else 90 * updates,
-                decay_milestones=[90 * updates, 180 * updates, 270 * updates],
-                warmup_epochs=round(recipe.warmup_epochs * updates),
+                decay_milestones=[round(epoch * updates) for epoch in recipe.milestones],
+                decay_rate=1.0 if recipe.schedule == "poly" else 0.1,  # of poly it is the power
+                warmup_epochs=recipe.warmup_updates or round(recipe.warmup_epochs * updates),
                 step_on_epochs=False,
                 updates_per_epoch=1,
             )

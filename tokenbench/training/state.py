@@ -89,7 +89,7 @@ def result(task: MethodTask, lean: Method) -> dict[str, Tensor]:
     """The tensors that a run ends with, without those that only training needs (`Method.lean`)."""
     model = averaged(task)
     tensors: dict[str, Tensor] = model.state_dict()
-    if lean == model.method:
+    if not isinstance(model, Model) or lean == model.method:
         return tensors
     names = Model(Backbone(model.vit), lean).state_dict()
     return {name: value for name, value in tensors.items() if name in names}

@@ -5,14 +5,11 @@ So a run that was killed goes on with the same pixels, and two processes see wha
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from timm.data.distributed_sampler import RepeatAugSampler
 from timm.data.mixup import Mixup
 from timm.data.transforms_factory import create_transform
@@ -20,9 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from tokenbench.data import Images, resolve
-from tokenbench.data.opening import reason
+from tokenbench.data.reading import Readable, seed_all
 from tokenbench.errors import BadData, BadSetting, DataError
-from tokenbench.methods.recipe import Recipe
+from tokenbench.methods.recipe import Learning, Recipe
 from tokenbench.training.processes import Processes
 
 Place = tuple[int, int, int]  # epoch, position in it over all processes, image
@@ -42,17 +39,20 @@ class Stream:
         workers: processes that decode.
         processes: this process among those that train together.
         passes: passes of the model an update, whose gradients are added up.
+        lessons: images at their places, with targets and those that could not be read, and `collate`, which makes a
+            batch of them; None: images with a class each, augmented as timm does.
     """
 
     def __init__(
         self,
-        images: Images,
+        images: Any,
         config: Mapping[str, Any],
-        recipe: Recipe,
+        recipe: Learning,
         seed: int,
         workers: int,
         processes: Processes,
         passes: int = 1,
+        lessons: Any = None,
     ) -> None:
         if recipe.batch % (processes.count * passes):
             raise BadSetting(
@@ -68,15 +68,15 @@ class Stream:
                 "give a smaller --batch-size."
             )
         self.passes, self.skipped = passes, dict[str, str]()
-        self.dataset = _Augmented(images, config, recipe, seed)
+        self.dataset = _Augmented(images, config, recipe, seed) if lessons is None else lessons  # type: ignore[arg-type]
 
-    def start(self, update: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def start(self, update: int) -> Iterator[tuple[Tensor, Any]]:
         """The batches from an update on, without end."""
         loader: DataLoader[Any] = DataLoader(
             self.dataset,
             batch_sampler=_Endless(self, update),
             num_workers=self.workers,
-            collate_fn=_collate,
+            collate_fn=self.dataset.collate,
             pin_memory=torch.cuda.is_available(),
         )
         batches = iter(loader)
@@ -97,8 +97,9 @@ class Stream:
     def _order(self, epoch: int) -> list[int]:
         sampler: Any
         share = {"num_replicas": self.processes.count, "rank": self.processes.rank}
-        if self.recipe.repeats > 1:
-            sampler = RepeatAugSampler(self.images, num_repeats=self.recipe.repeats, **share)  # type: ignore[no-untyped-call]
+        repeats = getattr(self.recipe, "repeats", 1)
+        if repeats > 1:
+            sampler = RepeatAugSampler(self.images, num_repeats=repeats, **share)  # type: ignore[no-untyped-call]
             sampler.set_epoch(self.seed * 100_003 + epoch)
         else:
             sampler = DistributedSampler(self.images, seed=self.seed, **share)  # type: ignore[arg-type]
@@ -137,8 +138,8 @@ class _Augmented(Dataset[tuple[Tensor, int, dict[str, str]]]):
 
     def __init__(self, images: Images, config: Mapping[str, Any], recipe: Recipe, seed: int) -> None:
         resolved = resolve(config)
-        self.images, self.seed, self.unread = images, seed, dict[int, str]()
-        self.mode = "L" if resolved["input_size"][0] == 1 else "RGB"
+        self.images, self.seed = images, seed
+        self.readable = Readable(images, "L" if resolved["input_size"][0] == 1 else "RGB")
         self.transform = _transform(
             input_size=resolved["input_size"],
             is_training=True,
@@ -158,45 +159,27 @@ class _Augmented(Dataset[tuple[Tensor, int, dict[str, str]]]):
 
     def __getitem__(self, place: Place) -> tuple[Tensor, int, dict[str, str]]:
         epoch, position, index = place
-        image, index, skipped = self._readable(index)
+        image, index, skipped = self.readable(index)
         seed_all(self.seed, epoch, position)
         return self.transform(image), int(self.images.targets[index]), skipped
 
-    def _readable(self, first: int) -> tuple[Image.Image, int, dict[str, str]]:
-        """An image, or the next one that can be read, with its index; and the name and reason of those passed over."""
-        passed: dict[str, str] = {}
-        for index in chain(range(first, len(self.images)), range(first)):
-            if index not in self.unread:
-                try:
-                    return self.images.open(index, self.mode), index, passed
-                except Exception as error:  # a damaged file makes PIL raise nearly anything
-                    self.unread[index] = reason(error)
-            passed[self.images.label(index)] = self.unread[index]
-        raise DataError(
-            f"None of the {len(self.images)} images of {self.images.name} to train on can be read; the first, "
-            f"{self.images.label(0)}: {self.unread[0]}."
-        )
-
-
-def _collate(items: list[tuple[Tensor, int, dict[str, str]]]) -> tuple[Tensor, Tensor, dict[str, str]]:
-    pixels, targets, skipped = zip(*items, strict=True)
-    return torch.stack(pixels), torch.tensor(targets), {name: why for each in skipped for name, why in each.items()}
-
-
-def seed_all(*key: int) -> None:
-    """Seed Python, NumPy and torch by a key: timm's augmentations draw from all three."""
-    words = np.random.SeedSequence([abs(k) for k in key]).generate_state(3)
-    random.seed(int(words[0]))
-    np.random.seed(int(words[1]))
-    torch.manual_seed(int(words[2]))
+    @staticmethod
+    def collate(items: list[tuple[Tensor, int, dict[str, str]]]) -> tuple[Tensor, Tensor, dict[str, str]]:
+        """A batch (B, C, H, W) with its classes (B,)."""
+        pixels, targets, skipped = zip(*items, strict=True)
+        return torch.stack(pixels), torch.tensor(targets), {name: why for one in skipped for name, why in one.items()}
 
 
 class Targets:
-    """Class indices to what the loss takes: mixup and CutMix with the batch, label smoothing."""
+    """Class indices to what the loss takes: mixup and CutMix with the batch, label smoothing; targets of other recipes
+    as they are.
+    """
 
-    def __init__(self, recipe: Recipe, classes: int) -> None:
-        self.classes, self.smoothing = classes, recipe.smoothing
+    def __init__(self, recipe: Learning, classes: int) -> None:
         self.mixup: Any = None
+        self.classes, self.smoothing = classes, getattr(recipe, "smoothing", 0.0)
+        if not isinstance(recipe, Recipe):
+            return
         if recipe.mixup or recipe.cutmix:
             self.mixup = Mixup(  # type: ignore[no-untyped-call]
                 mixup_alpha=recipe.mixup,
@@ -205,7 +188,7 @@ class Targets:
                 num_classes=classes,
             )
 
-    def __call__(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, target: Any) -> tuple[Tensor, Any]:
         """Images (B, C, H, W), mixed in place, and soft targets (B, classes), or the indices where nothing is soft."""
         if self.mixup is not None and len(images) % 2 == 0:
             mixed: tuple[Tensor, Tensor] = self.mixup(images, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from tokenbench.core.block import Output
 from tokenbench.methods.base import Method
 from tokenbench.model import Model
+from tokenbench.tasks.base import Task
 
 
 class Student(nn.Module):
@@ -81,5 +83,39 @@ class MethodTask(TrainingTask):  # type: ignore[misc]  # timm is not typed
             with torch.no_grad():
                 taught = self.teacher(input)
         out: Output = self.trainable_module(input)
-        terms = self.model.method.losses(out, target, taught)
+        method = self.model.method
+        twin = method.twin() if self.training else None
+        if twin is not None:
+            self.model.use(twin)
+            out = replace(out, twin=self.trainable_module(input))
+            self.model.use(method)
+        terms = method.losses(out, target, taught)
         return {"loss": torch.stack(list(terms.values())).sum(), "output": out.logits.detach(), **terms}
+
+
+class Learner(nn.Module):
+    """A model with a head of a task's own, whose forward pass returns the terms of its loss."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.model, self.task = model, task
+
+    def forward(self, images: Tensor, target: Any) -> dict[str, Tensor]:
+        """The terms, already weighted."""
+        return dict(self.task.terms(self.model, images, target))
+
+
+class HeadedTask(MethodTask):
+    """timm's training task of a model with a head of a task's own: images and targets to the sum of `Task.terms`."""
+
+    def __init__(self, model: nn.Module, task: Task, device: torch.device | None = None) -> None:
+        super().__init__(model, None, device)  # type: ignore[arg-type]
+        self.trainable_module = Learner(model, task)
+
+    def use(self, method: Method) -> None:
+        """Nothing: of methods that make pyramids no knob is scheduled."""
+
+    def forward(self, input: Tensor, target: Any) -> dict[str, Tensor]:
+        """`loss` and each of the task's terms, weighted."""
+        terms = self.trainable_module(input, target)
+        return {"loss": torch.stack(list(terms.values())).sum(), **terms}

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tokenbench.backbones import Backbone
-from tokenbench.data import Images, Loader, unreadable
+from tokenbench.data import unreadable
+from tokenbench.tasks.base import Loader, Task
 from tokenbench.training.processes import Processes
 from tokenbench.training.stream import Stream
 
 
-def what_on(images: Images, held_out: Images, backbone: Backbone) -> Iterator[str]:
+def what_on(images: Any, held_out: Any, backbone: Backbone, task: Task) -> Iterator[str]:
     """What is trained and measured on, in sentences."""
     yield (
         f"Training is on {images.split} of {images.name}, {len(images)} images of {len(images.classes)} classes; "
-        f"accuracy is measured on {held_out.split}, {len(held_out)} images."
+        f"{task.scored} is measured on {held_out.split}, {len(held_out)} images."
     )
     yield from (*images.notes, *held_out.notes)
-    if backbone.unseen:
+    if backbone.unseen and not task.any_size:
         yield f"{backbone.name}: {backbone.unseen}."
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from tokenbench import backbones
 from tokenbench.backbones import Backbone
@@ -19,6 +21,7 @@ from tokenbench.weights.choice import ALL, Take
 from tokenbench.weights.told import NOTHING, Told, by_header, by_others, in_folder
 
 WORDS = ("auto", "dense", "random")
+CLASSIFIER = "classification"  # the task of weights that do not say theirs
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Sources:
         return next((tuple(map(str, names)) for names in named.values()), None)
 
 
-def find(text: str, backbone: str, take: Take = ALL) -> Sources:
+def find(text: str, backbone: str, take: Take = ALL, task: str = CLASSIFIER) -> Sources:
     """What a `--weights` value means for a backbone.
 
     Args:
@@ -106,11 +109,12 @@ def find(text: str, backbone: str, take: Take = ALL) -> Sources:
             `tokenbench train` wrote go to their methods, any other is the dense model's.
         backbone: its short or timm name.
         take: which weights, of files that hold several.
+        task: what models are for: files of models with a head of their own for it go to their methods, dense too.
 
     Raises:
-        WeightsError: a file does not exist or is damaged, or several would be the dense model's.
+        WeightsError: a file does not exist or is damaged, is of another task, or several would be the dense model's.
     """
-    if text == "auto":
+    if text == "auto" and task == CLASSIFIER:
         shipped = sorted(checkpoints.SHIPPED.glob(f"{backbone}-*.safetensors"))
         return Sources("auto", {path: files.header(path) for path in shipped})
     if text in WORDS:
@@ -121,7 +125,10 @@ def find(text: str, backbone: str, take: Take = ALL) -> Sources:
     for part in filter(None, (part.strip() for part in text.split(","))):
         for path in _files(Path(part)):
             header = _checked(files.header(path), path)
-            if header.get("method", "dense") != "dense":
+            theirs, plain = header.get("task", CLASSIFIER), header.get("method", "dense") == "dense"
+            if theirs != task and not (plain and theirs == CLASSIFIER):  # a dense classifier is a backbone of any task
+                raise WeightsError(f"{path} was trained for {theirs}, not {task}; give others, or --task {theirs}.")
+            if not plain or theirs != CLASSIFIER:
                 own[path] = header
             elif "backbone" not in header or _is_of(header, backbone):
                 dense[path] = header
@@ -137,7 +144,7 @@ def find(text: str, backbone: str, take: Take = ALL) -> Sources:
     for path, header in dense.items():
         told = by_header(header) if header else _told(path, take)
         return Sources(str(path), own, header, tuple(others), take, told)
-    return Sources("auto", own, {}, tuple(others), take)
+    return Sources("auto" if task == CLASSIFIER else "random", own, {}, tuple(others), take)
 
 
 def single(text: str, take: Take = ALL) -> Sources:
@@ -154,8 +161,12 @@ def single(text: str, take: Take = ALL) -> Sources:
     return Sources(str(path), {}, header, (), take, told)
 
 
-def model(method: Method, backbone: Backbone, own: Path | None) -> tuple[Model, checkpoints.Weights | None]:
+def model(
+    method: Method, backbone: Backbone, own: Path | None, make: Callable[[nn.Module], nn.Module] | None = None
+) -> tuple[Any, checkpoints.Weights | None]:
     """A model on the backbone, which it shares; or with weights of its own, on a copy.
+
+    `make` puts a task's head on it, which is random unless there are weights of its own.
 
     Returns:
         The model, in eval mode on the backbone's device, and where its own weights are from, if it has any.
@@ -165,9 +176,10 @@ def model(method: Method, backbone: Backbone, own: Path | None) -> tuple[Model, 
         WeightsError: its own weights do not fit.
     """
     like = next(backbone.vit.parameters())
+    plain = Model(backbone if own is None else copy.deepcopy(backbone), method)
+    made = plain if make is None else make(plain)
     if own is None:
-        return Model(backbone, method).to(like).eval(), None
-    made = Model(copy.deepcopy(backbone), method)
+        return made.to(like).eval(), None
     weights = checkpoints.load(made, own)
     if own.parent == checkpoints.SHIPPED:
         weights = replace(weights, kind="shipped")
@@ -217,7 +229,8 @@ def _files(path: Path) -> list[Path]:
     saved = in_folder(path)
     if saved is not None:
         return [saved]
-    found = [file for file in sorted(path.rglob("*.safetensors")) if "settings" not in files.header(file)]
+    every = [file for file in sorted(path.rglob("*.safetensors")) if file.name != "best.safetensors"]
+    found = [file for file in every if "settings" not in files.header(file)]  # else it is there to go on from
     if not found:
         raise WeightsError(f"Weights folder '{path}' has no weights in it; give one that `tokenbench train` wrote.")
     return found

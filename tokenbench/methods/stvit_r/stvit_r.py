@@ -86,6 +86,8 @@ class STViTR(Method):
         ]
         if foreign:
             return f"{foreign[0]} is a knob for {'plain ViTs' if swin else 'Swin'}"
+        if not swin and vit.family != "vit":
+            return f"it runs on Swin and on plain ViTs, and this is of the family {vit.family}"
         if not isinstance(vit, Swin):
             return no_mean(vit, self._count(vit)) or self._units(vit).refusal(vit.depth)
         if len(vit.stages) <= STAGE or vit.stages[STAGE] % UNIT:

@@ -30,6 +30,7 @@ from tokenbench.reports.page import texts
 from tokenbench.reports.page.charts import CONFIG, PARTS, charts
 from tokenbench.reports.paper import tables
 from tokenbench.runs.row import Row
+from tokenbench.tasks import parts_of
 from tokenbench.tasks.base import PAIRED, Metric
 
 NAME = "index.html"
@@ -117,6 +118,7 @@ def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) 
         }
         for g, p in points
     ]
+    parts = next((found for group in groups if (found := parts_of(group.first.task))), ())
     columns = {name: _packed([_short(record[name]) for record in records]) for name in records[0]}
     return {
         "count": len(records),
@@ -134,7 +136,7 @@ def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) 
             }
             for name, group in zip(names(groups), groups, strict=True)
         ],
-        "cells": [vars(column) for column in cells.columns([groups[0].metrics[0], *others.values()])],
+        "cells": [vars(column) for column in cells.columns([groups[0].metrics[0], *others.values()], parts)],
         "published": [_compared(i, c) for i, (_, p) in enumerate(points) for c in _comparisons(p.row)],
         "charts": {name: vars(chart) for name, chart in charts(methods).items()},
         "axes": [vars(axis) for axis in pareto.AXES],

@@ -22,7 +22,8 @@ def of(point: Point, dense: Any, parts: Sequence[str]) -> dict[str, str]:
     if point.saved is not None and point.saved > 0.01 and point.time_saved is not None:
         came_true = point.time_saved / point.saved
     inner = row.label[row.label.index("[") + 1 : -1] if "[" in row.label else row.label
-    spent = [(part, (row.gmacs_by_part or {}).get(part)) for part in parts]
+    by_part = row.gmacs_by_part or {}
+    spent = [(part, by_part.get(part)) for part in (*parts, *(name for name in by_part if name not in parts))]
     return found | {
         "t_setting": inner.replace("keep_rate=", ""),
         "t_p": MISSING if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",

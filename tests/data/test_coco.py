@@ -1,0 +1,203 @@
+"""Annotations as COCO has them, and each fault in them named with file and id."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scenes
+from PIL import Image
+
+from tokenbench.data.coco import decoded, open_coco
+from tokenbench.errors import BadData, UsageError
+
+Change = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return scenes.coco(tmp_path / "disks", val=4)
+
+
+def change(folder: Path, how: Change) -> Path:
+    file = folder / "annotations" / "instances_val.json"
+    content = json.loads(file.read_text())
+    how(content)
+    file.write_text(json.dumps(content))
+    return folder
+
+
+def test_what_is_there(folder: Path) -> None:
+    found = open_coco(folder, "val")
+    assert (found.name, found.split, found.classes, found.categories, found.notes) == (
+        "disks",
+        "val",
+        ("disk",),
+        (7,),
+        (),
+    )
+    assert len(found) == 4 and found.things[2] == () and found.ids == (1, 2, 3, 4) and found.sizes[0] == (96, 112)
+    for index, (image, masks) in enumerate(scenes.disks(4, 0)):
+        assert (np.array(found.open(index)) == image).all()
+        for thing, mask in zip(found.things[index], masks, strict=True):
+            assert (decoded(thing.outline, found.sizes[index]) == mask).all() and thing.area == mask.sum()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("annotations/instances_val2017.json", "val2017"),
+        ("val.json", "images/val"),
+        ("val/_annotations.coco.json", "val"),
+    ],
+)
+def test_other_layouts(folder: Path, names: tuple[str, str]) -> None:
+    file, images = (folder / name for name in names)
+    images.parent.mkdir(exist_ok=True)
+    (folder / "val").rename(images)
+    (folder / "annotations" / "instances_val.json").rename(file)
+    assert len(open_coco(folder, "val")) == 4
+    assert len(open_coco(None, "val", images, file)) == 4
+
+
+def test_polygons_and_crowds(folder: Path) -> None:
+    def how(content: dict[str, Any]) -> None:
+        content["annotations"][0] |= {"segmentation": [[10, 10, 30, 10, 30, 20, 10, 20]], "bbox": [10, 10, 20, 10]}
+        content["annotations"][1]["iscrowd"] = 1
+
+    first, second, *_ = open_coco(change(folder, how), "val").things[0]
+    assert decoded(first.outline, (96, 112)).sum() == 200 and second.crowd and not first.crowd
+
+
+def one(number: int, **values: Any) -> Change:
+    return lambda content: content["annotations"][number].update(values)
+
+
+FAULTS: dict[str, tuple[Change, str]] = {
+    "no area": (
+        one(1, bbox=[5, 5, 0, 9]),
+        r"1 of \d+ annotations have boxes of no area \(first: id 2 in 0.png\); they are left",
+    ),
+    "outside": (
+        one(1, bbox=[500, 5, 9, 9]),
+        "1 of .* have boxes outside their images .first: id 2 in 0.png.; they are left",
+    ),
+    "over": (
+        one(1, bbox=[100, 5, 50, 9]),
+        "have boxes that reach over their images .first: id 2 in 0.png.; they are cut",
+    ),
+    "numbers": (one(1, bbox=[1, 2, "3", 4]), "have no box of four numbers .first: id 2"),
+    "nan": (one(1, bbox=[1, 2, float("nan"), 4]), "have no box of four numbers .first: id 2"),
+    "points": (one(1, segmentation=[[1, 2, 3, 4]]), "have polygons of fewer than three points .first: id 2"),
+    "half": (one(1, segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "have polygons with half a point .first: id 2"),
+    "size": (
+        one(1, segmentation={"size": [9, 9], "counts": "a"}),
+        "have encoded masks of another size than their images",
+    ),
+    "runs": (one(1, segmentation={"size": [96, 112], "counts": [5, 6]}), "runs are not as long as their images"),
+    "category": (
+        one(1, category_id=9),
+        "are of categories that the file does not have .first: id 2 in 0.png: category 9",
+    ),
+    "image": (one(1, image_id=99), "are of images that the file does not have .first: id 2: image 99"),
+    "twice": (one(1, id=1), "have the id of another .first: id 1 in 0.png.; they are kept"),
+    "unnamed": (
+        lambda c: c["categories"][0].pop("name"),
+        "1 of 1 categories have no name .first: id 7.; they are called",
+    ),
+    "file": (
+        lambda c: c["images"][1].update(file_name="no.png"),
+        r"1 of 4 images are not in .*val .first: id 2, no.png.",
+    ),
+    "stated": (
+        lambda c: c["images"][1].update(width=5),
+        "have another size than is stated .first: id 2, 1.png: 112x96, stated 5x96",
+    ),
+    "one kind": (
+        lambda c: c["categories"].append({"id": 8, "name": "b"}),
+        "objects are of 'disk', one of 2 categories",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_told_and_strictly_errors(fault: str, folder: Path) -> None:
+    import re
+
+    how, told = FAULTS[fault]
+    whole = sum(map(len, open_coco(folder, "val").things))
+    found = open_coco(change(folder, how), "val")
+    assert len(found.notes) == 1 and re.search(told, found.notes[0]), found.notes
+    assert "instances_val.json" in found.notes[0] and found.notes[0].endswith("--strict makes this an error.")
+    out = "left out" in found.notes[0]
+    assert (sum(map(len, found.things)) < whole) == out
+    with pytest.raises(BadData, match=told.split("; ")[0]):
+        open_coco(folder, "val", strict=True)
+
+
+def test_a_damaged_picture(folder: Path) -> None:
+    (folder / "val" / "1.png").write_bytes(b"\x89PNG cut")
+    (note,) = open_coco(folder, "val").notes
+    assert "1 of 4 images cannot be read (first: id 2, 1.png: not an image" in note
+
+
+def _as_corners(content: dict[str, Any]) -> None:
+    for annotation in content["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["bbox"] = [x, y, x + w, y + h]
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+
+
+ERRORS: dict[str, tuple[Change, str]] = {
+    "corners": (_as_corners, "gives boxes as x1, y1, x2, y2 .*convert them"),
+    "image twice": (lambda c: c["images"][1].update(id=1), "has two images with id 1 .0.png, 1.png."),
+    "category twice": (lambda c: c["categories"].append({"id": 7, "name": "b"}), "has two categories with id 7"),
+    "no images": (lambda c: c.update(images=[]), "has no image that can be used"),
+    "no list": (lambda c: c.update(annotations={}), "annotations is no list"),
+    "not COCO": (lambda c: c.pop("images"), "are not COCO's: they have no list of images"),
+}
+
+
+@pytest.mark.parametrize("fault", ERRORS)
+def test_what_cannot_be_used(fault: str, folder: Path) -> None:
+    how, says = ERRORS[fault]
+    with pytest.raises(BadData, match=says):
+        open_coco(change(folder, how), "val")
+
+
+def test_corners_are_told_by_outlines_where_no_box_reaches_over(folder: Path) -> None:
+    def how(content: dict[str, Any]) -> None:
+        for i, annotation in enumerate(content["annotations"]):
+            x, y = 2 + i % 3, 3 + i % 5
+            annotation["bbox"], annotation["segmentation"] = [x, y, x + 9, y + 8], [[x, y, x + 9, y, x + 9, y + 8]]
+
+    with pytest.raises(BadData, match="outlines say so"):
+        open_coco(change(folder, how), "val")
+
+
+def test_no_such_data(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadData, match="has no annotations of split 'test'"):
+        open_coco(folder, "test")
+    with pytest.raises(BadData, match="does not exist"):
+        open_coco(tmp_path / "nowhere", "val")
+    (folder / "annotations" / "instances_val.json").write_text("{")
+    with pytest.raises(BadData, match="cannot be read"):
+        open_coco(folder, "val")
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(BadData, match="No data was given"):
+        open_coco(None, "val")
+
+
+def test_without_the_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from tokenbench.tasks.detection import Detection
+
+    for name in ("faster_coco_eval", "faster_coco_eval.core"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UsageError, match=r"not installed; pip install tokenbench\[dense\]"):
+        Detection().open(folder, None)  # type: ignore[arg-type]

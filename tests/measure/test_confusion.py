@@ -1,0 +1,59 @@
+"""Mean IoU is of one matrix over all pixels, without classes that are nowhere and pixels that are ignored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tokenbench.errors import ResultsError, UsageError
+from tokenbench.measure.confusion import Labelled, count, ious, joined, mean_iou
+
+
+def test_by_hand() -> None:
+    truth = np.array([[0, 0, 1, 255], [1, 1, 2, 255]])
+    found = np.array([[0, 1, 1, 0], [1, 2, 2, 1]])
+    matrix = count(found, truth, 4)
+    assert matrix.tolist() == [[1, 1, 0, 0], [0, 2, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    assert ious(matrix)[:3] == pytest.approx([50, 50, 50]) and np.isnan(ious(matrix)[3])
+    assert mean_iou(matrix) == pytest.approx(50)
+
+
+def test_it_is_no_mean_of_images() -> None:
+    draw = np.random.default_rng(0)
+    truth, found = draw.integers(0, 3, (2, 6, 50))
+    matrices = np.stack([count(f, t, 3) for f, t in zip(found, truth, strict=True)])
+    whole = Labelled(matrices, ("a", "b", "c"), tuple("123456"))
+    assert whole.total.sum() == truth.size
+    assert float(mean_iou(whole.total)) == pytest.approx(float(mean_iou(count(found, truth, 3))))
+    assert float(mean_iou(whole.total)) != pytest.approx(float(mean_iou(matrices).mean()), abs=1e-3)
+    assert whole.accuracy == pytest.approx(100 * (truth == found).mean())
+    low, high = whole.interval(0)
+    assert low < float(mean_iou(whole.total)) < high
+
+
+def test_paired_with_another(tmp_path: Path) -> None:
+    draw = np.random.default_rng(1)
+    truth = draw.integers(0, 3, (30, 80))
+    better, worse = (
+        np.where(draw.random(truth.shape) < share, truth, draw.integers(0, 3, truth.shape)) for share in (0.8, 0.5)
+    )
+    one, other = (
+        Labelled(
+            np.stack([count(f, t, 3) for f, t in zip(found, truth, strict=True)]),
+            tuple("abc"),
+            tuple(map(str, range(30))),
+        )
+        for found in (better, worse)
+    )
+    value, low, high, p = one.change(other, 0)
+    assert 0 < low < value < high and p < 0.01
+    one.save(tmp_path / "l.npz")
+    again = Labelled.load(tmp_path / "l.npz")
+    assert (again.matrices == one.matrices).all() and again.images == one.images and len(joined([one, again])) == 60
+    with pytest.raises(UsageError, match="cannot be paired"):
+        one.change(Labelled(one.matrices, one.names, tuple("x" * 30)), 0)
+    (tmp_path / "l.npz").write_bytes(b"PK")
+    with pytest.raises(ResultsError, match="cannot be read"):
+        Labelled.load(tmp_path / "l.npz")

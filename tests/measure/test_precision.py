@@ -1,0 +1,166 @@
+"""COCO's twelve numbers equal pycocotools' to the last digit, and the bootstrap resamples what they are made of."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tokenbench.errors import ResultsError, UsageError
+from tokenbench.measure.detections import Detections, Objects, joined
+from tokenbench.measure.precision import NAMES, bootstrap, evaluate, weighted
+
+SIDE = 80
+
+
+def made(images: int = 12, seed: int = 0, classes: int = 3, crowd: bool = True, digits: int = 2) -> Detections:
+    """Random boxes and masks, found ones near true ones and elsewhere; the second image has nothing in it."""
+    from faster_coco_eval.core import mask as api
+
+    draw = np.random.default_rng(seed)
+
+    def box(near: Any = None) -> list[float]:
+        if near is not None:
+            return [max(0.0, v + d) for v, d in zip(near, draw.normal(0, 3, 4), strict=True)]
+        return [*draw.uniform(0, 50, 2).round(2).tolist(), *draw.uniform(3, 60, 2).round(2).tolist()]
+
+    def counts(b: list[float]) -> bytes:
+        pixels = np.zeros((SIDE, SIDE), np.uint8, order="F")
+        x, y, w, h = (int(v) for v in b)
+        pixels[y : y + max(1, h), x : x + max(1, w)] = 1
+        found: bytes = api.encode(pixels)["counts"]
+        return found
+
+    truth, found = [], []
+    for image in range(images):
+        for _ in range(0 if image == 1 else draw.integers(1, 15)):
+            b, label = box(), int(draw.integers(classes - 1))
+            truth.append((image, b, label, 1.0, b[2] * b[3] * 0.8, crowd and draw.random() < 0.1, counts(b)))
+            for _ in range(draw.integers(0, 3)):
+                near = box(b)
+                found.append((image, near, label, round(draw.random(), digits), 0.0, False, counts(near)))
+        for _ in range(draw.integers(0, 8)):
+            other = box()
+            found.append((image, other, int(draw.integers(classes)), draw.random(), 0.0, False, counts(other)))
+    ids = np.arange(images) * 3 + 5
+    return Detections(
+        ids, np.full((images, 2), SIDE), np.arange(classes) * 10 + 1, tuple("abc"[:classes]),
+        Objects.of(found), Objects.of(truth),
+    )  # fmt: skip
+
+
+def by_pycocotools(detections: Detections, kind: str) -> list[float]:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    def rows(objects: Objects, true: bool) -> list[dict[str, Any]]:
+        made = []
+        for i in range(len(objects)):
+            row: dict[str, Any] = {
+                "image_id": int(objects.image[i]),
+                "category_id": int(objects.labels[i]),
+                "id": i + 1,
+            }
+            if kind == "bbox" or true:
+                row["bbox"] = objects.boxes[i].tolist()
+            row["segmentation"] = {"size": [SIDE, SIDE], "counts": objects.masks[i]}
+            row |= {"area": float(objects.areas[i]), "iscrowd": int(objects.crowds[i])} if true else {}
+            made.append(row if true else row | {"score": float(objects.scores[i])})
+        return made
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {
+            "images": [{"id": i, "height": SIDE, "width": SIDE} for i in range(len(detections))],
+            "categories": [{"id": k} for k in range(len(detections.names))],
+            "annotations": rows(detections.truth, True),
+        }
+        truth.createIndex()
+        judge = COCOeval(truth, truth.loadRes(rows(detections.found, False)), kind)
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    found: list[float] = judge.stats.tolist()
+    return found
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_equal_to_pycocotools(kind: Any, seed: int) -> None:
+    detections = made(seed=seed)
+    found = evaluate(detections, kind).numbers
+    wanted = by_pycocotools(detections, kind)
+    for name, want in zip(NAMES, wanted, strict=True):
+        if want < 0:
+            assert found[name] is None, name
+        else:
+            assert found[name] == pytest.approx(100 * want, rel=1e-13), name
+
+
+def test_unit_weights_give_the_average_precision() -> None:
+    detections = made()
+    boxes = evaluate(detections, "bbox")
+    assert weighted(boxes.matches, np.ones(len(detections), np.int64)) == pytest.approx(boxes.numbers["ap"], abs=1e-9)
+
+
+def test_weights_are_images_that_are_there_twice_or_not_at_all() -> None:
+    """A weight of two for each image of one half, none for the other: as if the set were that half, twice."""
+    parts = [made(6, seed, digits=9) for seed in (3, 4)]  # of equal scores it matters which stands first
+    whole = evaluate(joined(parts), "bbox")
+    twice = evaluate(joined([parts[0], parts[0]]), "bbox").numbers["ap"]
+    assert weighted(whole.matches, np.array([2] * 6 + [0] * 6)) == pytest.approx(twice, abs=1e-9)
+
+
+def test_bootstrap_of_a_difference() -> None:
+    good, poor = made(20, 5), made(20, 5)
+    keep = np.arange(len(poor.found)) % 3 > 0
+    rows = [
+        (poor.found.image[i], poor.found.boxes[i], poor.found.labels[i], poor.found.scores[i], 0.0, False, b"")
+        for i in np.flatnonzero(keep)
+    ]
+    poor = Detections(poor.ids, poor.sizes, poor.categories, poor.names, Objects.of(rows), poor.truth)
+    one, other = evaluate(good, "bbox"), evaluate(poor, "bbox")
+    sure, again = bootstrap(one, other, 1), bootstrap(one, other, 1)
+    assert sure == again and sure is not None and sure.p is not None
+    assert sure.low < one.numbers["ap"] < sure.high and sure.change_low > 0 and sure.p < 0.05
+    same = bootstrap(one, one, 1)
+    assert same is not None and (same.change_low, same.change_high, same.p) == (0, 0, 1)
+
+
+def test_more_than_a_hundred_an_image_count_where_they_are_asked_for() -> None:
+    """150 objects found in one image: the cap decides what is recalled."""
+    rows = [(0, [(i % 15) * 5, (i // 15) * 5, 4, 4], 0, 1 - i / 1000, 16.0, False, b"") for i in range(150)]
+    every = Detections(np.array([1]), np.array([[80, 80]]), np.array([1]), ("a",), Objects.of(rows), Objects.of(rows))
+    assert evaluate(every, "bbox", 300).numbers["ar"] == 100
+    assert evaluate(every, "bbox", 100).numbers["ar"] == pytest.approx(100 * 100 / 150, abs=0.01)
+
+
+def test_nothing_found_and_nothing_there() -> None:
+    empty = Objects.of([])
+    there = made(4)
+    none = Detections(there.ids, there.sizes, there.categories, there.names, empty, there.truth)
+    assert evaluate(none, "bbox").numbers["ap"] == 0
+    blank = evaluate(Detections(there.ids, there.sizes, there.categories, there.names, there.found, empty), "bbox")
+    assert blank.numbers["ap"] is None and bootstrap(blank, None, 0) is None
+
+
+def test_saved_and_read_back(tmp_path: Any) -> None:
+    detections = made(5)
+    detections.save(tmp_path / "d.npz")
+    again = Detections.load(tmp_path / "d.npz")
+    assert again.names == detections.names and again.found.masks == detections.found.masks
+    assert evaluate(again, "segm").numbers == evaluate(detections, "segm").numbers
+    detections.write_coco(tmp_path / "r.json")
+    import json
+
+    row = json.loads((tmp_path / "r.json").read_text())[0]
+    assert set(row) == {"image_id", "category_id", "bbox", "score", "segmentation"}
+    assert row["image_id"] in detections.ids and row["category_id"] in detections.categories
+    (tmp_path / "d.npz").write_bytes((tmp_path / "d.npz").read_bytes()[:100])
+    with pytest.raises(ResultsError, match="cannot be read"):
+        Detections.load(tmp_path / "d.npz")
+    with pytest.raises(UsageError, match="cannot be paired"):
+        detections.same_images(made(4))

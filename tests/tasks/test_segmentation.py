@@ -1,0 +1,106 @@
+"""Segmentation from files to rows and through training, on disks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scenes
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from safetensors.torch import load_file
+from scenes import Quiet
+
+from tokenbench.cli import main
+from tokenbench.data.coco import open_coco
+from tokenbench.data.labelled import from_objects, open_masks
+from tokenbench.errors import BadData
+from tokenbench.heads.recipes import SEGMENTATION
+from tokenbench.measure.confusion import Labelled
+from tokenbench.methods.dense import Dense
+from tokenbench.runs.results import load
+from tokenbench.tasks.segmentation import Segmentation
+from tokenbench.training import Job, train
+
+TASK = Segmentation(head="light", width=16, short=0)
+RECIPE = SEGMENTATION["mini"].change({"updates": 12, "warmup_updates": 2, "batch": 4, "crop": 64})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Path]:
+    """A run of a few updates."""
+    root = tmp_path_factory.mktemp("seg")
+    folder = scenes.masked(root / "disks", train=8, val=3)
+    job = Job(Dense(), "swin_nano", RECIPE, folder, root / "out", task=TASK, save_every=6)
+    found = train(job, Quiet())
+    assert found.images == 3 and found.value is not None and found.value > 30
+    return job, root / "out"
+
+
+def test_killed_it_goes_on_bit_for_bit(trained: tuple[Job, Path], tmp_path: Path) -> None:
+    job, output = trained
+    again = replace(job, output=tmp_path / "again")
+    with pytest.raises(KeyboardInterrupt):
+        train(again, Quiet(until=8))
+    train(again, Quiet())
+    one, other = (load_file(out / "model.safetensors") for out in (output, again.output))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_rows(trained: tuple[Job, Path], tmp_path: Path) -> None:
+    job, output = trained
+    out = tmp_path / "r.jsonl"
+    done = CliRunner().invoke(
+        main,
+        ["run", "--task", "segmentation[short=0,flip=true,ratios=1/1.5,slide=64]", "--backbone", "swin_nano",
+         "--methods", "dense", "--weights", str(output), "--data-dir", str(job.data_dir), "--image-size", "64",
+         "--rounds", "3", "-o", str(out)],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    (row,) = load(out)[0]
+    assert row.status == "ok" and row.miou_low <= row.miou <= row.miou_high and row.images == 3
+    assert list(row.ms_by_part) == ["backbone", "heads", "post-processing"] and row.conditions["head"] == "light"
+    assert sum(row.gmacs_by_part.values()) == pytest.approx(row.gmacs)
+    listed = (tmp_path / "r.predictions" / f"{row.id}.classes.csv").read_text().splitlines()
+    assert listed[0] == "class,iou" and [line.split(",")[0] for line in listed[1:]] == ["background", "disk"]
+    saved = Labelled.load(tmp_path / "r.predictions" / f"{row.id}.npz")
+    assert saved.names == ("background", "disk") and saved.total.sum() == 3 * 96 * 111, "the first column is ignored"
+
+
+def test_masks(tmp_path: Path) -> None:
+    folder = scenes.masked(tmp_path / "disks", val=2)
+    found = open_masks(folder, "val")
+    assert (found.name, len(found), found.classes) == ("disks", 2, ("background", "disk"))
+    labels = found.mask(0, (96, 112))
+    assert set(np.unique(labels)) == {0, 1, 255} and (labels[:, 0] == 255).all()
+    shifted = open_masks(folder, "val", shift=True).mask(0, (96, 112))
+    assert ((shifted == 255) == (labels != 1)).all() and (shifted[labels == 1] == 0).all()
+
+
+def test_masks_of_objects(tmp_path: Path) -> None:
+    found = from_objects(open_coco(scenes.coco(tmp_path / "disks", val=2), "val"))
+    image, masks = scenes.disks(2, 0)[0]
+    assert found.classes == ("background", "disk")
+    assert (found.mask(0, image.shape[:2]) == np.any(masks, axis=0)).all()
+
+
+def test_faults_of_masks_name_the_file(tmp_path: Path) -> None:
+    folder = scenes.masked(tmp_path / "disks", val=2)
+    found, file = open_masks(folder, "val"), folder / "masks" / "val" / "0.png"
+    for array, says in (
+        (np.full((96, 112), 7, np.uint8), "mask 0.png has class 7, and there are 2 classes"),
+        (np.zeros((9, 9), np.uint8), "mask 0.png is 9x9 and its image 112x96"),
+        (np.zeros((96, 112, 3), np.uint8), "mask 0.png is no picture of class indices"),
+    ):
+        Image.fromarray(array).save(file)
+        with pytest.raises(Exception, match=says):
+            found.mask(0, (96, 112))
+    file.unlink()
+    with pytest.raises(BadData, match=r"1 of 2 images have no mask .*first: 0.png"):
+        open_masks(folder, "val")
+    (folder / "classes.txt").unlink()
+    with pytest.raises(BadData, match=r"has no classes\.txt"):
+        open_masks(folder, "val")

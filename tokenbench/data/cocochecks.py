@@ -1,0 +1,239 @@
+"""What can be wrong with annotations in COCO's layout: each fault named with file and id, and what is done about it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from tokenbench.data.opening import reason
+from tokenbench.errors import BadData
+
+OUT = "they are left out"
+SLACK = 1.0  # pixels that a box may reach over its image; COCO's own do
+CORNERS = 0.2  # share of boxes that reach over their images, from which on they are taken for corners
+PROBED = 500  # outlines that boxes are held to
+
+
+@dataclass
+class Sifted:
+    """The images and annotations that can be used, the categories by number, and the faults of the rest."""
+
+    images: list[dict[str, Any]] = field(default_factory=list)
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+    categories: dict[int, str] = field(default_factory=dict)
+    told: list[tuple[str, str]] = field(default_factory=list)  # the fault, and what is done about it, as clauses
+
+    @property
+    def faults(self) -> list[str]:
+        """The faults alone."""
+        return [fault for fault, _ in self.told]
+
+
+class _Faults:
+    """Faults by kind, of which the first is named."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total = what, total
+        self.kinds: dict[str, list[str]] = defaultdict(list)
+        self.done: dict[str, str] = {}
+
+    def add(self, kind: str, which: str, done: str = OUT) -> None:
+        self.kinds[kind].append(which)
+        self.done[kind] = done
+
+    def told(self) -> Iterator[tuple[str, str]]:
+        for kind, found in self.kinds.items():
+            yield f"{len(found):,} of {self.total:,} {self.what} {kind} (first: {found[0]})", self.done[kind]
+
+
+def sift(content: Mapping[str, Any], root: Path, path: Path) -> Sifted:
+    """Look at every image, category and annotation of a file.
+
+    Args:
+        content: what the file holds.
+        root: the folder of images.
+        path: the file, for messages.
+
+    Raises:
+        BadData: what cannot be left out: images of the same id, boxes that are corners, nothing that can be used.
+    """
+    found = Sifted()
+    _categories(content.get("categories", []), found, path)
+    images = _images(content["images"], root, found, path)
+    if not found.images:
+        why = f": {found.faults[0]}" if found.told else ""
+        raise BadData(f"{path} has no image that can be used{why}; give --images FOLDER, or another file.")
+    _annotations(content.get("annotations", []), images, found, path)
+    return found
+
+
+def _categories(listed: Sequence[Any], found: Sifted, path: Path) -> None:
+    faults = _Faults("categories", len(listed))
+    for one in listed:
+        number: Any = one.get("id") if isinstance(one, Mapping) else None
+        if not _whole(number):
+            faults.add("have no id", repr(one)[:60])
+        elif number in found.categories:
+            raise BadData(f"{path} has two categories with id {number}; give each its own.")
+        else:
+            name = one.get("name")
+            if not isinstance(name, str) or not name.strip():
+                faults.add("have no name", f"id {number}", "they are called by their ids")
+                name = f"category {number}"
+            found.categories[number] = name
+    found.categories = dict(sorted(found.categories.items()))
+    found.told += faults.told()
+
+
+def _images(listed: Sequence[Any], root: Path, found: Sifted, path: Path) -> dict[int, dict[str, Any]]:
+    """Those that can be used, by id."""
+    faults, images, files = _Faults("images", len(listed)), dict[int, dict[str, Any]](), set[str]()
+    for one in listed:
+        number: Any = one.get("id") if isinstance(one, Mapping) else None
+        if not _whole(number) or not isinstance(one.get("file_name"), str):
+            faults.add("have no id or file name", repr(one)[:60])
+            continue
+        which = f"id {number}, {one['file_name']}"
+        if number in images:
+            raise BadData(
+                f"{path} has two images with id {number} ({images[number]['file_name']}, {one['file_name']})."
+            )
+        images[number] = dict(one)
+        if one["file_name"] in files:
+            faults.add("have the file of another", which, "they are kept")
+        files.add(one["file_name"])
+        file = root / one["file_name"]
+        if not file.is_file():
+            faults.add(f"are not in {root}", which)
+            continue
+        try:
+            with Image.open(file) as opened:
+                width, height = opened.size
+        except Exception as error:  # a damaged file makes PIL raise nearly anything
+            faults.add("cannot be read", f"{which}: {reason(error)}")
+            continue
+        said = (one.get("width", width), one.get("height", height))
+        if said != (width, height):
+            faults.add("have another size than is stated", f"{which}: {width}x{height}, stated {said[0]}x{said[1]}")
+            continue
+        found.images.append({**one, "width": width, "height": height})
+    found.told += faults.told()
+    return images
+
+
+def _annotations(listed: Sequence[Any], images: Mapping[int, dict[str, Any]], found: Sifted, path: Path) -> None:
+    faults, seen = _Faults("annotations", len(listed)), set[int]()
+    usable = {image["id"]: image for image in found.images}
+    reaching = corners = boxed = 0
+    for one in listed:
+        if not isinstance(one, Mapping):
+            faults.add("are no objects of JSON", repr(one)[:60])
+            continue
+        which = f"id {one.get('id')}"
+        image = usable.get(one.get("image_id"))  # type: ignore[arg-type]
+        if image is None:
+            if one.get("image_id") not in images:
+                faults.add("are of images that the file does not have", f"{which}: image {one.get('image_id')}")
+            continue  # else its image is left out, and told already
+        which = f"{which} in {image['file_name']}"
+        if one.get("id") in seen:
+            faults.add("have the id of another", which, "they are kept")
+        seen.add(one.get("id"))  # type: ignore[arg-type]
+        if one.get("category_id") not in found.categories:
+            faults.add("are of categories that the file does not have", f"{which}: category {one.get('category_id')}")
+            continue
+        box = one.get("bbox")
+        if not _is_box(box):
+            faults.add("have no box of four numbers", which)
+            continue
+        x, y, w, h = box  # type: ignore[misc]
+        boxed += 1
+        over = x + w > image["width"] + SLACK or y + h > image["height"] + SLACK
+        reaching += over
+        corners += over and x < w <= image["width"] + SLACK and y < h <= image["height"] + SLACK
+        if w <= 0 or h <= 0:
+            faults.add("have boxes of no area", which)
+        elif x >= image["width"] or y >= image["height"] or x + w <= 0 or y + h <= 0:
+            faults.add("have boxes outside their images", which)
+        elif why := _outline(one.get("segmentation"), image):
+            faults.add(why, which)
+        else:
+            if over or min(x, y) < -SLACK:
+                faults.add("have boxes that reach over their images", which, "they are cut to it in training")
+            found.annotations.append({**one, "bbox": [x, y, w, h]})
+    _not_corners(found, corners, boxed, path, listed)
+    found.told += faults.told()
+    kinds = Counter(one["category_id"] for one in found.annotations)
+    if len(found.categories) > 1 and len(kinds) == 1 and len(found.annotations) > 1:
+        name = found.categories[next(iter(kinds))]
+        found.told.append(
+            (
+                f"all {len(found.annotations):,} objects are of '{name}', one of {len(found.categories)} categories",
+                "the others are never found",
+            )
+        )
+
+
+def _outline(outline: Any, image: Mapping[str, Any]) -> str | None:
+    """What is wrong with an outline; None where nothing is, or there is none."""
+    if not outline:
+        return None
+    if isinstance(outline, Mapping):
+        size, counts = outline.get("size"), outline.get("counts")
+        if not isinstance(counts, str | bytes | list):
+            return "have encoded masks without counts"
+        stated = list(size) if isinstance(size, list | tuple) else None
+        if stated != [image["height"], image["width"]]:
+            return "have encoded masks of another size than their images"
+        if isinstance(counts, list) and (not all(map(_whole, counts)) or sum(counts) != stated[0] * stated[1]):
+            return "have encoded masks whose runs are not as long as their images"
+        return None
+    if not isinstance(outline, list) or not all(isinstance(polygon, list) for polygon in outline):
+        return "have outlines that are neither polygons nor encoded masks"
+    if not all(_number(value) for polygon in outline for value in polygon):
+        return "have polygons with other things than numbers"
+    if any(len(polygon) % 2 for polygon in outline):
+        return "have polygons with half a point"
+    if all(len(polygon) < 6 for polygon in outline):
+        return "have polygons of fewer than three points"
+    return None
+
+
+def _not_corners(found: Sifted, corners: int, boxed: int, path: Path, listed: Sequence[Any]) -> None:
+    """Raise `BadData` where boxes are x1, y1, x2, y2: they reach over images, or outlines end where they say."""
+    drawn = [one for one in found.annotations if isinstance(one.get("segmentation"), list)][:PROBED]
+    ends = 0
+    for one in drawn:
+        x, y, w, h = one["bbox"]
+        xs = [v for polygon in one["segmentation"] for v in polygon[0::2]]
+        ys = [v for polygon in one["segmentation"] for v in polygon[1::2]]
+        near = abs(max(xs) - w) <= SLACK and abs(max(ys) - h) <= SLACK
+        ends += near and (abs(max(xs) - x - w) > SLACK or abs(max(ys) - y - h) > SLACK)
+    reach, end = boxed and corners / boxed > CORNERS, len(drawn) > 1 and ends / len(drawn) > 0.5
+    if reach or end:
+        first = next(one for one in listed if isinstance(one, Mapping) and _is_box(one.get("bbox")))
+        how = (
+            f"{corners:,} of {boxed:,} reach over their images" if reach else f"{ends} of {len(drawn)} outlines say so"
+        )
+        raise BadData(
+            f"{path} gives boxes as x1, y1, x2, y2 ({how}; first: id {first.get('id')}, {first['bbox']}); COCO's are "
+            "x, y, width, height, so convert them."
+        )
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 4 and all(map(_number, value))

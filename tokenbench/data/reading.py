@@ -1,0 +1,44 @@
+"""What training asks of data whatever the task: images that can be read, and draws that belong to their places."""
+
+from __future__ import annotations
+
+import random
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tokenbench.data.opening import reason
+from tokenbench.errors import DataError
+
+
+class Readable:
+    """An image by its index, or the next one that can be read, its index, and name and reason of those passed over."""
+
+    def __init__(self, images: Any, mode: str = "RGB") -> None:
+        self.images, self.mode, self.unread = images, mode, dict[int, str]()
+
+    def __call__(self, first: int) -> tuple[Image.Image, int, dict[str, str]]:
+        """Raises `DataError` where none can be read."""
+        passed: dict[str, str] = {}
+        for index in chain(range(first, len(self.images)), range(first)):
+            if index not in self.unread:
+                try:
+                    return self.images.open(index, self.mode), index, passed
+                except Exception as error:  # a damaged file makes PIL raise nearly anything
+                    self.unread[index] = reason(error)
+            passed[self.images.label(index)] = self.unread[index]
+        raise DataError(
+            f"None of the {len(self.images)} images of {self.images.name} to train on can be read; the first, "
+            f"{self.images.label(0)}: {self.unread[0]}."
+        )
+
+
+def seed_all(*key: int) -> None:
+    """Seed Python, NumPy and torch by a key: augmentations draw from all three."""
+    words = np.random.SeedSequence([abs(k) for k in key]).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    torch.manual_seed(int(words[2]))

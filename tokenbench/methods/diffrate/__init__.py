@@ -1,0 +1,1 @@
+"""DiffRate: how many tokens each block drops and merges is found by gradients."""

@@ -1,0 +1,33 @@
+"""Heads of a task's own on the models of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from tokenbench.errors import WeightsError
+from tokenbench.tasks.base import Task
+from tokenbench.weights import sources
+
+CLASSES = 80  # of a head that nothing says the classes of: COCO's
+
+
+def making(
+    task: Task, given: sources.Sources, name: str, data: Sequence[str] | None
+) -> Callable[[nn.Module], nn.Module]:
+    """What puts the task's head on a model, for the classes of its weights, or of the data where they say nothing.
+
+    Raises:
+        WeightsError: weights and data have other classes.
+    """
+    trained, count = given.class_names(name), given.classes(name) if given.own else None
+    if task.has_head and count and data and not trained and count != len(data):
+        raise WeightsError(f"The weights are of {count} classes, and the data has {len(data)}; give others.")
+    if task.has_head and trained and data and tuple(trained) != tuple(data):
+        raise WeightsError(
+            f"The weights are of {len(trained)} classes ({', '.join(trained[:3])}, ...), and the data has {len(data)} "
+            f"({', '.join(data[:3])}, ...); give weights that were trained on these classes, in their order."
+        )
+    classes = len(trained or ()) or count or len(data or ()) or CLASSES
+    return lambda model: task.model(model, classes)
