@@ -15,6 +15,7 @@ from tokenbench import Pyramid, backbones
 from tokenbench.backbones import Backbone
 from tokenbench.errors import Unsupported
 from tokenbench.measure import flops
+from tokenbench.measure.running import as_published
 from tokenbench.methods import get
 from tokenbench.methods.base import Method
 from tokenbench.methods.stvit_r.convstem import ConvStem
@@ -29,11 +30,17 @@ def pyramid(method: Method, **options: object) -> Pyramid:
     return Pyramid(Model(Backbone(tiny_swin(**options)), method).eval())
 
 
-@pytest.mark.parametrize("run", ["120x147", "112x112", "16x112"])
+@pytest.mark.parametrize(
+    ("name", "run"),
+    [
+        *(("det_backbone", run) for run in ("120x147", "112x112", "16x112")),
+        *(("det_backbone_odd", run) for run in ("203x330", "161x229")),
+    ],
+)
 @torch.inference_mode()
-def test_published_detection_backbone(run: str) -> None:
-    """All four maps, with padding along both sides, along none and along one."""
-    case = Case("stvit/det_backbone", run)
+def test_published_detection_backbone(name: str, run: str) -> None:
+    """All four maps, with padding along both sides, along none and along one; of one unit and of three."""
+    case = Case(f"stvit/{name}", run)
     size = {k: case.info["model"][k] for k in ("embed_dim", "depths", "num_heads", "window_size")}
     backbone = Pyramid(Model(Backbone(SwinTransformer(**size)), STViTR()).eval())
     names = STViTR().published(list(backbone.state_dict()))
@@ -146,7 +153,9 @@ def test_gmacs(name: str, printed: float, want: tuple[float, float]) -> None:
     found = []
     for method in (METHODS["dense"], METHODS["stvit_r"]):
         with counting() as counter:
-            Pyramid(Model(backbones.create(name), method).eval())(torch.empty(1, 3, 800, 1333))
+            backbone = Pyramid(Model(backbones.create(name), method).eval())
+            with as_published(backbone):
+                backbone(torch.empty(1, 3, 800, 1333))
         found.append(counter.get_total_flops() // 2)
     assert found == [on_coco(name, False), on_coco(name, True)]
     assert [macs / 1e9 for macs in found] == pytest.approx(want, abs=0.001)
@@ -164,8 +173,13 @@ def test_feature_pyramid_network() -> None:
 
 
 def test_measured_like_any_model() -> None:
-    counted = flops.count(pyramid(METHODS["stvit_r"]), torch.randn(1, 3, 96, 130))
+    """In the published form, with what runs beside it."""
+    backbone, images = pyramid(METHODS["stvit_r"]), torch.randn(1, 3, 96, 130)
+    counted = flops.count(backbone, images)
     assert sum(counted.by_block) < counted.gmacs
+    assert counted.gmacs == pytest.approx(flops.gmacs(backbone, images))
+    assert counted.cheaper is not None and counted.cheaper < counted.gmacs
+    assert f"runs in a form of {counted.cheaper:.4g} GMAC" in counted.notes[0]
 
 
 @pytest.mark.parametrize(

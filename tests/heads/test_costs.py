@@ -10,6 +10,7 @@ import torch
 from conftest import counting
 
 from tokenbench import backbones
+from tokenbench.measure.running import as_published
 from tokenbench.methods.dense import Dense
 from tokenbench.methods.stvit_r.stvit_r import STViTR
 from tokenbench.model import Model
@@ -26,7 +27,7 @@ def gmacs(task: Any, name: str, method: Any, size: tuple[int, int], classes: int
 
     with counting() as counter:
         model = task.counted(task.model(Model(backbones.create(name), method), classes)).eval()
-        with _attributed(model, lambda: counter.get_total_flops() / 2e9) as (_, by_part):
+        with as_published(model), _attributed(model, lambda: counter.get_total_flops() / 2e9) as (_, by_part):
             model(torch.empty(1, 3, *size))
         return {**by_part, "whole": counter.get_total_flops() / 2e9}
 

@@ -1,7 +1,7 @@
 """Multiply-adds of one image, counted twice: by torch's FlopCounterMode and, on a trace, by fvcore.
 
-One definition: matmuls and convolutions, predictors and matching included, norms, softmax and biases left out, eval
-mode. 1 MAC is 2 FLOP; papers print these GMACs as "FLOPs (G)".
+One definition: matmuls and convolutions of the published form, predictors and matching included, norms, softmax and
+biases left out, eval mode. 1 MAC is 2 FLOP; papers print these GMACs as "FLOPs (G)".
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tokenbench.errors import TokenbenchError, UsageError, first_line
 from tokenbench.measure import parts
 from tokenbench.measure.operators import Met, apart, products
-from tokenbench.measure.running import blocks_of, evaluating
+from tokenbench.measure.running import as_published, blocks_of, evaluating
 
 Handle = Callable[[list[Any], list[Any]], float]  # of fvcore: the values a node takes and gives, to MACs
 
@@ -50,6 +50,7 @@ class Flops:
     unchecked: str | None = None  # why the second counter could not be asked, as a clause
     gmacs_std: float = 0.0  # standard deviation over images; above 0 where the count depends on the image
     images: int = 1  # that were counted
+    cheaper: float | None = None  # what runs, where that is another form of the same outputs than was published
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -60,7 +61,8 @@ class Flops:
             if share > WORTH_SAYING or "::" in name
         ]
         left_out = [f"GMACs leave out {', '.join(shown)}"] if shown else []
-        return (*left_out, *([f"GMACs counted once, not twice: {self.unchecked}"] if self.unchecked else []))
+        cheaper = [f"runs in a form of {self.cheaper:.4g} GMAC with the same outputs"] if self.cheaper else []
+        return (*cheaper, *left_out, *([f"GMACs counted once, not twice: {self.unchecked}"] if self.unchecked else []))
 
 
 def count(model: nn.Module, images: Tensor) -> Flops:
@@ -86,16 +88,19 @@ def count(model: nn.Module, images: Tensor) -> Flops:
             return over(model, images)
         by_operator, by_block, by_part = _by_torch(model, images, met)
         scale = 1e9 * images.shape[0]
-        gmacs = sum(by_operator.values()) / scale
-        again, unchecked = _checked(model, images, gmacs, met)
+        total = sum(by_operator.values()) / scale
+        again, unchecked = _checked(model, images, total, met)
+    forms = any(hasattr(module, "published") for module in model.modules())
+    runs = gmacs(model, images, False) if forms else total
     return Flops(
-        gmacs,
+        total,
         again,
         {name: macs / scale for name, macs in by_operator.items()},
         tuple(macs / scale for macs in by_block),
         {name: macs / scale for name, macs in by_part.items()},
         met.uncounted(),
         unchecked,
+        cheaper=runs if runs < total else None,
     )
 
 
@@ -147,12 +152,13 @@ def over(model: nn.Module, images: Tensor) -> Flops:
         next((one.unchecked for one in each if one.unchecked), None),
         pstdev(one.gmacs for one in each),
         len(each),
+        None if first.cheaper is None else mean(one.cheaper or one.gmacs for one in each),
     )
 
 
-def gmacs(model: nn.Module, images: Tensor) -> float:
-    """The headline of `count`, by torch's counter alone, which on the meta device needs no arithmetic."""
-    with _plainly(model):
+def gmacs(model: nn.Module, images: Tensor, published: bool = True) -> float:
+    """The headline of `count`, by torch's counter alone, on the meta device without arithmetic; or of what runs."""
+    with _plainly(model), as_published(model, published):
         return sum(_by_torch(model, images, Met())[0].values()) / (1e9 * images.shape[0])
 
 
@@ -314,8 +320,8 @@ def _einsum(inputs: list[Any], outputs: list[Any]) -> float:
 
 @contextmanager
 def _plainly(model: nn.Module) -> Iterator[None]:
-    """Eval mode, without gradients and without what counters cannot look into: torch's fused encoder layer and
-    multi-head attention, compiled code.
+    """Eval mode, the published form, without gradients and without what counters cannot look into: torch's fused
+    encoder layer and multi-head attention, compiled code.
 
     Parameters are told that they need no gradient, since torch's counter hangs hooks on those that a module is called
     with, as attention pooling does with its latent.
@@ -332,6 +338,7 @@ def _plainly(model: nn.Module) -> Iterator[None]:
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
+        stack.enter_context(as_published(model))
         stack.enter_context(torch.no_grad())
         if "torch._dynamo" in sys.modules:  # or nothing has been compiled, and it is slow to import
             stack.enter_context(torch.compiler.set_stance("force_eager"))

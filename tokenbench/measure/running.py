@@ -35,6 +35,20 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+@contextmanager
+def as_published(model: nn.Module, published: bool = True) -> Iterator[None]:
+    """Modules that have a cheaper form of the same outputs run in the published one inside, or else in the cheaper."""
+    modules: list[Any] = [module for module in model.modules() if hasattr(module, "published")]
+    before = [(module, module.published) for module in modules]
+    try:
+        for module, _ in before:
+            module.published = published
+        yield
+    finally:
+        for module, form in before:
+            module.published = form
+
+
 def forward(model: nn.Module, images: Tensor, precision: str = "fp32", name: str | None = None) -> Tensor:
     """Logits (B, classes) of images (B, channels, H, W), without gradients.
 

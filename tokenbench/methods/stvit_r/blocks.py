@@ -36,13 +36,13 @@ class Stem(nn.Module):
         self.proj = nn.Sequential(Step(in_chans, dim // 2), nn.Hardswish(), Step(dim // 2, dim), nn.Hardswish())
 
     def forward(self, images: Tensor) -> Tensor:
-        """A map (B, rows, columns, C) of images (B, channels, H, W)."""
-        x: Tensor = self.proj(images)
+        """A map (B, rows, columns, C) of images (B, channels, H, W), laid out so in memory too."""
+        x: Tensor = self.proj(images.contiguous(memory_format=torch.channels_last))
         return x.permute(0, 2, 3, 1)
 
 
 class Step(nn.Module):
-    """Convolution of stride 2, without bias, and BatchNorm."""
+    """Convolution of stride 2, without bias, and BatchNorm, which in eval mode goes into the convolution."""
 
     def __init__(self, in_chans: int, dim: int) -> None:
         super().__init__()
@@ -51,8 +51,13 @@ class Step(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H/2, W/2) of (B, channels, H, W)."""
-        y: Tensor = self.bn(self.c(x))
-        return y
+        c, bn = self.c, self.bn
+        if bn.training or type(bn) is not nn.BatchNorm2d or bn.running_var is None:
+            y: Tensor = bn(c(x))
+            return y
+        gain = bn.weight * (bn.running_var + bn.eps).rsqrt()
+        weight = (c.weight * gain[:, None, None, None]).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(x, weight, bn.bias - bn.running_mean * gain, c.stride, c.padding)
 
 
 class Cross(nn.Module):
@@ -84,13 +89,15 @@ class Cross(nn.Module):
         if self.relative_position_bias_table is not None:
             index: Any = self.index
             bias = self.relative_position_bias_table[index.flatten()].unflatten(0, index.shape).permute(2, 0, 1)[None]
-        if self.fused_attn:
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        else:
-            logits = (q * self.scale) @ k.transpose(-2, -1)
-            out = (logits if bias is None else logits + bias).softmax(dim=-1) @ v
-        out = self.proj(out.transpose(1, 2).flatten(2))
+        out = self.proj(self.attend(q, k, v, bias).transpose(1, 2).flatten(2))
         return out, Attn(q, k, v, self.scale, 0, bias)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        """Values v (B, H, N, d) mixed for queries q (B, H, M, d); `bias` is added to the logits (B, H, M, N)."""
+        if self.fused_attn:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        logits = (q * self.scale) @ k.transpose(-2, -1)
+        return (logits if bias is None else logits + bias).softmax(dim=-1) @ v
 
 
 class Positions(nn.Module):
@@ -163,6 +170,7 @@ class Semantic(nn.Module):
         self.layer_scale_2 = nn.Parameter(torch.full((dim,), 1e-5))
         self.drop_path = DropPath(drop_path)
         self.conv_pos = Positions(dim) if conv_pos else None
+        self.published = False  # whether it runs in the form that was published, whose multiply-adds are counted
         self.apply(_initial)
 
     def look(self, x: Tensor, y: Tensor, weigh: bool) -> tuple[Tensor, Tensor | None]:

@@ -15,8 +15,7 @@ from tokenbench.backbones.swin import laid
 from tokenbench.core.tokens import Tokens
 from tokenbench.core.windows import Pair, cut, lay
 from tokenbench.methods.stvit_r.blocks import Semantic, Turn, image_of
-
-HIDDEN = -1000.0  # added to the logits of hidden keys
+from tokenbench.methods.stvit_r.grouped import HIDDEN, grouped
 
 
 def generate(
@@ -42,19 +41,19 @@ def generate(
         hide: hide keys over the border, and padded ones the way the published code does when told to: only where
             padded rows and columns meet, and along the whole of an axis that has no padding.
     """
-    grid, padded = filled(x.unflatten(1, layout), (window, window))
-    whole = (padded[0] // window * side, padded[1] // window * side)
-    if queries is None:
-        windows = cut(grid.flatten(1, 2), padded, (window, window))
-        centres = F.adaptive_max_pool2d(windows.transpose(1, 2).unflatten(2, (window, window)), side)
-        asking = centres.flatten(2).transpose(1, 2)
-    else:
-        asking = cut(queries, whole, (side, side))
+    padded, whole = _sizes(layout, window, side)
+    asking = _pooled(filled(x.unflatten(1, layout), (window, window))[0], window, side) if queries is None else queries
     if block.conv_pos is not None:
-        asking = block.conv_pos(asking, (side, side))
-    hidden = _corner(grid, padded[0] - layout[0], padded[1] - layout[1]) if hide else None
-    out = _look(block, asking, grid, window, reach, hidden)
-    return block.think(lay(asking + block.drop_path(out), whole, (side, side)))
+        asking = lay(block.conv_pos(cut(asking, whole, (side, side)), (side, side)), whole, (side, side))
+    hidden = (padded[0] - layout[0], padded[1] - layout[1]) if hide else None
+    grid = x.unflatten(1, layout)
+    if block.published:
+        asked = cut(asking, whole, (side, side))
+        out = _gathered(block, asked, filled(grid, (window, window))[0], window, reach, hidden)
+        out = lay(out, whole, (side, side))
+    else:
+        out = grouped(block, asking.unflatten(1, whole), grid, side, window, reach, hidden)
+    return block.think(asking + block.drop_path(out))
 
 
 def recover(
@@ -79,17 +78,36 @@ def recover(
         reach: semantic tokens along a neighbourhood.
         hide: as in `generate`; the published code counts padded image tokens on the semantic map.
     """
-    grid, padded = filled(x.unflatten(1, layout), (window, window))
-    whole = (padded[0] // window * side, padded[1] // window * side)
-    keys = semantic.unflatten(1, whole)
-    asking = cut(grid.flatten(1, 2), padded, (window, window))
-    hidden = _corner(keys, padded[0] - layout[0], padded[1] - layout[1]) if hide else None
-    out = lay(_look(block, asking, keys, side, reach, hidden), padded, (window, window))
-    out = out.unflatten(1, padded)[:, : layout[0], : layout[1]].flatten(1, 2)
+    padded, whole = _sizes(layout, window, side)
+    hidden = (padded[0] - layout[0], padded[1] - layout[1]) if hide else None
+    grid, keys = x.unflatten(1, layout), semantic.unflatten(1, whole)
+    if block.published:
+        asked = cut(filled(grid, (window, window))[0].flatten(1, 2), padded, (window, window))
+        out = lay(_gathered(block, asked, keys, side, reach, hidden), padded, (window, window))
+        out = out.unflatten(1, padded)[:, : layout[0], : layout[1]].flatten(1, 2)
+    else:
+        out = grouped(block, grid, keys, window, side, reach, hidden)
     return block.think(x + block.drop_path(out))
 
 
-def _look(block: Semantic, asking: Tensor, grid: Tensor, step: int, reach: int, hidden: Tensor | None) -> Tensor:
+def _sizes(layout: Pair, window: int, side: int) -> tuple[Pair, Pair]:
+    """Rows and columns of the map of whole windows, and of its semantic tokens."""
+    rows, cols = (-(-length // window) for length in layout)
+    return (rows * window, cols * window), (rows * side, cols * side)
+
+
+def _pooled(grid: Tensor, window: int, side: int) -> Tensor:
+    """Centres (B, windows * side * side, C) of a map (B, rows, columns, C), row by row, by adaptive max pooling in each
+    window; along rows and then along columns, for which nothing has to be laid out anew.
+    """
+    bins = [slice(i * window // side, -(-(i + 1) * window // side)) for i in range(side)]
+    x = grid.unflatten(2, (-1, window)).unflatten(1, (-1, window))
+    x = torch.stack([x[:, :, places].amax(2) for places in bins], dim=2)
+    x = torch.stack([x[:, :, :, :, places].amax(4) for places in bins], dim=4)
+    return x.flatten(1, 4)
+
+
+def _gathered(block: Semantic, asking: Tensor, grid: Tensor, step: int, reach: int, corner: Pair | None) -> Tensor:
     """What each window (B * W, m, C) finds in its neighbourhood of a map (B, rows, columns, C), `step` apart.
 
     Keys and values are projected once, not again in each neighbourhood; so is the zero over the border.
@@ -98,7 +116,9 @@ def _look(block: Semantic, asking: Tensor, grid: Tensor, step: int, reach: int, 
     keys = torch.cat([grid.flatten(1, 2), grid.new_zeros(grid.shape[0], 1, grid.shape[3])], dim=1)
     kv = block.attn.kv(block.norm1(keys))[:, index].flatten(0, 1)  # (B * W, reach * reach, 2C)
     bias = None
-    if hidden is not None:
+    if corner is not None:
+        hidden = grid.new_zeros(grid.shape[1], grid.shape[2])
+        hidden[-corner[0] :, -corner[1] :] = HIDDEN  # 0 means all of them
         beyond = F.pad(hidden.flatten(), (0, 1), value=HIDDEN)[index]  # (W, reach * reach)
         bias = beyond.repeat(grid.shape[0], 1)[:, None, None, :]
     out: Tensor = block.layer_scale_1 * block.attn.mix(block.norm1(asking), kv, bias)[0]
@@ -116,13 +136,6 @@ def _neighbourhoods(layout: Pair, step: int, reach: int, device: torch.device) -
     inside = (rows >= 0) & (rows < layout[0]) & (cols >= 0) & (cols < layout[1])
     places = torch.where(inside, rows * layout[1] + cols, layout[0] * layout[1])
     return places.flatten(2).flatten(0, 1)
-
-
-def _corner(grid: Tensor, below: int, right: int) -> Tensor:
-    """(rows, columns) of a map: `HIDDEN` in the last `below` rows of the last `right` columns; 0 means all of them."""
-    hidden = grid.new_zeros(grid.shape[1], grid.shape[2])
-    hidden[-below:, -right:] = HIDDEN
-    return hidden
 
 
 class DenseGenerating(Turn):
