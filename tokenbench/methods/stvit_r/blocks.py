@@ -52,7 +52,7 @@ class Step(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H/2, W/2) of (B, channels, H, W)."""
         c, bn = self.c, self.bn
-        if bn.training or type(bn) is not nn.BatchNorm2d or bn.running_var is None:
+        if bn.training or type(bn) is not nn.BatchNorm2d or bn.running_var is None or bn.running_mean is None:
             y: Tensor = bn(c(x))
             return y
         gain = bn.weight * (bn.running_var + bn.eps).rsqrt()
@@ -97,7 +97,8 @@ class Cross(nn.Module):
         if self.fused_attn:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         logits = (q * self.scale) @ k.transpose(-2, -1)
-        return (logits if bias is None else logits + bias).softmax(dim=-1) @ v
+        out: Tensor = (logits if bias is None else logits + bias).softmax(dim=-1) @ v
+        return out
 
 
 class Positions(nn.Module):

@@ -94,7 +94,8 @@ class Group:
         """(windows, keys) whether a window sees a key of the crop."""
         starts, ends = torch.tensor([self.side.span(w) for w in range(self.first, self.end)], device=device).T
         places = self.places(device)
-        return (places >= starts[:, None]) & (places < ends[:, None])
+        seen: Tensor = (places >= starts[:, None]) & (places < ends[:, None])
+        return seen
 
     def of_query(self, device: torch.device) -> Tensor:
         """(queries,) the window of each, counted in the group."""
@@ -140,8 +141,8 @@ def grouped(
             out = attn.attend(asked.flatten(1, 2).transpose(1, 2), k, v, bias)
             line.append(out.transpose(1, 2).unflatten(1, asked.shape[1:3]))
         lines.append(torch.cat(line, dim=2))
-    out = torch.cat(lines, dim=1).flatten(1, 2).flatten(2)
-    return block.layer_scale_1 * attn.proj(out)
+    out: Tensor = block.layer_scale_1 * attn.proj(torch.cat(lines, dim=1).flatten(1, 2).flatten(2))
+    return out
 
 
 def _bias(rows: Group, cols: Group, hide: bool, like: Tensor) -> tuple[Tensor | None, bool]:
