@@ -141,8 +141,8 @@ def grouped(
             out = attn.attend(asked.flatten(1, 2).transpose(1, 2), k, v, bias)
             line.append(out.transpose(1, 2).unflatten(1, asked.shape[1:3]))
         lines.append(torch.cat(line, dim=2))
-    out: Tensor = block.layer_scale_1 * attn.proj(torch.cat(lines, dim=1).flatten(1, 2).flatten(2))
-    return out
+    mixed: Tensor = block.layer_scale_1 * attn.proj(torch.cat(lines, dim=1).flatten(1, 2).flatten(2))
+    return mixed
 
 
 def _bias(rows: Group, cols: Group, hide: bool, like: Tensor) -> tuple[Tensor | None, bool]:
