@@ -30,13 +30,18 @@ def kinds() -> dict[str, str]:
         return {str(narrow(name).vit): name for name in reversed(SHORT_NAMES)}
 
 
-@pytest.mark.parametrize("name", kinds().values())
-def test_counted(name: str) -> None:
+KINDS = list(kinds().values())
+
+
+@pytest.mark.parametrize("share", [6, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", KINDS)
+def test_counted(name: str, share: int) -> None:
+    """In every run of the tests a sixth of the methods with each kind, another with the next; all of them take long."""
     backbone = narrow(name)
     images, dense = random_images(backbone, 1), None
-    served = [method for method in SETTINGS if method.refusal(backbone) is None]
-    assert len(served) > 1 and served[0].name == "dense"
-    for method in served:
+    first, *others = (method for method in SETTINGS if method.refusal(backbone) is None)
+    assert others and first.name == "dense"
+    for method in (first, *others[KINDS.index(name) % share :: share]):
         found = count(Model(backbone, method), images)
         dense = dense or found.gmacs
         assert 0 < found.gmacs - found.by_part["selection"] <= 1.2 * dense, (
