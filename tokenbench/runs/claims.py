@@ -28,7 +28,7 @@ class Claims:
     """The claims on the jobs of a results file. Inside its `with`, this process is known to the others."""
 
     def __init__(self, results: Path) -> None:
-        self.folder = results.with_name(f".{results.stem}.claims")
+        self._results, self.folder = results, results.with_name(f".{results.stem}.claims")
         self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._lives: FileLock | None = None
 
@@ -86,7 +86,7 @@ class Claims:
     @contextmanager
     def _table(self) -> Iterator[dict[str, Any]]:
         """The table, without those who died; nobody else's meanwhile. The last to leave takes the folder along."""
-        with atomic.explained(self.folder, ResultsError), self._locked():
+        with atomic.explained(self._results, ResultsError), self._locked():
             path = self.folder / "table.json"
             try:
                 table = json.loads(path.read_text())
@@ -98,7 +98,9 @@ class Claims:
                 self._forget(table, name)
             yield table
             if table["owners"]:
-                atomic.write(path, json.dumps(table), ResultsError)
+                part = path.with_suffix(".part")
+                part.write_text(json.dumps(table))
+                os.replace(part, path)
             else:
                 shutil.rmtree(self.folder, ignore_errors=True)
 
