@@ -190,7 +190,7 @@ def test_quiet_and_verbose() -> None:
     assert code == 1 and "deit_nano: counting" in err and "Traceback" not in err
     dense, mine = map(json.loads, out.splitlines())
     assert mine["reason"] == "KeyError: KeyError (mine.py:9)" and dense["status"] == "ok"
-    code, out, err = call(*args, "--quiet")
+    code, out, err = call(*args, "--quiet", "--force")
     assert code == 1 and err == "" and len(out.splitlines()) == 2
     code, _, err = call(*args, "--verbose", "--quiet")
     assert code == 1 and "Traceback" in err and "mine.py" in err and "KeyError: 'sign'" in err
