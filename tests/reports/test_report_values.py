@@ -335,6 +335,7 @@ COLUMNS: dict[str, list[Any]] = {  # dense, evit 0.7, tome, evit 0.9, topk
     "t_saved": ["–", "35 %", "30 %", "10 %", "50 %"],
     "t_time_saved": ["–", "20 % [-25 %, 38 %]", "50 % [47 %, 60 %]", "-25 %", "–"],
     "t_came_true": ["–", "57 %", "167 %", "-250 %", "–"],  # 20 of 35 ...
+    **{f"t_{name}": ["–"] * 5 for name in ("part_gmacs", "part_change", "parts_gmacs", "parts_ms")},  # of detectors
     "t_tokens": ["197 197", "139 72", "184 41", "", ""],
     "t_parts": [
         "attention 1.700, mlp 2.750, embed 0.100, head 0.050, selection 0.000",

@@ -76,7 +76,9 @@ def test_nothing_else_decides_the_id() -> None:
         value = {
             "env": {"a": 1},
             "reason": "so",
-            "gmacs_by_part": {"a": 1.0},
+            **{f"{what}_by_part": {"a": 1.0} for what in ("gmacs", "params", "ms")},
+            "budget": {"updates": 1, "images": 8, "epochs": 3.0, "data": "photos", "start": None},
+            "imagenet_val": True,
             "metrics": {"top1": 1.0},
             "intervals": {"top1": "guessed"},
             "noisy": True,
@@ -99,14 +101,17 @@ def test_a_knob_that_came_later_leaves_rows_from_before_their_ids() -> None:
 # weights trained for one setting
 
 
+TOGETHER = {"prune": "merge", "merge": "prune"}  # lists of which neither goes without the other
+
+
 def others(method: Method, knob: str) -> Iterator[Method]:
     """The method with other values of one knob."""
     now, annotation = getattr(method, knob), type(method).model_fields[knob].annotation
     words = [word for kind in (annotation, *get_args(annotation)) for word in get_args(kind) if isinstance(word, str)]
     numbers = [now / 2, now + 1, now - 1, 4 * now] if isinstance(now, int | float) else []
-    for value in (*numbers, not now, *words, (1, 2), (0.5, 0.25), 3, 0.5):
+    for value in (*numbers, not now, *words, (1, 2), (2, 2), (0.5, 0.25), 3, 0.5, "deit_s-2.3"):
         try:
-            changed = make(type(method), {**method.model_dump(), knob: value})
+            changed = make(type(method), {**method.model_dump(), knob: value, **{TOGETHER.get(knob, knob): value}})
         except BadSetting:
             continue
         if getattr(changed, knob) != now:

@@ -258,6 +258,8 @@ def identity(made: Made, label: str, batch: int) -> dict[str, Any]:
         "seed": SEED,
         "version": __version__,
         "env": {**MACHINE, "device": "cpu"},
+        "imagenet_val": False,
+        **dict.fromkeys(("budget", "params_by_part", "ms_by_part")),
     }
 
 

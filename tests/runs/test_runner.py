@@ -22,6 +22,7 @@ from tokenbench.measure import accuracy, memory, speed
 from tokenbench.measure.running import OutOfMemory
 from tokenbench.methods.evit import Attentive
 from tokenbench.methods.sweep import parse
+from tokenbench.model import Model
 from tokenbench.runs import candidates, runner
 from tokenbench.runs.jobs import UNFINISHED
 from tokenbench.runs.results import Results
@@ -301,14 +302,14 @@ def test_a_batch_that_does_not_fit_costs_that_batch_only(results: Results, monke
 def test_dense_that_fails_leaves_the_others_without_a_reference(
     real: dict[str, Any], results: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = candidates.Model.forward
+    original = Model.forward
 
     def forward(self: Any, images: torch.Tensor) -> torch.Tensor:
         if self.method.name == "dense" and len(images) > 1:
             raise RuntimeError("broken")
         return original(self, images)
 
-    monkeypatch.setattr(candidates.Model, "forward", forward)
+    monkeypatch.setattr(Model, "forward", forward)
     dense, evit = run(plan("evit", **real), results)
     assert (dense.status, dense.reason) == ("failed", "RuntimeError: broken")
     assert evit.status == "ok" and evit.top1 is not None

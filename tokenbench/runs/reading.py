@@ -112,14 +112,14 @@ class Glance:
             if len(self._envs) < FEW and 0 < start < stop:
                 self._envs.add(env)
             return Told(data["id"], data["status"] == "ok", datetime.fromisoformat(when))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, KeyError):
             return None
 
     def _good(self, data: dict[str, Any]) -> bool:
         """Whether the careful look would find nothing, the env left out."""
         shape = *data, *map(type, data.values())
         if shape not in self._shapes:
-            if not KEYS - LATER <= data.keys() <= KEYS:
+            if not KEYS - LATER <= data.keys() <= KEYS or data.get("budget") is not None:
                 return False
             if not all(type(data.get(name)) in kinds for name, kinds in SCALARS.items()):
                 return False

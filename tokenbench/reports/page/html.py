@@ -61,6 +61,7 @@ def page(rows: Sequence[Row], maps: str = "", margin: float = MARGIN) -> str:
     Raises:
         UsageError: there are no rows.
     """
+    rows = list(rows)
     if not rows:
         raise UsageError("There are no rows to report; run `tokenbench run` first, or give another results file.")
     groups = grouped(rows, margin)
