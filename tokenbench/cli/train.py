@@ -94,18 +94,19 @@ def train(ctx: click.Context, /, **flags: Any) -> int:
     from tokenbench.cli import screen
 
     jobs = _jobs(flags, ctx.meta.get("recipe", {}))
-    failed = False
+    done: list[tuple[Job, Trained]] = []
     with screen.Watching(flags["quiet"]) as watch:
         if len(jobs) == 1:
-            _say(jobs[0], training.train(jobs[0], watch))
-            return 0
-        for job, found in training.train_all(jobs, watch, flags["together"]):
-            if isinstance(found, training.Trained):
-                _say(job, found)
-            else:
-                watch.say(f"{job.output} failed: {found}")
-                failed = True
-    return int(failed)
+            done.append((jobs[0], training.train(jobs[0], watch)))
+        else:
+            for job, found in training.train_all(jobs, watch, flags["together"]):
+                if isinstance(found, training.Trained):
+                    done.append((job, found))
+                else:
+                    watch.say(f"{job.output} failed: {found}")
+    for job, trained in done:  # not above, where what is printed goes to stderr
+        _say(job, trained)
+    return int(len(done) < len(jobs))
 
 
 def _say(job: Job, found: Trained) -> None:
