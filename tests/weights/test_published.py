@@ -265,7 +265,7 @@ def test_tokenreductions_own_where_it_is_not(tmp_path: Path) -> None:
         (suite("tome", [137.0, 96.0, 67.0]), deit(384), "which no one keep_rate gives"),
         (suite("topk", [0.7]), deit(384, patches=576), "counts are those of 196 patches, and it has 576"),
         (suite("dyvit", [0.7, 0.5]), dynamicvit(384), "2 keep rates for 3 blocks"),
-        (suite("sinkhorn", [0.7]), deit(384), "TokenReduction's 'sinkhorn', which is no method of tokenbench"),
+        (suite("heuristic", [0.7]), deit(384), "TokenReduction's 'heuristic', which is no method of tokenbench"),
         (suite("evit", [0.7]) or None, deit(384, patches=576), "it has 576"),
         (
             argparse.Namespace(reduction_loc=3, keep_rate=[0.7], model="topk_small_patch16_224"),

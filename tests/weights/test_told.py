@@ -257,7 +257,11 @@ def test_short_names_are_of_the_weights_that_papers_began_from() -> None:
     }
     assert {name: SHORT_NAMES[name].partition(".")[2] for name in want} == want
     untagged = [name for name, full in SHORT_NAMES.items() if "." not in full]
-    assert untagged == ["deit_nano", *(f"lvvit_{size}" for size in "tsml")]  # or timm's next default would be another
+    assert untagged == [
+        "deit_nano",
+        "swin_nano",
+        *(f"lvvit_{size}" for size in "tsml"),
+    ]  # or timm's next default would be another
     assert all(timm.models.is_model_pretrained(full) for name, full in SHORT_NAMES.items() if name not in untagged)
 
 
