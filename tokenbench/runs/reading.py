@@ -29,7 +29,11 @@ ODD = re.compile(rb"\d[eE][+-]?\d{3}|\d{100}")
 
 NUMBERS = frozenset((float, int, type(None)))
 KEYS = {"schema", "id", *Row.model_fields}
-LATER = {"imagenet_val"}  # fields that earlier rows of this schema lack
+WITHOUT: dict[str, Any] = {  # what a field holds in a row that lacks it, as earlier ones of this schema do
+    name: {} if field.default_factory else field.default
+    for name, field in Row.model_fields.items()
+    if not field.is_required() and name != "time"
+}
 IDENTITY = tuple(sorted(Identity.model_fields))
 SCALARS = {  # the types of JSON's values that surely make a field
     name: NUMBERS if float in kinds else kinds
@@ -104,6 +108,8 @@ class Glance:
         known = env in self._envs
         try:
             data = orjson.loads(line[:start] + b', "env": {}' + line[stop:] if known else line)
+            if type(data) is dict and len(data) < len(KEYS):
+                data = {**WITHOUT, **data}
             if type(data) is not dict or not self._good(data) or not (known or _plain(data["env"])):
                 return None
             when = data["time"]
@@ -119,9 +125,9 @@ class Glance:
         """Whether the careful look would find nothing, the env left out."""
         shape = *data, *map(type, data.values())
         if shape not in self._shapes:
-            if not KEYS - LATER <= data.keys() <= KEYS or data.get("budget") is not None:
+            if data.keys() != KEYS or data["budget"] is not None:
                 return False
-            if not all(type(data.get(name)) in kinds for name, kinds in SCALARS.items()):
+            if not all(type(data[name]) in kinds for name, kinds in SCALARS.items()):
                 return False
             if not all(type(data[name]) in (dict, type(None)) for name in DICTS) or type(data["metrics"]) is not dict:
                 return False
