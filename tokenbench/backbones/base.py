@@ -73,7 +73,7 @@ class Backbone:
     @property
     def dim(self) -> int:
         """Width C of the first block."""
-        raise NotImplementedError
+        return int(self.vit.embed_dim)
 
     @property
     def prefix(self) -> int:
@@ -93,7 +93,7 @@ class Backbone:
     @property
     def depth(self) -> int:
         """Number of blocks."""
-        raise NotImplementedError
+        return len(self.vit.blocks)
 
     def pooled(self) -> Backbone:
         """The same model, with a head that reads the norm of the mean of its patches.

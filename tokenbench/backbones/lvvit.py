@@ -255,16 +255,6 @@ class LV(Backbone):
         return None
 
     @property
-    def dim(self) -> int:
-        """Width C."""
-        return int(self.vit.embed_dim)
-
-    @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        return len(self.vit.blocks)
-
-    @property
     def prefix(self) -> int:
         """The class token."""
         return 1

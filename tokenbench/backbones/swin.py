@@ -134,11 +134,6 @@ class Swin(Backbone):
         return None
 
     @property
-    def dim(self) -> int:
-        """Width C of the first stage; it doubles with every stage."""
-        return int(self.vit.embed_dim)
-
-    @property
     def stages(self) -> tuple[int, ...]:
         """Number of blocks of each stage."""
         return tuple(len(stage.blocks) for stage in self.vit.layers)

@@ -72,16 +72,6 @@ class ViT(Backbone):
         return None
 
     @property
-    def dim(self) -> int:
-        """Width C."""
-        return int(self.vit.embed_dim)
-
-    @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        return len(self.vit.blocks)
-
-    @property
     def prefix(self) -> int:
         """Number of class, distillation and register tokens."""
         return int(self.vit.num_prefix_tokens)

@@ -17,7 +17,7 @@ from tokenbench.core.block import Reducer
 from tokenbench.core.tokens import Tokens
 from tokenbench.methods.base import Kind, Method, Paper, Places, outside, quarters
 from tokenbench.methods.released import SUITE, Release, Stored, suite, suite_model
-from tokenbench.methods.topk import kept
+from tokenbench.methods.topk import STUDY, kept
 
 NOISE = 1e-6  # the most that training adds to a density
 EPS = 1e-6  # in the sum of weights
@@ -90,9 +90,7 @@ class DPCKNN(Method):
     kind: ClassVar[Kind | None] = "merges"
     licence: ClassVar[str] = "MIT"
     held: ClassVar[str] = "outputs of TokenReduction's code"
-    paper: ClassVar[Paper | None] = Paper(
-        "Which Tokens to Use? Investigating Token Reduction in Vision Transformers", "2308.04657", "ICCVW 2023"
-    )
+    paper: ClassVar[Paper | None] = STUDY
     main: ClassVar[str | None] = "keep_rate"
     neutral: ClassVar[Mapping[str, Any] | None] = {"keep_rate": 1.0}
     notes = (

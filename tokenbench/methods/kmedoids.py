@@ -15,7 +15,7 @@ from tokenbench.core.block import Reducer
 from tokenbench.core.tokens import Tokens
 from tokenbench.methods.base import Kind, Method, Paper, Places, outside, quarters
 from tokenbench.methods.dpcknn import distances, nearest
-from tokenbench.methods.topk import kept
+from tokenbench.methods.topk import STUDY, kept
 
 RECEIVED = "attention received"
 
@@ -102,9 +102,7 @@ class KMedoids(Method):
     kind: ClassVar[Kind | None] = "prunes"
     licence: ClassVar[str] = "MIT"
     held: ClassVar[str] = "outputs of TokenReduction's code"
-    paper: ClassVar[Paper | None] = Paper(
-        "Which Tokens to Use? Investigating Token Reduction in Vision Transformers", "2308.04657", "ICCVW 2023"
-    )
+    paper: ClassVar[Paper | None] = STUDY
     main: ClassVar[str | None] = "keep_rate"
     neutral: ClassVar[Mapping[str, Any] | None] = {"keep_rate": 1.0}
     notes = (

@@ -13,6 +13,7 @@ from tokenbench.core.attention import Attn
 from tokenbench.core.block import Reducer
 from tokenbench.core.tokens import Tokens
 from tokenbench.methods.base import Kind, Method, Paper, Places, outside, quarters
+from tokenbench.methods.topk import STUDY
 
 Norm = Literal["l1", "l2", "linf"]
 NEAR = 1e-9  # relative: a radius that floats put a hair below a ring
@@ -68,9 +69,7 @@ class Radial(Method):
     kind: ClassVar[Kind | None] = "prunes"
     licence: ClassVar[str] = "MIT"
     held: ClassVar[str] = "outputs of TokenReduction's code"
-    paper: ClassVar[Paper | None] = Paper(
-        "Which Tokens to Use? Investigating Token Reduction in Vision Transformers", "2308.04657", "ICCVW 2023"
-    )
+    paper: ClassVar[Paper | None] = STUDY
     main: ClassVar[str | None] = "keep_rate"
     neutral: ClassVar[Mapping[str, Any] | None] = {"keep_rate": 1.0}
     notes = "Whole rings are kept: those whose patches come nearest to int(n0 * keep_rate^stage)."

@@ -19,6 +19,7 @@ from tokenbench.methods import soft
 from tokenbench.methods.base import Counts, Kind, Method, Paper, Places
 from tokenbench.methods.recipe import Recipe
 from tokenbench.methods.released import Release, Stored
+from tokenbench.methods.topk import STUDY
 
 
 def transport(similarities: Tensor, iterations: int) -> Tensor:
@@ -62,9 +63,7 @@ class Sinkhorn(Method):
     kind: ClassVar[Kind | None] = "condenses"
     licence: ClassVar[str] = "MIT"
     held: ClassVar[str] = "outputs, losses and gradients of published code"
-    paper: ClassVar[Paper | None] = Paper(
-        "Which Tokens to Use? Investigating Token Reduction in Vision Transformers", "2308.04657", "ICCVW 2023"
-    )
+    paper: ClassVar[Paper | None] = STUDY
     trained: ClassVar[bool] = True
     main: ClassVar[str | None] = "keep_rate"
     neutral: ClassVar[Mapping[str, Any] | None] = {"blocks": ()}

@@ -11,8 +11,10 @@ from tokenbench.backbones import Backbone
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Reducer
 from tokenbench.core.tokens import Tokens
-from tokenbench.methods.base import Kind, Method, Places, outside, quarters, unscored
+from tokenbench.methods.base import Kind, Method, Paper, Places, outside, quarters, unscored
 from tokenbench.methods.released import Release, Stored, suite
+
+STUDY = Paper("Which Tokens to Use? Investigating Token Reduction in Vision Transformers", "2308.04657", "ICCVW 2023")
 
 
 def kept(initial: int, keep_rate: float, stage: int) -> int:

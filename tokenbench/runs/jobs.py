@@ -11,7 +11,7 @@ from tokenbench.errors import ResultsError, first_line
 from tokenbench.runs import unfinished
 from tokenbench.runs.candidates import Candidate, Group, otherwise
 from tokenbench.runs.claims import Claims
-from tokenbench.runs.results import Results, load
+from tokenbench.runs.results import Results, Rows, load
 from tokenbench.runs.row import Row
 from tokenbench.runs.watch import Watch
 
@@ -38,6 +38,13 @@ class Jobs:
     def ids(self, candidate: Candidate, batches: Sequence[int]) -> list[str]:
         """The jobs of a setting at these batch sizes."""
         return [self._ids[id(candidate), batch] for batch in batches]
+
+    def know(self, rows: Rows, size: int) -> None:
+        """Take in the rows of the results file as it was when it had so many bytes."""
+        self._seen = size
+        self._rows = {row.id: row for row in rows.of(set(self._ids.values()))}
+        for group, candidate in self._all:
+            self._take_up(group, candidate)
 
     def tell_done(self) -> None:
         """Say how many are done already."""
@@ -137,10 +144,7 @@ class Jobs:
         """Read what the file says now, if it changed; what another process wrote counts as well."""
         size = self._results.path.stat().st_size
         if size != self._seen:
-            wanted, self._seen = set(self._ids.values()), size
-            self._rows = {row.id: row for row in load(self._results.path)[0].of(wanted)}
-            for group, candidate in self._all:
-                self._take_up(group, candidate)
+            self.know(load(self._results.path)[0], size)
 
     def _left(self, group: Group, candidate: Candidate) -> list[int]:
         return [batch for batch in group.batches if not self._done(candidate, self._ids[id(candidate), batch])]

@@ -108,8 +108,6 @@ class Glance:
         known = env in self._envs
         try:
             data = orjson.loads(line[:start] + b', "env": {}' + line[stop:] if known else line)
-            if type(data) is dict and len(data) < len(KEYS):
-                data = {**WITHOUT, **data}
             if type(data) is not dict or not self._good(data) or not (known or _plain(data["env"])):
                 return None
             when = data["time"]
@@ -125,20 +123,7 @@ class Glance:
         """Whether the careful look would find nothing, the env left out."""
         shape = *data, *map(type, data.values())
         if shape not in self._shapes:
-            if data.keys() != KEYS or data["budget"] is not None:
-                return False
-            if not all(type(data[name]) in kinds for name, kinds in SCALARS.items()):
-                return False
-            if not all(type(data[name]) in (dict, type(None)) for name in DICTS) or type(data["metrics"]) is not dict:
-                return False
-            if (
-                not all(type(data[name]) in (list, type(None)) for name in LISTS)
-                or type(data["image_size"]) is not list
-            ):
-                return False
-            if not all(type(data[name]) is dict for name in ("setting", "conditions", "env", "intervals", "weights")):
-                return False
-            if type(data["schema"]) is not int or type(data["id"]) is not str or type(data["time"]) is not str:
+            if not _shaped({**WITHOUT, **data}):
                 return False
             if len(self._shapes) < FEW:
                 self._shapes.add(shape)
@@ -146,7 +131,7 @@ class Glance:
         for name in LISTS:
             numbers += data[name] or ()
         for name in DICTS:
-            numbers += (data[name] or {}).values()
+            numbers += (data.get(name) or {}).values()
         return (
             data["schema"] == SCHEMA
             and NUMBERS.issuperset(map(type, numbers))
@@ -156,7 +141,7 @@ class Glance:
             and self._weights_are(data["weights"])
             and (data["trained"] is None or self._weights_are(data["trained"]))
             and [*map(type, data["image_size"])] == [int, int]
-            and {str}.issuperset(map(type, data["intervals"].values()))
+            and {str}.issuperset(map(type, data.get("intervals", {}).values()))
             and _plain(data["setting"])
             and _plain(data["conditions"])
             and _id(data) == data["id"]
@@ -174,6 +159,24 @@ class Glance:
         if len(self._weights) < FEW:
             self._weights.add(told)
         return True
+
+
+def _shaped(data: dict[str, Any]) -> bool:
+    """Whether a line has the fields of a row, each of a type that surely makes it."""
+    return (
+        data.keys() == KEYS
+        and data["budget"] is None
+        and all(type(data[name]) in kinds for name, kinds in SCALARS.items())
+        and all(type(data[name]) in (dict, type(None)) for name in DICTS)
+        and all(type(data[name]) in (list, type(None)) for name in LISTS)
+        and all(
+            type(data[name]) is dict for name in ("setting", "conditions", "env", "intervals", "weights", "metrics")
+        )
+        and type(data["image_size"]) is list
+        and type(data["schema"]) is int
+        and type(data["id"]) is str
+        and type(data["time"]) is str
+    )
 
 
 def _id(data: dict[str, Any]) -> str:

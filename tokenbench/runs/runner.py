@@ -37,12 +37,15 @@ def run(plan: Plan, results: Results, watch: Watch) -> list[Row]:
     Raises:
         TokenbenchError: the plan cannot be run at all: unknown backbone, unusable data, weights that do not fit.
     """
-    for problem in load(results.path)[1] if results.path.is_file() else ():
+    size = results.path.stat().st_size if results.path.is_file() else 0
+    known, problems = load(results.path if size else ())
+    for problem in problems:
         watch.say(f"Left out {problem}.")
     groups = prepare(plan, environment.describe(plan.device), watch.say)
     results.check()
     with Claims(results.path) as claims:
         jobs = Jobs(groups, results, claims, watch)
+        jobs.know(known, size)
         jobs.tell_done()
         while jobs.take():
             with jobs.kept_if_stopped():
