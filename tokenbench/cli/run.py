@@ -32,8 +32,15 @@ _LABELS = ("class_order", "labels", "restrict_classes")  # knobs of tasks that h
 @click.option("-b", "--batch-size", default=None, help="Sizes to time, as 1,32,128; or auto.  [default: 32; GPU 128]")
 @options.workers
 @options.device
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16", "int8"]), default="fp32", show_default=True)
 @options.amp
+@click.option(
+    "--runtime",
+    type=click.Choice(["torch", "onnxruntime", "openvino"]),
+    default="torch",
+    show_default=True,
+    help="Score and time models exported to it, on the CPU.",
+)
 @click.option("--compile", "compiled", is_flag=True, help="Time under torch.compile.")
 @options.image_size
 @options.pixels
@@ -42,6 +49,7 @@ _LABELS = ("class_order", "labels", "restrict_classes")  # knobs of tasks that h
 @options.threads
 @options.seed
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=options.DEFAULT_RESULTS, show_default=True)
+@click.option("--shard", metavar="I/N", help="Only the I-th of N parts of the settings, as 3/16; see `tokenbench merge`.")
 @click.option("--force", is_flag=True, help="Run what is done already, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print rows as JSON lines instead of a table.")
 @options.quiet
@@ -78,9 +86,10 @@ def _plan(flags: dict[str, Any]) -> Plan:
     from tokenbench.methods.sweep import parse
     from tokenbench.runs.candidates import Plan
 
-    if flags["amp"] and flags["precision"] == "fp16":
-        raise UsageError("--amp means bf16 and --precision says fp16; give one of them.")
-    device = options.device_of(flags["device"])
+    if flags["amp"] and flags["precision"] not in ("fp32", "bf16"):
+        raise UsageError(f"--amp means bf16 and --precision says {flags['precision']}; give one of them.")
+    elsewhere = flags["runtime"] != "torch" and flags["device"] == "auto"
+    device = "cpu" if elsewhere else options.device_of(flags["device"])
     if flags["threads"]:
         torch.set_num_threads(flags["threads"])
     task = options.task_of(flags, (*_LABELS, *options.SCENES))
@@ -104,4 +113,17 @@ def _plan(flags: dict[str, Any]) -> Plan:
         force=flags["force"],
         pixels=options.pixels_of(flags),
         take=options.take_of(flags),
+        shard=_shard(flags["shard"]),
+        runtime=flags["runtime"],
     )
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    """Which part of how many; raises `UsageError` for what is none."""
+    if text is None:
+        return None
+    which, _, count = (part.strip() for part in str(text).partition("/"))
+    good = all(part.isascii() and part.isdecimal() and len(part) < 10 for part in (which, count))
+    if not good or not 1 <= int(which) <= int(count):
+        raise UsageError(f"--shard {text} is not allowed; write which of how many, from 1/16 to 16/16.")
+    return int(which), int(count)

@@ -30,6 +30,7 @@ from tokenbench.methods.base import Method, make
 from tokenbench.methods.dense import Dense
 from tokenbench.runs import budget
 from tokenbench.runs.budget import Budget
+from tokenbench.runs.environment import version
 from tokenbench.runs.heading import making
 from tokenbench.runs.row import Row
 from tokenbench.tasks.base import Loader, Task
@@ -67,6 +68,13 @@ class Plan:
         default_factory=dict
     )  # mean, std, crop_pct, interpolation, if not the model's own
     take: Take = ALL  # which weights, of files that hold several
+    shard: tuple[int, int] | None = None  # which part of how many of the settings; None: all
+    runtime: str = "torch"  # that models are scored and timed in; see `tokenbench.shipping.runtimes`
+
+    @property
+    def autocast(self) -> str:
+        """The precision that torch runs in: int8 models are so by themselves."""
+        return "fp32" if self.precision == "int8" else self.precision
 
 
 @dataclass
@@ -200,6 +208,7 @@ class Group:
                 **getattr(loader, "conditions", {}),
                 **self.backbone.pixels,
                 **({"schedule": candidate.schedule} if candidate.schedule else {}),
+                **({} if plan.runtime == "torch" else {"runtime": f"{plan.runtime} {version(plan.runtime)}"}),
                 **unusual(backbone=type(self.backbone), task=type(plan.task), method=type(method)),
             },
             env={**self.env, **({"session": candidate.session} if candidate.session else {})},
@@ -329,7 +338,7 @@ def _largest(group: Group, say: Callable[[str], None]) -> int:
     batch, plan, model = AUTO_BATCH, group.plan, group.candidates[0].model or group.backbone.vit
     while batch > 1:
         try:
-            memory.peak(model, group.timed(batch), plan.precision)
+            memory.peak(model, group.timed(batch), plan.autocast)
             break
         except Exception as error:
             if not _does_not_fit(error):
