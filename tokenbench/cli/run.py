@@ -49,7 +49,7 @@ _LABELS = ("class_order", "labels", "restrict_classes")  # knobs of tasks that h
 @options.threads
 @options.seed
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=options.DEFAULT_RESULTS, show_default=True)
-@click.option("--shard", metavar="I/N", help="Only the I-th of N parts of the settings, as 3/16; see `tokenbench merge`.")
+@click.option("--shard", metavar="I/N", help="Only this part of the settings, as 3/16; see `merge`.")
 @click.option("--force", is_flag=True, help="Run what is done already, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print rows as JSON lines instead of a table.")
 @options.quiet

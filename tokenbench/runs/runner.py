@@ -1,9 +1,10 @@
 """The run: what is not done yet is measured in one go, one row a setting and batch size.
 
-Three passes: count (`counting`: each model alone; exported then, if it is to run in another `runtime`), score (`scoring`: all models that share pixels, one pass over the
-data), speed (`timing`: all settings of a backbone interleaved with its dense model). What each finds is on disk as soon
-as it ends, and what lies between about every second (`unfinished`), so a killed run goes on where it was. Several
-processes share the jobs of one file (`claims`). Knows no screen: progress goes to a `Watch`.
+Three passes: count (`counting`: each model alone), score (`scoring`: all models that share pixels, one pass over the
+data), speed (`timing`: all settings of a backbone interleaved with its dense model); what is to run in another runtime
+is exported before the second (`runtime`). What each finds is on disk as soon as it ends, and what lies between about
+every second (`unfinished`), so a killed run goes on where it was. Several processes share the jobs of one file
+(`claims`). Knows no screen: progress goes to a `Watch`.
 """
 
 from __future__ import annotations

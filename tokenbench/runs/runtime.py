@@ -58,8 +58,10 @@ def _written(group: Group, candidate: Candidate, model: Model, path: Path) -> Pa
     if group.plan.precision != "int8":
         return path
     out = path.with_name(f"{path.stem}.int8.onnx")
-    quantising.quantise(path, out, _calibration(group), done.header)
-    _note(candidate, f"int8 ranges are from {CALIBRATED} {'images of noise' if group.data is None else 'of the images'}")
+    batches = list(_calibration(group))
+    quantising.quantise(path, out, batches, done.header)
+    what = "images of noise" if group.data is None else "of the images"
+    _note(candidate, f"int8 ranges are from {sum(map(len, batches))} {what}")
     return out
 
 

@@ -21,7 +21,8 @@ TEXT = """---
 ```python
 import tokenbench
 
-model = tokenbench.Pretrained.from_pretrained("{name}")  # images (B, {channels}, {height}, {width}) to logits (B, {classes})
+model = tokenbench.Pretrained.from_pretrained("{name}")
+logits = model(images)  # (B, {channels}, {height}, {width}) to (B, {classes})
 ```
 
 `config.json` says how images are brought to it.

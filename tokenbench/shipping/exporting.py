@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenbench.core import atomic
-from tokenbench.errors import Unsupported, UsageError, WeightsError
+from tokenbench.errors import Unsupported, UsageError, WeightsError, first_line
 from tokenbench.model import Model
 from tokenbench.shipping import formats
 from tokenbench.shipping.header import Format, Header, beside, preprocessing, versions
@@ -20,8 +20,8 @@ CAPTURED = 2  # images that the graph is captured on; it is checked on other num
 CHECKED = (1, 5)
 APART = 1e-3  # of the largest logit: more than float32 in another order makes of it
 HIDES = (
-    "images keep different numbers of tokens, and an exported graph hides tokens in place of removing them: outputs are "
-    "the same, and none of the time is saved"
+    "images keep different numbers of tokens, and an exported graph hides tokens in place of removing them: outputs "
+    "are the same, and no time is saved"
 )
 
 
@@ -102,7 +102,11 @@ def hides(model: Model) -> bool:
 
 
 def compare(model: Model, run: formats.Run, header: Header) -> float:
-    """The largest difference of a file's logits from the model's, of the largest logit; raises `Unsupported` if large."""
+    """The largest difference of a file's logits from the model's, of the largest logit.
+
+    Raises:
+        Unsupported: it is large, or the file does not run at these batch sizes.
+    """
     worst = 0.0
     for batch in CHECKED:
         images = _images(header, batch, seed=batch)
@@ -110,10 +114,11 @@ def compare(model: Model, run: formats.Run, header: Header) -> float:
             wanted = model(images)
             try:
                 given = run(images)
-            except RuntimeError as error:  # shapes that hold for the captured batch only
-                raise Unsupported(f"what was written does not run on {batch} images ({str(error).splitlines()[0]})") from error
+            except Exception as error:  # shapes that hold for the captured batch only
+                raise Unsupported(f"what was written does not run at batch {batch} ({first_line(error)})") from error
         if given.shape != wanted.shape:
-            raise Unsupported(f"what was written gives {tuple(given.shape)} for {batch} images, not {tuple(wanted.shape)}")
+            shapes = f"{tuple(given.shape)} and not {tuple(wanted.shape)}"
+            raise Unsupported(f"what was written gives {shapes} at batch {batch}")
         apart = ((given - wanted).abs().max() / wanted.abs().max()).item()
         if not apart <= APART:
             raise Unsupported(f"what was written gives logits {apart:.1g} of the largest apart from the model's")
