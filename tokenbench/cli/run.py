@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,10 @@ from tokenbench.cli import options
 from tokenbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from tokenbench.runs.candidates import Plan
+    from tokenbench.runs.plan import Plan
+    from tokenbench.runs.results import Results
+    from tokenbench.runs.row import Row
+    from tokenbench.runs.watch import Watch
 
 _LABELS = ("class_order", "labels", "restrict_classes")  # knobs of tasks that have flags of their own
 
@@ -49,6 +53,10 @@ _LABELS = ("class_order", "labels", "restrict_classes")  # knobs of tasks that h
 @options.threads
 @options.seed
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=options.DEFAULT_RESULTS, show_default=True)
+@click.option("--engine", type=click.Choice(["here", "ray"]), default="here", show_default=True, help="Where jobs run.")
+@click.option("--address", help="Of a Ray cluster, as 10.0.0.1:6379 or auto.  [default: this machine alone]")
+@click.option("--cpus-per-job", type=click.FloatRange(min=0, min_open=True), help="With --engine ray.")
+@click.option("--gpus-per-job", type=click.FloatRange(min=0), help="With --engine ray; below 1, speed is not timed.")
 @click.option("--shard", metavar="I/N", help="Only this part of the settings, as 3/16; see `merge`.")
 @click.option("--force", is_flag=True, help="Run what is done already, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print rows as JSON lines instead of a table.")
@@ -62,12 +70,11 @@ def run(**flags: Any) -> int:
     Finished work is skipped. Without --data-dir, accuracy is measured for deit_nano only, on the images that ship.
     """
     from tokenbench.cli import screen
-    from tokenbench.runs import runner
     from tokenbench.runs.results import Results
     from tokenbench.runs.row import dumps
 
     with screen.Watching(flags["quiet"]) as watch:
-        rows = runner.run(_plan(flags), Results(flags["output"]), watch)
+        rows = (_on_ray if flags["engine"] == "ray" else _here)(flags, Results(flags["output"]), watch)
     if flags["as_json"]:
         for row in rows:
             click.echo(dumps(row))
@@ -79,12 +86,32 @@ def run(**flags: Any) -> int:
     return int(any(row.status in ("failed", "oom") for row in rows))
 
 
+def _here(flags: dict[str, Any], results: Results, watch: Watch) -> list[Row]:
+    from tokenbench.runs import runner
+
+    odd = next((name for name in ("address", "cpus_per_job", "gpus_per_job") if flags[name] is not None), None)
+    if odd is not None:
+        raise UsageError(f"--{odd.replace('_', '-')} says something of a cluster; add --engine ray.")
+    return runner.run(_plan(flags), results, watch)
+
+
+def _on_ray(flags: dict[str, Any], results: Results, watch: Watch) -> list[Row]:
+    from tokenbench.runs import cluster
+
+    if flags["shard"] is not None:
+        raise UsageError("--shard and --engine ray both divide the settings; give one of them.")
+    plugins = click.get_current_context().meta.get(options.PLUGINS, ())
+    share = cluster.Share(flags["cpus_per_job"], flags["gpus_per_job"])
+    plan = _plan({**flags, "device": "cpu"})  # the device is a worker's
+    return cluster.run(partial(_plan, flags), plan, results, watch, flags["address"], share, plugins)
+
+
 def _plan(flags: dict[str, Any]) -> Plan:
     """The plan that the flags of `run` describe; raises `UsageError` for a value that means nothing."""
     import torch
 
     from tokenbench.methods.sweep import parse
-    from tokenbench.runs.candidates import Plan
+    from tokenbench.runs.plan import Plan
 
     if flags["amp"] and flags["precision"] not in ("fp32", "bf16"):
         raise UsageError(f"--amp means bf16 and --precision says {flags['precision']}; give one of them.")

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,49 +31,16 @@ from tokenbench.runs import budget
 from tokenbench.runs.budget import Budget
 from tokenbench.runs.environment import version
 from tokenbench.runs.heading import making
+from tokenbench.runs.plan import Plan
 from tokenbench.runs.row import Row
-from tokenbench.tasks.base import Loader, Task
-from tokenbench.tasks.classification import Classification
+from tokenbench.tasks.base import Loader
 from tokenbench.weights import checkpoints, files, sources
-from tokenbench.weights.choice import ALL, Take
 
 _log = logging.getLogger(__name__)
 AUTO_BATCH = 256  # where `--batch-size auto` starts halving
 USUAL = {"fused_attention": True, "matmul_precision": "highest"}
 COUNTED = 32  # items that multiply-adds and tokens are counted on, where they depend on the item
 ACCURACY_BATCH = 128  # at most: larger ones are timed, but bring no speed to the pass over the data
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to run. `batches` empty means: the largest power of two from 256 down that fits."""
-
-    methods: Sequence[Method]
-    backbones: Sequence[str]
-    task: Task = field(default_factory=Classification)
-    data_dir: Path | None = None
-    weights: str = "auto"
-    device: str = "cpu"
-    precision: str = "fp32"
-    batches: Sequence[int] = (32,)
-    workers: int = 0
-    seed: int = 42
-    limit: int | None = None
-    image_size: tuple[int, int] | None = None
-    compile: bool = False
-    rounds: int = 10
-    force: bool = False
-    pixels: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # mean, std, crop_pct, interpolation, if not the model's own
-    take: Take = ALL  # which weights, of files that hold several
-    shard: tuple[int, int] | None = None  # which part of how many of the settings; None: all
-    runtime: str = "torch"  # that models are scored and timed in; see `tokenbench.shipping.runtimes`
-
-    @property
-    def autocast(self) -> str:
-        """The precision that torch runs in: int8 models are so by themselves."""
-        return "fp32" if self.precision == "int8" else self.precision
 
 
 @dataclass

@@ -69,10 +69,11 @@ def _measure(groups: Sequence[Group], jobs: Jobs, results: Results, claims: Clai
         for batch in group.batches:
             jobs.share()
             trials = jobs.at(group, batch)
-            if any(trial.written for trial in trials):
+            if plan.timed and any(trial.written for trial in trials):
                 with _alone(plan, claims, watch):
                     time(group, trials, batch, rounds, jobs.note, watch)
             for trial in trials:
+                trial.notes += [] if plan.timed else ["speed is not measured, its device had other jobs"]
                 jobs.write(group, trial)
             for candidate in group.candidates:
                 candidate.done(batch)
