@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,8 @@ def run(**flags: Any) -> int:
 
     with screen.Watching(flags["quiet"]) as watch:
         rows = (_on_ray if flags["engine"] == "ray" else _here)(flags, Results(flags["output"]), watch)
+    if int(os.environ.get("RANK", 0)):  # of the processes that torchrun started, the first one speaks
+        return 0
     if flags["as_json"]:
         for row in rows:
             click.echo(dumps(row))
