@@ -20,4 +20,10 @@ def table() -> Mapping[Any, Callable[..., Any]]:
         count = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]), axis=0)
         return op.TopK(self, count, axis=dim, largest=int(descending), sorted=1)
 
-    return {torch.ops.aten.sort.stable: sort}
+    def kth(self: Any, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+        """The last of the k smallest."""
+        values, places = op.TopK(self, op.Constant(value_ints=[k]), axis=dim, largest=0, sorted=1)
+        last = op.Constant(value_ints=[k - 1]) if keepdim else op.Constant(value_int=k - 1)
+        return op.Gather(values, last, axis=dim), op.Gather(places, last, axis=dim)
+
+    return {torch.ops.aten.sort.stable: sort, torch.ops.aten.kthvalue.default: kth}
