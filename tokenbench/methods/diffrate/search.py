@@ -1,7 +1,7 @@
 """DiffRate's search: how many tokens each block leaves is learnt, while the weights stay (arXiv 2305.17997, section 3).
 
-Each block has two vectors of scores over candidate counts, for dropping and for merging. Nothing is removed in training:
-masks of 0 and 1 say which tokens are there, and pass the gradient of what the scores make likely.
+Each block has two vectors of scores over candidate counts, for dropping and for merging. Nothing is removed in
+training: masks of 0 and 1 say which tokens are there, and pass the gradient of what the scores make likely.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COST, LEFT = "gflops", "left"  # of the blocks so far; tokens that the last of t
 
 
 class Counted(nn.Module):
-    """A number of patches that is learnt: the mean over candidates, which are `step` apart and begin with all patches."""
+    """A number of patches that is learnt: the mean over candidates, `step` apart from all patches on."""
 
     candidates: Tensor
 
@@ -109,7 +109,7 @@ class Search(Reducer):
 
 
 def merged_in_place(tokens: Tokens, count: int, of: int) -> Tokens:
-    """The first `count` patches take those after them, up to `of`, each the one most like it; these stay where they are.
+    """The first `count` patches take those after them, up to `of`, each the one most like it, and these stay in place.
 
     Means are plain, and sizes grow by those of what is taken times its likeness, 1 at the least.
     """
