@@ -188,6 +188,10 @@ class Method(BaseModel):
         """The setting without what only training needs, such as auxiliary heads: what training writes is of it."""
         return self
 
+    def learnt(self, blocks: Sequence[nn.Module]) -> Method:
+        """The setting that a trained model's blocks say, where training finds knobs and not weights; else this one."""
+        return self
+
     def twin(self) -> Method | None:
         """Another setting to run on each batch of training, on the same weights; losses get its output as `out.twin`.
 

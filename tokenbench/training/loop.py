@@ -159,8 +159,6 @@ class Run:
     def __post_init__(self) -> None:
         self.targets = Targets(self.job.recipe, self.settings["classes"])
         self.unreadable = telling.Unreadable(self.job.output, self.processes, self.watch.say)
-        # what the result is written for: a classifier leaves out what only training needs
-        self.lean = self.method if self.job.task.has_head else self.method.lean()
         self.path = self.job.output / RESULT
 
     def finished(self) -> Trained | None:
@@ -224,6 +222,13 @@ class Run:
     def _trained(self, result: Mapping[str, Any]) -> Trained:
         value, images, split = result.get(self.main.name), result["images"], result["split"]
         return Trained(self.path, value, images, split, self.total, self.processes.leads)
+
+    @property
+    def lean(self) -> Method:
+        """The setting that the result is written for: a classifier leaves out what only training needs."""
+        if self.job.task.has_head:
+            return self.method
+        return self.method.learnt(state.averaged(self.task).blocks).lean()
 
     @property
     def main(self) -> Metric:
