@@ -72,10 +72,14 @@ def _typed(where: str, parameter: click.Parameter, given: object) -> object:
     return texts if multiple else ",".join(texts)
 
 
-def _plugins(_: click.Context, __: click.Parameter, paths: tuple[Path, ...]) -> None:
+PLUGINS = "plugins"  # where a command's context has the paths of its plug-ins
+
+
+def _plugins(ctx: click.Context, _: click.Parameter, paths: tuple[Path, ...]) -> None:
     if paths:
         from tokenbench.tasks import load_plugin
 
+        ctx.meta[PLUGINS] = paths
         for path in paths:
             load_plugin(path)
 

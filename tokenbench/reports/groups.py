@@ -91,7 +91,7 @@ class Group:
             "device": row.device,
             "precision": row.precision,
             "batch": str(row.batch),
-            "mode": "compiled" if row.compile else "eager",
+            "mode": row.mode,
             **{key.replace("_", " "): str(value) for key, value in row.shared.items()},
             "seed": str(row.seed),
             "versions": f"tokenbench {row.version}, torch {env.get('torch')}, timm {env.get('timm')}",

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,43 +29,18 @@ from tokenbench.methods.base import Method, make
 from tokenbench.methods.dense import Dense
 from tokenbench.runs import budget
 from tokenbench.runs.budget import Budget
+from tokenbench.runs.environment import version
 from tokenbench.runs.heading import making
+from tokenbench.runs.plan import Plan
 from tokenbench.runs.row import Row
-from tokenbench.tasks.base import Loader, Task
-from tokenbench.tasks.classification import Classification
+from tokenbench.tasks.base import Loader
 from tokenbench.weights import checkpoints, files, sources
-from tokenbench.weights.choice import ALL, Take
 
 _log = logging.getLogger(__name__)
 AUTO_BATCH = 256  # where `--batch-size auto` starts halving
 USUAL = {"fused_attention": True, "matmul_precision": "highest"}
 COUNTED = 32  # items that multiply-adds and tokens are counted on, where they depend on the item
 ACCURACY_BATCH = 128  # at most: larger ones are timed, but bring no speed to the pass over the data
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to run. `batches` empty means: the largest power of two from 256 down that fits."""
-
-    methods: Sequence[Method]
-    backbones: Sequence[str]
-    task: Task = field(default_factory=Classification)
-    data_dir: Path | None = None
-    weights: str = "auto"
-    device: str = "cpu"
-    precision: str = "fp32"
-    batches: Sequence[int] = (32,)
-    workers: int = 0
-    seed: int = 42
-    limit: int | None = None
-    image_size: tuple[int, int] | None = None
-    compile: bool = False
-    rounds: int = 10
-    force: bool = False
-    pixels: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # mean, std, crop_pct, interpolation, if not the model's own
-    take: Take = ALL  # which weights, of files that hold several
 
 
 @dataclass
@@ -200,6 +174,7 @@ class Group:
                 **getattr(loader, "conditions", {}),
                 **self.backbone.pixels,
                 **({"schedule": candidate.schedule} if candidate.schedule else {}),
+                **({} if plan.runtime == "torch" else {"runtime": f"{plan.runtime} {version(plan.runtime)}"}),
                 **unusual(backbone=type(self.backbone), task=type(plan.task), method=type(method)),
             },
             env={**self.env, **({"session": candidate.session} if candidate.session else {})},
@@ -329,7 +304,7 @@ def _largest(group: Group, say: Callable[[str], None]) -> int:
     batch, plan, model = AUTO_BATCH, group.plan, group.candidates[0].model or group.backbone.vit
     while batch > 1:
         try:
-            memory.peak(model, group.timed(batch), plan.precision)
+            memory.peak(model, group.timed(batch), plan.autocast)
             break
         except Exception as error:
             if not _does_not_fit(error):

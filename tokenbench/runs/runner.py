@@ -1,9 +1,10 @@
 """The run: what is not done yet is measured in one go, one row a setting and batch size.
 
 Three passes: count (`counting`: each model alone), score (`scoring`: all models that share pixels, one pass over the
-data), speed (`timing`: all settings of a backbone interleaved with its dense model). What each finds is on disk as soon
-as it ends, and what lies between about every second (`unfinished`), so a killed run goes on where it was. Several
-processes share the jobs of one file (`claims`). Knows no screen: progress goes to a `Watch`.
+data), speed (`timing`: all settings of a backbone interleaved with its dense model); what is to run in another runtime
+is exported before the second (`runtime`). What each finds is on disk as soon as it ends, and what lies between about
+every second (`unfinished`), so a killed run goes on where it was. Several processes share the jobs of one file
+(`claims`). Knows no screen: progress goes to a `Watch`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 
 from filelock import Timeout
 
-from tokenbench.runs import environment, unfinished
+from tokenbench.runs import environment, runtime, unfinished
 from tokenbench.runs.candidates import Group, Plan, prepare
 from tokenbench.runs.claims import Claims
 from tokenbench.runs.counting import count
@@ -37,6 +38,7 @@ def run(plan: Plan, results: Results, watch: Watch) -> list[Row]:
     Raises:
         TokenbenchError: the plan cannot be run at all: unknown backbone, unusable data, weights that do not fit.
     """
+    runtime.check(plan)
     size = results.path.stat().st_size if results.path.is_file() else 0
     known, problems = load(results.path if size else ())
     for problem in problems:
@@ -57,6 +59,7 @@ def _measure(groups: Sequence[Group], jobs: Jobs, results: Results, claims: Clai
     """All that this process has claimed."""
     for group in groups:
         count(group, jobs.note, watch)
+        runtime.export(group, watch)
     jobs.share()
     for shared in sharing(groups):
         score(shared, results, jobs.note, watch)
@@ -66,10 +69,11 @@ def _measure(groups: Sequence[Group], jobs: Jobs, results: Results, claims: Clai
         for batch in group.batches:
             jobs.share()
             trials = jobs.at(group, batch)
-            if any(trial.written for trial in trials):
+            if plan.timed and any(trial.written for trial in trials):
                 with _alone(plan, claims, watch):
                     time(group, trials, batch, rounds, jobs.note, watch)
             for trial in trials:
+                trial.notes += [] if plan.timed else ["speed is not measured, its device had other jobs"]
                 jobs.write(group, trial)
             for candidate in group.candidates:
                 candidate.done(batch)

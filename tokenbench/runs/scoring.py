@@ -104,7 +104,7 @@ def _passed(
                 if candidate.model is not None and done > answers.until:  # it did not fail on a batch before
                     with failing(candidate):
                         label = candidate.method.label
-                        answer = task.answer(candidate.model, images, target, plan.precision, label)
+                        answer = task.answer(candidate.model, images, target, plan.autocast, label)
                         answers.add(answer, target, done, skipped)
                 if pace.due():
                     with pace.writing():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tokenbench.backbones import Backbone
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Reducer
+from tokenbench.core.pooling import highest
 from tokenbench.core.tokens import Tokens
 from tokenbench.core.windows import Pair, crops, cut, lay, own
 
@@ -85,8 +86,7 @@ class Generate(Reducer):
         if self.pool is not None:
             centres: Tensor = self.pool(grid)
         else:
-            pool = F.adaptive_max_pool2d if self.mode == "max" else F.adaptive_avg_pool2d
-            centres = pool(grid, self.side)
+            centres = (highest if self.mode == "max" else F.adaptive_avg_pool2d)(grid, self.side)
         return centres.flatten(2).transpose(1, 2)
 
 

@@ -132,7 +132,7 @@ def _conditions(row: Row, data: str, batch: str) -> str:
     name = f" {row.weights.name} ({row.weights.hash})" if row.weights.hash else ""
     parts = [] if row.task == FIRST_TASK else [row.task]
     parts += [f"{height}×{width}", f"{row.weights.kind} weights{name}", data]
-    parts += [f"{row.hardware}, {row.precision}, {batch}, {'compiled' if row.compile else 'eager'}"]
+    parts += [f"{row.hardware}, {row.precision}, {batch}, {row.mode}"]
     parts += [f"{key.replace('_', ' ')} {value}" for key, value in row.shared.items()]
     versions = f"tokenbench {row.version}, torch {row.env.get('torch')}, timm {row.env.get('timm')}"
     return "; ".join([*parts, f"seed {row.seed}, {versions}"])
