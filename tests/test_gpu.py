@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from tokenbench import Pyramid, backbones
 from tokenbench.backbones import Backbone
 from tokenbench.cli import main
+from tokenbench.core.processes import Processes
 from tokenbench.measure import memory, speed
 from tokenbench.measure.accuracy import Predictions
 from tokenbench.methods import all_methods
@@ -32,7 +33,6 @@ from tokenbench.methods.base import Method
 from tokenbench.methods.dense import Dense
 from tokenbench.model import Model
 from tokenbench.training import log, optim
-from tokenbench.training.processes import Processes
 from tokenbench.training.task import MethodTask
 from tokenbench.weights import files
 

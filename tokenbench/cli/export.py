@@ -34,6 +34,7 @@ def export(**flags: Any) -> None:
     """
     from tokenbench.methods.sweep import parse
     from tokenbench.shipping import exporting, formats
+    from tokenbench.shipping.header import beside
     from tokenbench.weights import models
 
     settings = parse(flags["method"])
@@ -62,4 +63,4 @@ def export(**flags: Any) -> None:
         click.echo(streams.printable(f"{setting.label}: {done.header.note}."), err=True)
     sizes = " and ".join(map(str, exporting.CHECKED))
     click.echo(f"Logits are within {done.apart:.1g} of the largest of the model's, at batches of {sizes}.")
-    click.echo(f"Written: {out}, {exporting.beside(out).name}")
+    click.echo(f"Written: {out}, {beside(out).name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tokenbench.runs.row import Row
     from tokenbench.runs.watch import Watch
 
+_OF_CLUSTERS = ("cpus_per_job", "gpus_per_job", "settings_per_job")
 _LABELS = ("class_order", "labels", "restrict_classes")  # knobs of tasks that have flags of their own
 
 
@@ -57,6 +59,7 @@ _LABELS = ("class_order", "labels", "restrict_classes")  # knobs of tasks that h
 @click.option("--address", help="Of a Ray cluster, as 10.0.0.1:6379 or auto.  [default: this machine alone]")
 @click.option("--cpus-per-job", type=click.FloatRange(min=0, min_open=True), help="With --engine ray.")
 @click.option("--gpus-per-job", type=click.FloatRange(min=0), help="With --engine ray; below 1, speed is not timed.")
+@click.option("--settings-per-job", type=click.IntRange(min=1), help="With --engine ray.  [default: 1]")
 @click.option("--shard", metavar="I/N", help="Only this part of the settings, as 3/16; see `merge`.")
 @click.option("--force", is_flag=True, help="Run what is done already, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print rows as JSON lines instead of a table.")
@@ -75,6 +78,8 @@ def run(**flags: Any) -> int:
 
     with screen.Watching(flags["quiet"]) as watch:
         rows = (_on_ray if flags["engine"] == "ray" else _here)(flags, Results(flags["output"]), watch)
+    if int(os.environ.get("RANK", 0)):  # of the processes that torchrun started, the first one speaks
+        return 0
     if flags["as_json"]:
         for row in rows:
             click.echo(dumps(row))
@@ -89,7 +94,7 @@ def run(**flags: Any) -> int:
 def _here(flags: dict[str, Any], results: Results, watch: Watch) -> list[Row]:
     from tokenbench.runs import runner
 
-    odd = next((name for name in ("address", "cpus_per_job", "gpus_per_job") if flags[name] is not None), None)
+    odd = next((name for name in (*_OF_CLUSTERS, "address") if flags[name] is not None), None)
     if odd is not None:
         raise UsageError(f"--{odd.replace('_', '-')} says something of a cluster; add --engine ray.")
     return runner.run(_plan(flags), results, watch)
@@ -101,7 +106,7 @@ def _on_ray(flags: dict[str, Any], results: Results, watch: Watch) -> list[Row]:
     if flags["shard"] is not None:
         raise UsageError("--shard and --engine ray both divide the settings; give one of them.")
     plugins = click.get_current_context().meta.get(options.PLUGINS, ())
-    share = cluster.Share(flags["cpus_per_job"], flags["gpus_per_job"])
+    share = cluster.Share(flags["cpus_per_job"], flags["gpus_per_job"], flags["settings_per_job"] or 1)
     plan = _plan({**flags, "device": "cpu"})  # the device is a worker's
     return cluster.run(partial(_plan, flags), plan, results, watch, flags["address"], share, plugins)
 

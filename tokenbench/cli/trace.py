@@ -74,11 +74,12 @@ def _scenes(task: Task, flags: dict[str, Any]) -> None:
     from tokenbench.methods.sweep import parse
     from tokenbench.reports.maps import scenes
     from tokenbench.runs import candidates, environment
+    from tokenbench.runs.plan import Plan
 
     if flags["data_dir"] is None:
         raise UsageError(f"--task {task.name} draws on its own data; give --data-dir.")
     device = options.device_of(flags["device"])
-    plan = candidates.Plan(
+    plan = Plan(
         methods=parse(flags["methods"]),
         backbones=[flags["backbone"]],
         task=task,

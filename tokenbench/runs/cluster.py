@@ -1,6 +1,6 @@
 """A sweep on a Ray cluster: each setting is a job on some node, and rows stream into one file here.
 
-A job is a shard of one setting that `runner.run` measures beside its dense model, in a file of the worker's own. What
+A job is a shard, of one setting or a few, that `runner.run` measures beside their dense model, in a file of the worker's own. What
 is done already it knows from the rows it is given, so a job that is repeated, since its worker died, has one row.
 """
 
@@ -30,10 +30,13 @@ POLL = 1.0  # seconds
 
 @dataclass(frozen=True)
 class Share:
-    """What of a node each job gets; what is None follows from the cluster: a GPU, or the CPUs of the smallest node."""
+    """What of a node each job gets; what is None follows from the cluster: a GPU, or the CPUs of the smallest node.
+    And how many settings are a job: they share one pass over the data.
+    """
 
     cpus: float | None = None
     gpus: float | None = None
+    settings: int = 1
 
 
 @dataclass(frozen=True)
@@ -88,15 +91,16 @@ def run(
     """
     ray = needed("ray", "ray", "--engine ray")
     results.check()
+    share = share or Share()
     with _connected(ray, address):
         nodes.check(ray, plan, plugins)
-        resources = _resources(ray, share or Share())
+        resources = _resources(ray, share)
         known = ray.put(results.path.read_bytes())
         before = {(row.id, row.time) for row in results.rows()}
         job = ray.remote(measure).options(max_retries=RETRIES, **resources)
-        count = plan.settings
+        count = -(-plan.settings // share.settings)
         running = {job.remote(make, tuple(plugins), (i, count), known, resources): i for i in range(1, count + 1)}
-        watch.stretch(f"{count} settings on {len(nodes.alive(ray))} nodes", count)
+        watch.stretch(f"{count} jobs on {len(nodes.alive(ray))} nodes", count)
         rows: list[Row] = []
         lost: list[str] = []
         while running:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from tokenbench.errors import UsageError
 from tokenbench.model import Model
-from tokenbench.runs.candidates import Candidate, Group, Plan, failing
+from tokenbench.runs.candidates import Candidate, Group, failing
+from tokenbench.runs.plan import Plan
 from tokenbench.runs.watch import Watch
 from tokenbench.shipping import exporting, formats, quantising, runtimes
 from tokenbench.shipping.extras import needed
@@ -30,6 +32,8 @@ def check(plan: Plan) -> None:
     formats.check_installed("onnx")
     if plan.task.has_head or plan.task.name != "classification":
         raise UsageError(f"{what} runs classifiers, and --task {plan.task.name} has models of another kind.")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UsageError(f"{what} runs in one process; start it without torchrun, or divide the settings by --shard.")
     if plan.device != "cpu":
         raise UsageError(f"{what} runs on the CPU here; give --device cpu.")
     if plan.compile or plan.precision not in ("fp32", "int8"):

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenbench.errors import Unsupported, first_line
-from tokenbench.shipping import runtimes
+from tokenbench.errors import Unsupported, first_line, first_sentence
+from tokenbench.shipping import runtimes, translations
 from tokenbench.shipping.extras import needed
 from tokenbench.shipping.header import KEY, Format, Header, read
 
@@ -51,7 +51,12 @@ class Kind:
 def _write_onnx(program: Any, images: Tensor, header: Header, path: Path) -> None:
     size = sum(value.numel() * value.element_size() for value in program.state_dict.values())
     made = torch.onnx.export(
-        program, dynamo=True, verbose=False, input_names=[header.input], output_names=[header.output]
+        program,
+        dynamo=True,
+        verbose=False,
+        input_names=[header.input],
+        output_names=[header.output],
+        custom_translation_table=translations.table(),
     )
     if made is None:
         raise Unsupported("torch made no ONNX of it")
@@ -112,7 +117,12 @@ def write(format: Format, program: Any, images: Tensor, header: Header, path: Pa
     except (OSError, Unsupported):
         raise
     except Exception as error:  # as in `capture`
-        raise Unsupported(f"{format} cannot have its graph ({first_line(error)})") from error
+        raise Unsupported(f"{format} cannot have its graph ({first_sentence(_root(error))})") from error
+
+
+def _root(error: BaseException) -> BaseException:
+    """What an exporter says at last, beneath its own advice."""
+    return error if error.__cause__ is None else _root(error.__cause__)
 
 
 def open_file(format: Format, path: Path) -> tuple[Run, Header]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tokenbench import __version__
 from tokenbench.backbones import Backbone
 from tokenbench.core import atomic
+from tokenbench.core.processes import Processes, alone
 from tokenbench.data.reading import seed_all
 from tokenbench.errors import TrainingError, UsageError, WeightsError
 from tokenbench.methods.base import Method
@@ -24,7 +25,6 @@ from tokenbench.runs import runner
 from tokenbench.tasks.base import Metric
 from tokenbench.training import log, optim, starting, state, telling
 from tokenbench.training.job import Job
-from tokenbench.training.processes import Processes, alone
 from tokenbench.training.stream import Stream, Targets, check_training
 from tokenbench.training.task import HeadedTask, MethodTask
 from tokenbench.weights import files, sources, told

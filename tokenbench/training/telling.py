@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenbench.backbones import Backbone
+from tokenbench.core.processes import Processes
 from tokenbench.data import unreadable
 from tokenbench.tasks.base import Loader, Task
-from tokenbench.training.processes import Processes
 from tokenbench.training.stream import Stream
 
 if TYPE_CHECKING:
