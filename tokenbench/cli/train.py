@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 )
 @options.class_order
 @options.labels
+@options.viewing
 @click.option("--strict", is_flag=True, help="Take anything odd in annotations for an error.")
 @click.option(
     "-o",
@@ -113,7 +114,7 @@ def _say(job: Job, found: Trained) -> None:
     if found.leads:
         main = job.task.metrics[0]
         value = "is not known" if found.value is None else f"{found.value:.2f} {main.unit}".rstrip()
-        click.echo(f"{found.path}: {main.short} {value} on {found.images} {found.split} images.")
+        click.echo(f"{found.path}: {main.short} {value} on {found.images} {found.split} {job.task.items}.")
 
 
 def _jobs(flags: dict[str, Any], table: dict[str, Any]) -> list[Job]:
@@ -124,7 +125,7 @@ def _jobs(flags: dict[str, Any], table: dict[str, Any]) -> list[Job]:
     from tokenbench.training import RESULT
 
     settings, seeds = parse(flags["method"]), _seeds(flags["seed"])
-    task, teacher = options.task_of(flags, ("class_order", "labels", "strict")), str(flags["teacher"])
+    task, teacher = options.task_of(flags, ("class_order", "labels", "strict", *options.VIEWS)), str(flags["teacher"])
     if flags["threads"]:
         torch.set_num_threads(flags["threads"])
     dense = next((method for method in settings if method.name == "dense"), None)

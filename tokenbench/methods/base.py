@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
@@ -131,6 +131,15 @@ class Method(BaseModel):
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
         """The reducers of each block that has any. The only part a method must have."""
         raise NotImplementedError
+
+    def on(self, vit: Backbone) -> Self:
+        """The setting on that backbone, where defaults hang on it; what was given stays. Asked again, the same."""
+        return self
+
+    def defaulted(self, values: Mapping[str, Any]) -> Self:
+        """With these knobs where they were not given."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return make(type(self), {**values, **given})
 
     def supports(self, vit: Backbone) -> str | None:
         """Why this setting cannot run on that backbone, as a clause; None if it can."""
