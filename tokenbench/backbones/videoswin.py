@@ -26,7 +26,7 @@ from tokenbench.core.windows import Pair
 WINDOW = (8, 7, 7)
 
 
-class ClipSwin(SwinTransformer3d):
+class ClipSwin(SwinTransformer3d):  # type: ignore[misc]  # torchvision is not typed
     """torchvision's model with what timm's models have besides: an image size, a configuration, an initialisation."""
 
     in_chans = 3
@@ -234,7 +234,8 @@ class VideoSwin(Backbone):
 
 def clips(x: Tensor, tokens: Tokens) -> Tensor:
     """Tokens x (B * T', N, C) as clips (B, T', rows, columns, C)."""
-    return x.unflatten(1, laid(tokens)).unflatten(0, (-1, tokens.frames))
+    laid_out: Tensor = x.unflatten(1, laid(tokens)).unflatten(0, (-1, tokens.frames))
+    return laid_out
 
 
 def folded(x: Tensor) -> Tensor:

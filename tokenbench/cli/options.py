@@ -166,15 +166,20 @@ def scenes(command: Any) -> Any:
 
 
 VIEWS = ("frames", "stride", "views", "clips")  # knobs of tasks on clips, as flags
-_frames = click.option("--frames", type=click.IntRange(min=1), help="Of a view of a clip.")
-_stride = click.option("--stride", type=click.IntRange(min=1), help="Every how manyth frame of a clip.")
-_views = click.option("--views", metavar="TIMESxCROPS", help="Of a clip, as 4x3.")
-_clips = click.option("--clips", metavar="FILE", help="Index of clips with their classes, where folders do not say it.")
+_frames = click.option("--frames", type=click.IntRange(min=1), help="Of a clip of a video.")
+_stride = click.option("--stride", type=click.IntRange(min=1), help="Every how manyth frame of a video.")
+_views = click.option("--views", metavar="TIMESxCROPS", help="Clips of a video, as 4x3.")
+_clips = click.option("--clips", metavar="FILE", help="Index of videos with their classes.")
+
+
+def stretch(command: Any) -> Any:
+    """Which frames a clip has."""
+    return _frames(_stride(command))
 
 
 def viewing(command: Any) -> Any:
-    """What of clips is seen."""
-    return _frames(_stride(_views(_clips(command))))
+    """Which clips a video has, and where videos are listed."""
+    return stretch(_views(_clips(command)))
 
 
 def taking(command: Any) -> Any:

@@ -69,6 +69,7 @@ class Lessons(Dataset[Any]):
         """A part of frames (n, 3, H, W), brought to the model's size."""
         if self.recipe.crop < 1:
             box = RandomResizedCrop.get_params(frames, [self.recipe.crop, 1.0], list(RATIOS))
-            return F.resized_crop(frames, *box, list(self.size), antialias=True)
+            cropped: Tensor = F.resized_crop(frames, *box, list(self.size), antialias=True)
+            return cropped
         top, left = (int(torch.randint(max(1, frames.shape[2 + i] - side + 1), ())) for i, side in enumerate(self.size))
         return frames[..., top : top + self.size[0], left : left + self.size[1]]

@@ -60,7 +60,7 @@ class TokenData:
         Of clips (B / frames,), those of all their frames.
         """
         here = self._here()
-        each = self.prefix + (here if self.alive is None else here & (self.alive > 0.5)).sum(1)
+        each: Tensor = self.prefix + (here if self.alive is None else here & (self.alive > 0.5)).sum(1)
         return each.unflatten(0, (-1, self.frames)).sum(1)
 
     @property

@@ -66,7 +66,7 @@ def open_clips(
         return _of_index(top, index, split, order, reader)
     root = splits.training(top)[0] if split else splits.evaluation(top) or top
     names = listing.folders(root)
-    found = {name: list(_clips(root / name)) for name in names}
+    found = {name: list(below(root / name)) for name in names}
     if not any(found.values()):
         raise BadData(
             f"Data folder '{root}' has no clips in folders of classes; give one folder of videos, or of folders of "
@@ -101,7 +101,7 @@ def _found(top: Path, split: str | None) -> Path | None:
     return next((top / name for name in INDEXES["train" if split else "val"] if (top / name).is_file()), None)
 
 
-def _clips(root: Path) -> Iterator[Path]:
+def below(root: Path) -> Iterator[Path]:
     """Video files below a folder, and folders that hold pictures, in order of their paths."""
     for folder, folders, files in os.walk(root, followlinks=True):
         folders[:] = sorted(name for name in folders if name[0] != "." and name not in listing.CLUTTER)
@@ -121,7 +121,7 @@ def _of_index(top: Path, index: Path, split: str | None, order: str, reader: str
         if kept is None:
             raise BadData(f"Index '{index}' has no split {' or '.join(wanted)}; it has {', '.join(sorted(kinds))}.")
         listed = [row for row in listed if row.split and splits.kind(row.split) == kept]
-    every = list(_clips(top))
+    every = list(below(top))
     items, lost = clipindex.located(listed, top, every)
     if not items:
         raise BadData(f"Index '{index}' names none of the {len(every)} clips in '{top}', such as '{listed[0].name}'.")

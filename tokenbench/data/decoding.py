@@ -152,7 +152,7 @@ def _counted(av: Any, path: Path) -> int:
             raise DataError(f"it is cut short: {len(packets)} of {stream.frames} frames are there")
     if not packets:
         raise DataError("it has no frames")
-    return len(packets) - sum(packets)
+    return len(packets) - sum(map(bool, packets))
 
 
 def _decoded(av: Any, path: Path, wanted: set[int]) -> tuple[dict[int, NDArray[np.uint8]], int]:

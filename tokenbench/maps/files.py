@@ -44,6 +44,7 @@ def arrays(maps: Sequence[TokenMaps], image: int) -> dict[str, np.ndarray]:
         about = {"method": m.method, "label": m.label, "note": m.note, "since": since}
         settings.append(about | {"held": [w.shape[1] for w in m.weights]})
     about = {"name": maps[0].names[image], "backbone": maps[0].backbone, "settings": settings}
+    about |= {"frames": maps[0].frames} if maps[0].frames > 1 else {}
     return found | {"about": np.array(json.dumps(about))}
 
 
@@ -102,12 +103,13 @@ def _setting(found: Mapping[str, np.ndarray], about: Mapping[str, Any], setting:
         weights=tuple(weights),
         fused=tuple((fused >= 0).reshape(len(fused), 1, -1)),
         counts=tuple(found[f"{label}/tokens"].tolist()),
+        frames=about.get("frames", 1),
     )
 
 
 def _run(m: TokenMaps) -> tuple[object, ...]:
     """What maps that belong together have in common."""
-    return m.label, m.note, m.backbone, m.grid, [weights.shape for weights in m.weights], m.pictures.shape
+    return m.label, m.note, m.backbone, m.grid, m.frames, [weights.shape for weights in m.weights], m.pictures.shape
 
 
 def _together(parts: Sequence[TokenMaps]) -> TokenMaps:

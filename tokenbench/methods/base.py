@@ -101,6 +101,7 @@ class Method(BaseModel):
     control: ClassVar[bool] = False  # True: saves no token, and shows what something else of a method gives
     trial: ClassVar[Mapping[str, Any]] = {}  # knobs for tiny random models, where defaults ask for more than these have
     windowed: ClassVar[bool] = False  # True: leaves whole grids, as backbones that attend within windows need
+    clips: ClassVar[bool] = False  # True: does so in every frame, as windows that reach over time need
     reported: ClassVar[tuple[Reported, ...]] = ()
     recipes: ClassVar[Mapping[str, Recipe]] = {"scratch": DEIT, "finetune": FINETUNE}  # the first is the default
     in_training: ClassVar[frozenset[str]] = frozenset()  # knobs that say nothing once the model is trained
@@ -157,6 +158,8 @@ class Method(BaseModel):
         """
         if vit.windowed and not self.windowed:
             return "it drops or merges tokens one by one, and this backbone's windows need all tokens of a grid"
+        if vit.windowed and vit.clips and not self.clips:
+            return "it works in windows of images, and this backbone's reach over time"
         if vit.placed and self.blends:
             return (
                 "it makes one token of several, and this backbone's blocks read where each token lies (RoPE or "

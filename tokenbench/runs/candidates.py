@@ -316,7 +316,7 @@ def _group(
         candidate.batches = list(batches)
     if data is not None and (weights.kind != "random" or any(candidate.own for candidate in candidates)):
         group.loader = task.loader(data, backbone, min(max(batches), ACCURACY_BATCH), plan.workers, plan.limit)
-        if task.depends:
+        if task.depends and not (backbone.clips and backbone.windowed):  # whole grids cost the same, and clips are long
             few = min(task.counted_items, plan.limit or task.counted_items)
             group.few = task.loader(data, backbone, few, 0, few)
     return group

@@ -52,6 +52,7 @@ def checks() -> Iterator[Check]:
 
 def _checked(method: Method, reported: Reported) -> Iterator[Check]:
     backbone = _meta(reported.backbone)
+    method = method.on(backbone)
     with torch.device("meta"):
         model = Model(backbone, method).eval()
     images = torch.empty(1, *backbone.shape, device="meta")

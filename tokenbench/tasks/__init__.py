@@ -52,6 +52,11 @@ def parts_of(name: str) -> tuple[str, ...]:
     return () if found is None else found.parts
 
 
+def rate_of(name: str) -> str:
+    """What a model of a task does in a second, as tables call it: img/s, also of a task that is not loaded now."""
+    return all_tasks().get(name, Task).rate
+
+
 def load_plugin(path: str | Path) -> list[str]:
     """Register the methods, tasks and backbone families of a file, which is run, and return their names.
 

@@ -1,4 +1,4 @@
-"""Video recognition: the class of a clip, by several views of it."""
+"""Video recognition: the class of a video, by several clips of it."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def _by(value: Any) -> Any:
 
 
 class Video(Task):
-    """Video recognition: how often the class of a clip is right, by the mean of its views' probabilities."""
+    """Video recognition: how often the class of a video is right, by the mean of the probabilities of several clips."""
 
     name = "video"
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("top1", "top-1", "top-1 accuracy of clips by all views", "%", interval=True),
-        Metric("top5", "top-5", "top-5 accuracy of clips by all views", "%"),
-        Metric("view_top1", "top-1 a view", "top-1 accuracy of single views", "%"),
-        Metric("view_top5", "top-5 a view", "top-5 accuracy of single views", "%"),
+        Metric("top1", "video top-1", "video top-1 accuracy", "%", interval=True),
+        Metric("top5", "video top-5", "video top-5 accuracy", "%"),
+        Metric("clip_top1", "clip top-1", "clip top-1 accuracy", "%"),
+        Metric("clip_top5", "clip top-5", "clip top-5 accuracy", "%"),
         Metric("agreement", "agreement with dense", unit="%", shown=False),
-        Metric("video_gmacs", "GMAC x views", "GMACs of all views of a clip", better="down"),
+        Metric("video_gmacs", "GMAC x views", "GMACs of all views of a video", better="down"),
         Metric("frames_per_s", "frames/s", "frames a second through the model", digits=0),
         Metric("decoded_per_s", "decoded/s", "frames decoded a second in one process", digits=0),
     )
     intervals: ClassVar[Mapping[str, str]] = {"top1": "Wilson", "diff_dense": "Tango"}
-    items: ClassVar[str] = "clips"
-    rate: ClassVar[str] = "views/s"
+    items: ClassVar[str] = "videos"
+    rate: ClassVar[str] = "clips/s"
     layout: ClassVar[str] = (
         "a folder of videos, or of folders of frames, for each class, in `val` or `test` (and `train`); or clips and "
         "an index such as `val.csv`"
@@ -49,16 +49,16 @@ class Video(Task):
     counted_items: ClassVar[int] = 2
     built: ClassVar[frozenset[str]] = frozenset(("joint",))
 
-    frames: int = Field(32, ge=1, description="frames of a view")
-    stride: int = Field(2, ge=1, description="every how manyth frame of the clip")
+    frames: int = Field(32, ge=1, description="frames of a clip")
+    stride: int = Field(2, ge=1, description="every how manyth frame of the video")
     views: Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_by)] = Field(
-        (4, 3), description="views of a clip: in time, by crops along its longer side, as 4x3"
+        (4, 3), description="clips of a video: in time, by crops along its longer side, as 4x3"
     )
     joint: bool = Field(False, description="plain ViTs: the tokens of all frames attend to each other")
     reader: Literal["auto", "pyav", "torchcodec"] = Field(
         "auto", description="what reads videos; auto is torchcodec where it can be imported"
     )
-    clips: str | None = Field(None, description="index of clips with their classes, and splits if it has several")
+    clips: str | None = Field(None, description="index of videos with their classes, and splits if it has several")
     class_order: str = Field("auto", description="auto, natural (1, 2, 10), lexical (1, 10, 2), or a file")
     restrict_classes: bool = Field(False, description="guess only from the classes that the data has")
 
@@ -79,7 +79,7 @@ class Video(Task):
         return (JointViT if self.joint else FramesViT)(backbone, self.frames)
 
     def open(self, folder: Path | None, backbone: Backbone) -> Clips | None:
-        """Clips in folders of classes or by an index; None where no data was given."""
+        """Videos in folders of classes or by an index; None where no data was given."""
         from tokenbench import data
         from tokenbench.data.clips import open_clips
 
@@ -91,7 +91,7 @@ class Video(Task):
         return kept  # type: ignore[return-value]
 
     def open_training(self, folder: Path) -> tuple[Clips, Clips]:
-        """The clips of `train`, and those of its validation split."""
+        """The videos of `train`, and those of its validation split."""
         from tokenbench.data.clips import open_training
 
         return open_training(folder, self._index, self.class_order, self.reader)
@@ -103,13 +103,13 @@ class Video(Task):
         return VIDEO
 
     def lessons(self, data: Clips, backbone: Backbone, recipe: Any, seed: int) -> Any:
-        """A stretch of each clip, cropped and mirrored as the recipe says."""
+        """A clip of each video, cropped and mirrored as the recipe says."""
         from tokenbench.clips.lessons import Lessons
 
         return Lessons(data, backbone.config, recipe, seed, self.frames, self.stride)
 
     def loader(self, data: Any, backbone: Backbone, batch: int, workers: int, limit: int | None) -> Loader:
-        """All views of each clip, which is decoded once."""
+        """All clips of each video, which is decoded once."""
         from tokenbench.data.viewing import ViewLoader
 
         return ViewLoader(data, backbone.config, self._views, batch, workers, limit)
@@ -134,7 +134,7 @@ class Video(Task):
         return views.answer(model, images, targets, precision, name)
 
     def gather(self, answers: Sequence[Any], targets: Sequence[Any]) -> Viewed:
-        """The best classes of every clip, and the right one."""
+        """The best classes of every video, and the right one."""
         from tokenbench.measure import views
 
         return views.gather(answers, targets)
@@ -146,17 +146,17 @@ class Video(Task):
         return Viewed.load(path)
 
     def join(self, parts: Sequence[Viewed]) -> Viewed:
-        """Of all clips, in order."""
+        """Of all videos, in order."""
         from tokenbench.measure import views
 
         return views.join(parts)
 
     def score(self, own: Viewed, dense: Viewed | None, seed: int) -> Mapping[str, float | None]:
-        """Top-1 and top-5 of clips and of views; with `dense`, agreement and the paired difference."""
+        """Top-1 and top-5 of videos and of clips; with `dense`, agreement and the paired difference."""
         from tokenbench.tasks.classification import Classification
 
         found = Classification().score(own.whole, None if dense is None else dense.whole, seed)
-        alone = {"view_top1": own.alone.top1, "view_top5": own.alone.top5}
+        alone = {"clip_top1": own.alone.top1, "clip_top5": own.alone.top5}
         return {**found, **alone, "decoded_per_s": own.decoding}
 
     def derived(self, measured: Mapping[str, Any]) -> Mapping[str, float | None]:

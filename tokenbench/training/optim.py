@@ -34,7 +34,8 @@ def optimizer(model: nn.Module, recipe: Learning) -> torch.optim.Optimizer:
             )
         own[name].requires_grad_(False)
     groups: list[dict[str, Any]] = []
-    fresh = set(body.head.parameters()) if getattr(recipe, "fresh_head", False) else set()
+    head: Any = getattr(body, "head", None)
+    fresh = set(head.parameters()) if getattr(recipe, "fresh_head", False) else set()
     for part, module in (("backbone", body), *(("method", module) for module in rest)):
         for group in _groups(module, recipe, excluded if part == "backbone" else ()):
             divided = {part: [p for p in group["params"] if p not in fresh]}
