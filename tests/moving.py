@@ -13,6 +13,7 @@ from timm.models import register_model
 from tokenbench.backbones.videoswin import ClipSwin
 
 CLASSES = ("down", "right")
+DIRECTIONS = {"down": (1, 0), "left": (0, -1), "right": (0, 1), "up": (-1, 0)}  # rows and columns a step
 
 
 @register_model
@@ -71,4 +72,27 @@ def kinetics(root: Path, **splits: int) -> Path:
         for i in range(2 * count):
             name = CLASSES[i % 2]
             pictures(root / split / name / f"clip{i}", square(6 + i % 4, name == "down", 100 * seed + i))
+    return root
+
+
+def garments(root: Path, **splits: int) -> Path:
+    """Garments of Fashion-MNIST, twice their size, that move over noise in one of four directions, the class."""
+    from tokenbench.data import sample
+
+    items, first = np.asarray(sample().items), 0
+    for seed, (split, count) in enumerate(splits.items()):
+        draw = np.random.default_rng(seed)
+        for i in range(count):
+            name, (down, right) = list(DIRECTIONS.items())[i % 4]
+            garment = np.kron(items[(first + i) * 7 % len(items)], np.ones((2, 2), np.uint8))
+            start = draw.integers(0, 56 - 28, 2) + 14 - 14 * np.array([down, right])
+            frames = []
+            for step in range(8):
+                frame = draw.integers(0, 40, (112, 112, 3)).astype(np.uint8)
+                top, left = np.clip(start + 4 * step * np.array([down, right]), 0, 56)
+                part = frame[top : top + 56, left : left + 56]
+                part[...] = np.maximum(part, garment[..., None])
+                frames.append(frame)
+            pictures(root / split / name / f"clip{i}", frames)
+        first += count
     return root

@@ -88,11 +88,11 @@ class JointViT(FramesViT):
     def embed(self, images: Tensor) -> Tokens:
         """Embedded frames of clips (B, channels, frames, H, W) as one sequence, prefix tokens first."""
         tokens = super().embed(images)
-        frames, rows = tokens.frames, tokens.x.unflatten(0, (-1, tokens.frames))
-        prefix, patches = rows[:, :, : tokens.prefix], rows[:, :, tokens.prefix :]
-        x = torch.cat([prefix.flatten(1, 2), patches.flatten(1, 2)], dim=1)
+        frames, each = tokens.frames, int(self.vit.num_prefix_tokens)
+        rows = tokens.x.unflatten(0, (-1, frames))
+        x = torch.cat([rows[:, :, :each].flatten(1, 2), rows[:, :, each:].flatten(1, 2)], dim=1)
         grid = (frames * tokens.grid[0], tokens.grid[1])
-        return Tokens(x, frames * tokens.prefix, grid, layout=grid)
+        return Tokens(x, frames * each, grid, layout=grid)
 
     def head(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Logits (B, classes), of the mean of class tokens or of patches by their sizes, and features (B, N, C)."""

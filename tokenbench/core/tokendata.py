@@ -61,7 +61,8 @@ class TokenData:
         """
         here = self._here()
         each: Tensor = self.prefix + (here if self.alive is None else here & (self.alive > 0.5)).sum(1)
-        return each.unflatten(0, (-1, self.frames)).sum(1)
+        of_clips: Tensor = each.unflatten(0, (-1, self.frames)).sum(1)
+        return of_clips
 
     @property
     def real(self) -> Tensor | None:

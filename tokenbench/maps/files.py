@@ -43,9 +43,10 @@ def arrays(maps: Sequence[TokenMaps], image: int) -> dict[str, np.ndarray]:
                 found[f"{m.label}/heat/{block}"] = m.heat(block)[image]
         about = {"method": m.method, "label": m.label, "note": m.note, "since": since}
         settings.append(about | {"held": [w.shape[1] for w in m.weights]})
-    about = {"name": maps[0].names[image], "backbone": maps[0].backbone, "settings": settings}
-    about |= {"frames": maps[0].frames} if maps[0].frames > 1 else {}
-    return found | {"about": np.array(json.dumps(about))}
+    told: dict[str, Any] = {"name": maps[0].names[image], "backbone": maps[0].backbone, "settings": settings}
+    if maps[0].frames > 1:
+        told["frames"] = maps[0].frames
+    return found | {"about": np.array(json.dumps(told))}
 
 
 def load(path: str | Path) -> list[TokenMaps]:

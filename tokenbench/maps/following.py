@@ -182,7 +182,7 @@ def follow(
             f"Images of {tuple(images.shape[1:])} are not what {backbone.name} takes, {backbone.input_size} "
             "(channels, height, width); give files, or a batch of that shape."
         )
-    was_training, like = backbone.vit.training, next(backbone.vit.parameters())
+    method, was_training, like = method.on(backbone), backbone.vit.training, next(backbone.vit.parameters())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = sources.model(method, backbone, own)[0]

@@ -59,7 +59,8 @@ def split(values: Tensor | None, frames: int, joint: bool, patches: int) -> Tens
     """
     if values is None or not joint:
         return values
-    return values.unflatten(patches, (frames, -1)).movedim(patches, 1).flatten(0, 1)
+    each: Tensor = values.unflatten(patches, (frames, -1)).movedim(patches, 1).flatten(0, 1)
+    return each
 
 
 def counts(tokens: Tokens, frames: int) -> Tensor:

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from tokenbench.measure.verdicts import ALPHA, MARGIN, Difference, Verdict, judge
 from tokenbench.runs.row import FIRST_TASK, Row
-from tokenbench.tasks import metrics_of, parts_of, rate_of
+from tokenbench.tasks import known, metrics_of, parts_of
 from tokenbench.tasks.base import PAIRED, Metric, Task
 
 MISSING = "–"
@@ -139,7 +139,7 @@ def _parts(row: Row, dense: Row | None) -> dict[str, str]:
 def line(row: Row, dense: Row | None, verdict: Verdict | None) -> dict[str, str]:
     """The cells by the titles of their columns, in order."""
     texts, metrics = cells(row, dense, verdict), metrics_of(row.task, list(row.metrics))
-    return {column.title: texts[column.name] for column in columns(metrics, parts_of(row.task), rate_of(row.task))}
+    return {column.title: texts[column.name] for column in columns(metrics, parts_of(row.task), known(row.task).rate)}
 
 
 def notes(rows: Sequence[Row], verdicts: Mapping[int, Verdict], dense: Row | None) -> list[str]:
@@ -147,7 +147,7 @@ def notes(rows: Sequence[Row], verdicts: Mapping[int, Verdict], dense: Row | Non
     shown = [(row, cells(row, dense, verdicts.get(id(row)))) for row in rows]
     kinds: dict[str, list[str]] = {}
     task = rows[0].task
-    for column in columns(metrics_of(task, list(rows[0].metrics)), parts_of(task), rate_of(task)):
+    for column in columns(metrics_of(task, list(rows[0].metrics)), parts_of(task), known(task).rate):
         kind = _together([(_kind(column, row), row.label) for row, texts in shown if "[" in texts[column.name]])
         if kind:
             kinds.setdefault(kind, []).append(column.title)

@@ -52,9 +52,9 @@ def parts_of(name: str) -> tuple[str, ...]:
     return () if found is None else found.parts
 
 
-def rate_of(name: str) -> str:
-    """What a model of a task does in a second, as tables call it: img/s, also of a task that is not loaded now."""
-    return all_tasks().get(name, Task).rate
+def known(name: str) -> type[Task]:
+    """The task of that name, for what tables call things; the base of all where a plug-in's is not loaded now."""
+    return all_tasks().get(name, Task)
 
 
 def load_plugin(path: str | Path) -> list[str]:

@@ -15,7 +15,6 @@ from torch import Tensor
 from tokenbench.errors import WeightsError
 
 MERGING = re.compile(r"^layers\.(\d+)\.downsample\.")
-HEADS = ("cls_head.fc_cls.", "head.fc.")
 
 
 def fitted(stored: dict[str, Tensor], vit: Any) -> dict[str, Tensor]:
@@ -44,9 +43,7 @@ def _named(key: str, begins: bool) -> str:
     name = MERGING.sub(lambda m: f"features.{2 * int(m[1]) + (-1 if begins else 1)}.", name)
     name = re.sub(r"^layers\.(\d+)\.blocks\.", lambda m: f"features.{2 * int(m[1])}.", name)
     name = name.replace(".mlp.fc1.", ".mlp.0.").replace(".mlp.fc2.", ".mlp.3.")
-    for head in HEADS:
-        name = name.replace(head, "head.")
-    return name
+    return name.replace("head.fc.", "head.")
 
 
 def _inflated(name: str, value: Tensor, like: Tensor) -> Tensor:
@@ -58,8 +55,8 @@ def _inflated(name: str, value: Tensor, like: Tensor) -> Tensor:
         side = round(value.shape[0] ** 0.5)
         if rest or times % 2 == 0 or side * side != value.shape[0]:
             raise WeightsError(
-                f"{name} has {value.shape[0]} relative positions, of windows of {(side + 1) // 2} a side, which are not "
-                "those of a frame here; give weights with the same windows."
+                f"{name} has {value.shape[0]} relative positions, of windows of {(side + 1) // 2} a side, which "
+                "are not those of a frame here; give weights with the same windows."
             )
         return value.repeat(times, 1)
     return value

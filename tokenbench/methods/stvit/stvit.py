@@ -49,9 +49,9 @@ class STViT(Method):
     }
     notes = (
         "Semantic-token ViT; a reconstruction, for only STViT-R's code was published. The defaults depart from the "
-        "paper: its centres are pooled by pool=learned, and on Swin its main setting is tokens=9. On Video Swin, where "
-        "tokens are made in each frame of stage 3, where and how is a reconstruction too: 9 tokens a window, keys=enlarged "
-        "and projection=once are the defaults there, after 3 of 6 or 11 of 18 blocks."
+        "paper: its centres are pooled by pool=learned, and on Swin its main setting is tokens=9. On Video Swin "
+        "tokens are made in each frame of stage 3, and where and how is a reconstruction too: there tokens=9, "
+        "keys=enlarged and projection=once are the defaults, after 3 of 6 or 11 of 18 blocks."
     )
     reported = (
         Reported("deit_t", PAPERS, 72.2, None, True, "300 epochs", saved=58, tokens=16, reason=ALIKE),
