@@ -1,4 +1,4 @@
-"""Clips of fights and of none: methods trained alike, the same clips in the same order, three seeds.
+"""Videos of fights and of none: methods trained alike, the same videos in the same order, three seeds.
 
     python benchmarks/clips.py swin3d --data-dir fight300_256 --output runs/swin3d
     python benchmarks/clips.py vit --data-dir fight300_256 --output runs/vit --weights vit_tiny_patch16_224.safetensors
@@ -87,7 +87,7 @@ def main(name: str, updates: int | None, within: float | None, kept: Path | None
     ended(runs.train(), None if within is None else began + within - time.monotonic())
     ended([runs.measure(seed) for seed in runs.all])
     runs.keep_logs()
-    (runs.kept / "table.md").write_text(table(runs.kept / "rows.jsonl"), encoding="utf-8")
+    (runs.kept / "table.md").write_text(table(runs.kept), encoding="utf-8")
 
 
 @dataclass
@@ -137,7 +137,7 @@ class Runs:
         rest = ["--weights", str(self.folder(seed)), "--views", self.views, "--rounds", "5", "--seed", str(seed)]
         rest += ["--batch-size", str(self.batch)]
         rest += [] if self.limit is None else ["--limit", str(self.limit)]
-        return call("run", *self.shared, *rest, "-q", "-o", str(self.kept / "rows.jsonl"))
+        return call("run", *self.shared, *rest, "-q", "-o", str(self.kept / f"seed{seed}.jsonl"))
 
     def fit(self, until: float) -> None:
         """Begin, look at the pace, and choose the number of updates that fit; then all begin anew with that."""
@@ -181,10 +181,10 @@ class Runs:
             shutil.copy(path, self.kept / "logs" / f"{path.parent.name}-{path.parent.parent.name}.jsonl")
 
 
-def table(path: Path) -> str:
-    """Means over seeds, and the difference from dense with a bootstrap over clips, of rows and their predictions."""
+def table(kept: Path) -> str:
+    """Means over seeds, and the difference from dense with a bootstrap over videos, of rows and their predictions."""
     rows: dict[str, list[dict]] = defaultdict(list)
-    for line in path.read_text().splitlines():
+    for line in (line for path in sorted(kept.glob("seed*.jsonl")) for line in path.read_text().splitlines()):
         row = json.loads(line)
         if row["status"] == "ok" and row["metrics"]["top1"] is not None:
             rows[row["label"]].append(row)
@@ -192,22 +192,22 @@ def table(path: Path) -> str:
     def hits(label: str) -> np.ndarray:
         each = []
         for row in sorted(rows[label], key=lambda row: row["seed"]):
-            with np.load(path.with_name("rows.predictions") / f"{row['id']}.npz") as found:
+            with np.load(kept / f"seed{row['seed']}.predictions" / f"{row['id']}.npz") as found:
                 each.append(found["top"][:, 0] == found["target"])
         return np.stack(each).astype(float)  # (seeds, clips)
 
     dense, draw = hits("dense"), np.random.default_rng(0)
-    lines = ["| method | GMAC a view | top-1 by seed, % | mean | minus dense, 95 % interval |", "|---|---|---|---|---|"]
+    lines = ["| method | GMAC a clip | top-1 by seed, % | mean | minus dense, 95 % interval |", "|---|---|---|---|---|"]
     for label, found in rows.items():
         own = hits(label)
-        each = 100 * (own - dense).mean(0)  # of a clip, the mean over seeds
+        each = 100 * (own - dense).mean(0)  # of a video, the mean over seeds
         drawn = each[draw.integers(0, len(each), (DRAWS, len(each)))].mean(1)
         low, high = np.quantile(drawn, (0.025, 0.975))
         change = "" if label == "dense" else f"{each.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
         seeds = ", ".join(f"{100 * one.mean():.1f}" for one in own)
         lines.append(f"| {label} | {found[0]['gmacs']:.3f} | {seeds} | {100 * own.mean():.1f} | {change} |")
-    clips, views = dense.shape[1], "x".join(map(str, rows["dense"][0]["conditions"].get("views", (4, 3))))
-    note = f"{clips} clips, {views} views each; intervals are of the draw of clips, for these seeds (bootstrap)."
+    videos, views = dense.shape[1], "x".join(map(str, rows["dense"][0]["conditions"].get("views", (4, 3))))
+    note = f"{videos} videos, {views} views each; intervals are of the draw of videos, for these seeds (bootstrap)."
     return "\n".join([*lines, "", note, ""])
 
 
