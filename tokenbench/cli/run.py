@@ -33,6 +33,7 @@ _LABELS = ("class_order", "labels", "restrict_classes")  # knobs of tasks that h
 @options.labels
 @click.option("--restrict-classes", is_flag=True, help="Guess only from the classes that the data has.")
 @options.scenes
+@options.viewing
 @options.weights
 @options.taking
 @click.option("-b", "--batch-size", default=None, help="Sizes to time, as 1,32,128; or auto.  [default: 32; GPU 128]")
@@ -124,7 +125,7 @@ def _plan(flags: dict[str, Any]) -> Plan:
     device = "cpu" if elsewhere else options.device_of(flags["device"])
     if flags["threads"]:
         torch.set_num_threads(flags["threads"])
-    task = options.task_of(flags, (*_LABELS, *options.SCENES))
+    task = options.task_of(flags, (*_LABELS, *options.SCENES, *options.VIEWS))
     usual = task.batch or (128 if device.startswith("cuda") else 32)
     batch = flags["batch_size"] if flags["batch_size"] is not None else str(usual)
     return Plan(

@@ -25,7 +25,7 @@ from tokenbench.methods.recipe import Recipe
 
 Place = tuple[int, int, int]  # epoch, position in it over all processes, image
 SEEN = {  # of a recipe: what decides how many images come, which, and how they look
-    *("epochs", "updates", "batch", "repeats", "crop", "flip", "color_jitter", "auto_augment", "erasing"),
+    *("epochs", "updates", "batch", "repeats", "crop", "flip", "color_jitter", "auto_augment", "erasing", "short"),
 }
 
 
