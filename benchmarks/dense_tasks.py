@@ -69,9 +69,7 @@ EXPERIMENTS = {
 @click.option("--device", default="auto", show_default=True)
 @click.option("--precision", default="fp32", show_default=True)
 @click.option("--tables/--no-tables", default=True, show_default=True)
-def main(
-    name: str, updates: int | None, within: float | None, scoring: float, tables: bool, **options: object
-) -> None:
+def main(name: str, updates: int | None, within: float | None, scoring: float, tables: bool, **options: object) -> None:
     """Train and measure."""
     runs = Runs(name, updates or EXPERIMENTS[name].updates, **options)  # type: ignore[arg-type]
     began = time.monotonic()

@@ -10,6 +10,7 @@ CUDA graphs too, where the time to start kernels does not count. What is left wh
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -46,18 +47,20 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=600, help="nothing is begun after them")
+    parser.add_argument("--gmacs", type=Path, help="an earlier result, whose counts are taken")
     parser.add_argument("--output", type=Path, default=None, help="without suffix")
     args = parser.parse_args()
     until = time.monotonic() + args.seconds
     torch.manual_seed(0)
     height, width = map(int, args.size.split("x"))
     gpu = args.device.startswith("cuda")
+    kinds = args.heads.split(",")
     bodies = {name: body(args.backbone, name).to(args.device) for name in METHODS}
     detectors = {
         kind: {name: Detector(bodies[name], CLASSES, Design(head=kind)).to(args.device).eval() for name in METHODS}
-        for kind in args.heads.split(",")
+        for kind in kinds
     }
-    gmacs = counted(args.backbone, args.heads.split(","), height, width)
+    gmacs = json.loads(args.gmacs.read_text())["gmacs"] if args.gmacs else counted(args.backbone, kinds, height, width)
     output = args.output or Path(__file__).parent / f"detectors_{args.backbone}_{args.device}"
     cells: list[dict[str, Any]] = []
 
