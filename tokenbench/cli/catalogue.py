@@ -12,7 +12,7 @@ from tokenbench.cli.screen import WIDE, add, console, plain
 from tokenbench.errors import PLUGIN
 from tokenbench.methods import all_methods, get
 from tokenbench.methods.base import KINDS, Method
-from tokenbench.methods.recipe import Learning
+from tokenbench.methods.learning import Learning
 from tokenbench.reports.cells import MISSING
 from tokenbench.tasks import all_tasks
 from tokenbench.tasks import get as get_task

@@ -11,7 +11,8 @@ from tokenbench.core.settings import make
 from tokenbench.errors import ResultsError, UsageError
 from tokenbench.measure import verdicts
 from tokenbench.measure.verdicts import MARGIN, Difference
-from tokenbench.runs.matching import Found, differ, matched, named
+from tokenbench.runs.differing import differ
+from tokenbench.runs.matching import Found, matched, named
 from tokenbench.runs.results import load, predictions_path
 from tokenbench.runs.row import Row
 from tokenbench.tasks import all_tasks, metrics_of

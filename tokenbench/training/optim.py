@@ -14,7 +14,7 @@ from torch import nn
 
 from tokenbench.core.block import Reducer
 from tokenbench.errors import BadSetting
-from tokenbench.methods.recipe import Learning
+from tokenbench.methods.learning import Learning
 from tokenbench.model import Model
 
 

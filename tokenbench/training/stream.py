@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from tokenbench.data import Images, resolve
 from tokenbench.data.reading import Readable, seed_all
 from tokenbench.errors import BadData, BadSetting, DataError
-from tokenbench.methods.recipe import Learning, Recipe
+from tokenbench.methods.learning import Learning
+from tokenbench.methods.recipe import Recipe
 from tokenbench.training.processes import Processes
 
 Place = tuple[int, int, int]  # epoch, position in it over all processes, image
