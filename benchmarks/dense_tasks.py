@@ -4,10 +4,10 @@
     python benchmarks/dense_tasks.py camvid --data-dir camvid_240 --output runs/camvid
     python benchmarks/dense_tasks.py coco_mini --data-dir coco_mini_512 --output runs/coco_mini
 
-Each trains what is not trained yet, the methods of a seed on the same batches and the seeds beside each other, measures
-it, and leaves rows, tables and logs in `benchmarks/NAME`. Stopped, the same command goes on. With --within, the number
-of updates is what fits: the pace of the first ones is looked at, and if not all of them can be done in time, all runs
-begin anew with fewer, the same number for all.
+Each trains what is not trained yet, the methods of a seed on the same batches (or each by itself) and the seeds beside
+each other, measures it, and leaves rows, tables and logs in `benchmarks/NAME`. Stopped, the same command goes on. With
+--within, the number of updates is what fits: the pace of the first ones is looked at, and if not all of them can be
+done in time, all runs begin anew with fewer, the same number for all.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ EXPERIMENTS = {
 @click.option("--scoring", default=40.0, show_default=True, help="Seconds of them for the score at the end.")
 @click.option("--limit", type=int, help="Images to measure on, all by default.")
 @click.option("--seeds", default=3, show_default=True)
+@click.option("--apart", is_flag=True, help="A process a model, not a seed.")
 @click.option("--at-once", default=3, show_default=True, help="Seeds that are trained beside each other.")
 @click.option("--workers", default=0, show_default=True, help="Processes that load, of each seed.")
 @click.option("--device", default="auto", show_default=True)
@@ -96,6 +97,7 @@ class Runs:
     kept: Path | None
     limit: int | None
     seeds: int
+    apart: bool
     at_once: int
     workers: int
     device: str
@@ -121,12 +123,19 @@ class Runs:
         return [*task, "--device", self.device, "--precision", self.precision, "-j", str(self.workers)]
 
     def train(self, seeds: Sequence[int], save_every: int = 250) -> list[subprocess.Popen[bytes]]:
-        """A process a seed, which trains all methods on the same batches."""
+        """A process a seed, which trains all methods on the same batches; or one for each."""
         changes = (f"updates={self.updates}", f"warmup_updates={self.updates // 10}", *self.experiment.changes)
         given = [word for change in changes for word in ("--set", change)]
         every = ["--eval-every", "1000000", "--save-every", str(save_every)]
-        rest = ["--recipe", "mini", "--methods", ",".join(METHODS), "--together", str(len(METHODS)), *given, *every]
-        return [call("train", *self.shared, *rest, "--seed", str(s), "-o", str(self.folder(s))) for s in seeds]
+        rest = ["--recipe", "mini", *given, *every]
+        if not self.apart:
+            rest += ["--methods", ",".join(METHODS), "--together", str(len(METHODS))]
+            return [call("train", *self.shared, *rest, "--seed", str(s), "-o", str(self.folder(s))) for s in seeds]
+        each = [(seed, name) for seed in seeds for name in METHODS]
+        return [
+            call("train", *self.shared, *rest, "--seed", str(s), "--method", m, "-o", str(self.folder(s) / m))
+            for s, m in each
+        ]
 
     def measure(self, seed: int) -> subprocess.Popen[bytes]:
         """Rows of what is trained of a seed."""
@@ -159,7 +168,7 @@ class Runs:
         each = (until - time.monotonic()) / len(self.groups())
         fitting = int(SURE * each / max(paces)) // STEP * STEP
         chosen = max(2 * LOOK[1], min(self.updates, fitting))
-        print(f"{max(paces):.3f} s an update of {len(METHODS)} methods: {chosen} updates", file=sys.stderr)
+        print(f"{max(paces):.3f} s an update: {chosen} updates", file=sys.stderr)
         if chosen != self.updates:
             self.updates = chosen
             for seed in range(self.seeds):
@@ -167,7 +176,7 @@ class Runs:
         (self.output / "updates.json").write_text(json.dumps(self.updates))
 
     def seconds(self, seed: int) -> float | None:
-        """For an update of all methods, by their logs; None before there is enough of them."""
+        """For an update of the slowest method, or of all together, by their logs; None before there is enough."""
         logs = [path for path in self.folder(seed).glob("*/log.jsonl")]
         rates = []
         for path in logs:

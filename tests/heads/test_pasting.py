@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 import torch
 from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torchvision.ops import clip_boxes_to_image
 
 from tokenbench.heads import pasting
 from tokenbench.heads.results import plain
 
 
 def objects(count: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
-    """Masks, and boxes of all sizes: thin ones, some of less than a pixel, some over the border."""
+    """Masks, and boxes of all sizes: thin ones, some of less than a pixel, some that end at the border."""
     torch.manual_seed(0)
     masks = torch.rand(count, 1, 9, 9)
     corners = torch.rand(count, 2) * torch.tensor([60.0, 40.0]) - 5
     sides = torch.rand(count, 2) * torch.tensor([50.0, 30.0]) * torch.rand(count, 1) ** 2
-    return masks, torch.cat([corners, corners + sides], dim=1)
+    return masks, clip_boxes_to_image(torch.cat([corners, corners + sides], dim=1), (37, 53))
 
 
 @pytest.mark.parametrize("at_once", [1, 37 * 53 * 7, 2**25])

@@ -252,7 +252,6 @@ class Task(BaseModel):
         """Every metric of `keys` that can be told; `dense` is what the dense model said of the same items."""
         raise NotImplementedError
 
-
     def changes(self, own: Any, reference: Any, seed: int) -> Mapping[str, Difference | float]:
         """Metrics of one model minus those of another, by name, where they can be paired item by item: the main one,
         unless a task can more. Metrics `of_two` are given as they are.

@@ -21,7 +21,7 @@ from tokenbench.methods.stvit_r.blocks import Semantic
 
 HIDDEN = -1000.0  # added to the logits of hidden keys
 TOGETHER = 3  # windows along a group: more, and each looks at more keys in vain; fewer, and more are copied
-ON_GPU = 6  # the same there, where starting work costs more than looking in vain
+ON_GPU = 12  # the same there, where starting work costs more than looking in vain
 KEPT = 12  # sizes of maps whose masks are kept, by block
 
 
