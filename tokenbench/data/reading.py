@@ -42,5 +42,5 @@ def seed_all(*key: int) -> None:
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))
     torch.default_generator.manual_seed(int(words[2]))
-    if torch.cuda.is_initialized():  # torch.manual_seed would keep each call, with its stack, for when it is
+    if torch.cuda.is_initialized():  # if not, torch.manual_seed would write down a whole stack for later
         torch.cuda.manual_seed_all(int(words[2]))
