@@ -110,8 +110,13 @@ def _scenes(task: Task, flags: dict[str, Any]) -> None:
         plan, environment.describe(device), lambda text: click.echo(streams.printable(text), err=True)
     )
     trained = [(candidate, model) for candidate, model in group.live() if candidate.own is not None]
+    lost = [f"{one.method.label}: {'; '.join(one.notes)}." for one in group.candidates if one.status != "ok"]
     if not trained:
-        raise UsageError(f"None of the methods has weights trained for {task.name}; give --weights of a run.")
+        raise UsageError(
+            lost[0] if lost else f"None of the methods has weights trained for {task.name}; give --weights of a run."
+        )
+    for reason in lost:
+        click.echo(streams.printable(reason), err=True)
     for candidate, model in trained:
         found = group.plan.task.scenes(model, group.data, group.backbone, flags["limit"] or SHOWN, device)
         folder = flags["output"] if len(trained) == 1 else flags["output"] / candidate.method.name

@@ -42,4 +42,6 @@ def seed_all(*key: int) -> None:
     words = np.random.SeedSequence([abs(k) for k in key]).generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))
-    torch.manual_seed(int(words[2]))
+    torch.default_generator.manual_seed(int(words[2]))
+    if torch.cuda.is_initialized():  # if not, torch.manual_seed would write down a whole stack for later
+        torch.cuda.manual_seed_all(int(words[2]))

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from tokenbench.measure.verdicts import Difference
+
 if TYPE_CHECKING:  # so that reports, which need the metrics only, do without torch
     from torch import Tensor, nn
 
@@ -34,6 +36,7 @@ class Metric:
     digits: int = 1  # after the decimal point
     interval: bool = False
     shown: bool = True  # in tables; all metrics are in the CSV and the page
+    of_two: bool = False  # tells of a model and the dense one, such as how often both say the same
 
     @property
     def sign(self) -> int:
@@ -266,6 +269,17 @@ class Task(BaseModel):
     def score(self, own: Any, dense: Any | None, seed: int) -> Mapping[str, float | None]:
         """Every metric of `keys` that can be told; `dense` is what the dense model said of the same items."""
         raise NotImplementedError
+
+    def changes(self, own: Any, reference: Any, seed: int) -> Mapping[str, Difference | float]:
+        """Metrics of one model minus those of another, by name, where they can be paired item by item: the main one,
+        unless a task can more. Metrics `of_two` are given as they are.
+
+        Raises:
+            UsageError: they are of other items.
+        """
+        found = self.score(own, reference, seed)
+        value, low, high, p = (found.get(name) for name in PAIRED)
+        return {} if value is None or p is None else {self.metrics[0].name: Difference(value, low, high, p)}
 
 
 def by_class(path: Path, names: Sequence[str], columns: Mapping[str, Sequence[float | None]]) -> None:
