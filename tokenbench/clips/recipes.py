@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from tokenbench.methods.recipe import Learning
+from tokenbench.methods.learning import Learning
 
 
 class ClipRecipe(Learning):
