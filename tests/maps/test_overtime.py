@@ -70,7 +70,7 @@ def test_traced_clips_are_a_strip_and_play(tmp_path: Path) -> None:
     assert '"frames": 2' in page and 'class="play"' in page
     maps = load(out)
     assert maps[0].frames == 2 and maps[0].names == ("clip1 00", "clip1 01", "film.mp4 00", "film.mp4 01")
-    assert len(overlays.over_time(maps, 1).axes) == 2 * 2
+    assert len(overlays.over_time(maps, 1).axes) == 2 * 3, "two frames of the clip, and of both methods"
     assert viewer.payload(maps, most=3)["images"][1]["name"] == "clip1 01", "clips are shown whole"
 
 
