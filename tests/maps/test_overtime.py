@@ -30,7 +30,7 @@ def test_frames_of_video_swin() -> None:
     assert found.pictures.shape == (6, 112, 112, 3) and found.grid == (28, 28)
     assert found.weights[-1].shape == (6, 4, 28 * 28)
     assert found.counts[0] == 28 * 28 and found.counts[-4:] == (9, 9, 9, 4)
-    with pytest.raises(BadSetting, match="are not what"):
+    with pytest.raises(BadSetting, match="takes clips, and these are images; give --task video"):
         follow(STViT(), backbone, torch.randn(1, 3, 112, 112), ["a.jpg"])
 
 
