@@ -268,7 +268,7 @@ def dpcknn(dim: int, learnt: bool = True) -> State:
         (
             suite("heuristic", [0.7], (3, 9), heuristic_pattern="linf", min_radius=2.0, not_contiguous=False),
             deit(384),
-            "radial[norm=linf,contiguous=true,least=2.0,blocks=3/9]",
+            "radial[norm=linf,keep_rate=0.7,contiguous=true,least=2.0,blocks=3/9]",
         ),
         (suite("atc", [0.25], linkage="average", proportional_attn=True), deit(384), "atc[keep_rate=0.25]"),
         (
