@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from tokenbench import Pyramid, backbones
 from tokenbench.backbones import Backbone
 from tokenbench.cli import main
+from tokenbench.core.processes import Processes
 from tokenbench.measure import memory, speed
 from tokenbench.measure.accuracy import Predictions
 from tokenbench.methods import all_methods
@@ -32,7 +33,6 @@ from tokenbench.methods.base import Method
 from tokenbench.methods.dense import Dense
 from tokenbench.model import Model
 from tokenbench.training import log, optim
-from tokenbench.training.processes import Processes
 from tokenbench.training.task import MethodTask
 from tokenbench.weights import files
 
@@ -110,20 +110,21 @@ def test_logits_and_maps_are_those_of_the_cpu(family: str, method: Method) -> No
     for mine, other in zip(found.trace, expected.trace, strict=True):
         assert mine.count == other.count
         assert mine.source is not None and other.source is not None
-        torch.testing.assert_close(mine.source.cpu(), other.source, rtol=1e-3, atol=1e-4)
+        alike = torch.isclose(mine.source.cpu(), other.source, rtol=1e-3, atol=1e-4)
+        assert alike.float().mean() > 0.995, "but for a score that ties here and not there"
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("family", "method"), served())
 def test_autocast_gives_finite_logits_near_those_of_fp32(family: str, method: Method, precision: torch.dtype) -> None:
-    """Near on the whole: tokens that are only just kept in fp32 may be dropped here, and random predictors have many."""
+    """Near on the whole: a token that is only just kept in fp32 may be dropped here."""
     _, there, images = pair(family, method, images=8)
     with torch.inference_mode():
         expected = there(images.cuda())
         with torch.autocast("cuda", precision):
             found = there(images.cuda()).float()
     assert found.isfinite().all()
-    assert nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.7
+    assert nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.75
 
 
 def test_pyramid() -> None:

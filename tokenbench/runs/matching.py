@@ -10,12 +10,8 @@ from typing import Any
 
 from tokenbench.errors import UnknownName, UsageError
 from tokenbench.methods.sweep import parse
+from tokenbench.runs.differing import differ
 from tokenbench.runs.row import Row
-
-CONDITIONS = (
-    *("weights", "trained", "dataset", "split", "sample_hash", "device", "hardware", "precision", "compile", "seed"),
-    *("version", "conditions"),
-)
 
 
 @dataclass(frozen=True)
@@ -104,22 +100,3 @@ def _how(row: Row) -> str:
     own = f", weights {row.trained.name}" if row.trained else ""
     other = "".join(f", {name.replace('_', ' ')} {value}" for name, value in row.conditions.items())
     return f"batch {row.batch}, {row.precision}, {row.hardware}, seed {row.seed}{own}{other}"
-
-
-def differ(first: Row, second: Row) -> dict[str, tuple[str, str]]:
-    """Conditions that two rows do not share."""
-    found = {}
-    for name in CONDITIONS:
-        of = "shared" if name == "conditions" and first.method != second.method else name
-        both = getattr(first, of), getattr(second, of)
-        if both[0] != both[1]:
-            found[name] = (_told(both[0]), _told(both[1]))
-    for name in ("torch", "timm", "session"):
-        values = first.env.get(name), second.env.get(name)
-        if values[0] != values[1]:
-            found[name] = (str(values[0]), str(values[1]))
-    return found
-
-
-def _told(value: Any) -> str:
-    return f"{value.name} ({value.hash or value.kind})" if hasattr(value, "hash") else str(value)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from tokenbench.measure.verdicts import Difference
 from tokenbench.tasks.base import Loader, Metric, Task
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Classification(Task):
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("top1", "top-1", "top-1 accuracy", "%", interval=True),
         Metric("top5", "top-5", "top-5 accuracy", "%"),
-        Metric("agreement", "agreement with dense", unit="%", shown=False),
+        Metric("agreement", "agreement with dense", unit="%", shown=False, of_two=True),
     )
     intervals: ClassVar[Mapping[str, str]] = {"top1": "Wilson", "diff_dense": "Tango"}
     layout: ClassVar[str] = "one folder of images for each class, in `val` or at the top"
@@ -107,3 +108,7 @@ class Classification(Task):
             "diff_dense_high": change.high,
             "p_value": change.p,
         }
+
+    def changes(self, own: Predictions, reference: Predictions, seed: int) -> Mapping[str, Difference | float]:
+        """Top-1 by Tango's interval and McNemar's test, and how often both guess the same."""
+        return {**super().changes(own, reference, seed), "agreement": own.agreement(reference)}

@@ -37,7 +37,7 @@ class Counted(nn.Module):
 
     def whole(self) -> int:
         """The count as it is used."""
-        return round(self().item())
+        return round(float(self()))
 
     def mask(self, left: int, of: int, total: int) -> Tensor:
         """(total,) 1 for patches that stay and 0 for those that go now, the last of `of` but the first `left`.
@@ -84,7 +84,8 @@ class Search(Reducer):
         if attn is None:
             return tokens
         if not self.training:
-            return PruneMerge(*self.counts())(tokens, attn)
+            fixed: Tokens = PruneMerge(*self.counts())(tokens, attn)
+            return fixed
         tokens = tokens.keep(attn.class_row().argsort(dim=1, descending=True, stable=True))
         total = tokens.count - tokens.prefix
         alive = torch.ones_like(tokens.patches[..., 0]) if tokens.alive is None else tokens.alive

@@ -26,8 +26,8 @@ from tokenbench.measure.speed import break_even
 from tokenbench.measure.verdicts import MARGIN
 from tokenbench.reports import cells, pareto, published, style
 from tokenbench.reports.groups import Group, Point, grouped, names
-from tokenbench.reports.page import texts
-from tokenbench.reports.page.charts import CONFIG, PARTS, charts
+from tokenbench.reports.page import spent, texts
+from tokenbench.reports.page.charts import CONFIG, charts
 from tokenbench.reports.paper import tables
 from tokenbench.runs.row import Row
 from tokenbench.tasks import parts_of
@@ -81,7 +81,6 @@ def page(rows: Sequence[Row], maps: str = "", margin: float = MARGIN) -> str:
         maps=Markup(maps),
         axes=pareto.AXES,
         of_speed=cells.of_speed(rows),
-        parts={name: i for i, name in enumerate(PARTS)},
     )
 
 
@@ -112,11 +111,11 @@ def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) 
             **{"series": series.setdefault(f"{g} {p.series}", len(series)), "knob": p.knob},
             **{"saved": p.saved, "differs": p.verdict.differs if p.verdict else None, **_time_saved(p)},
             "last_tokens": p.row.tokens_mean[-1] if p.row.tokens_mean else None,
-            **{f"part_{name}": (p.row.gmacs_by_part or {}).get(name) for name in PARTS},
+            **spent.columns(p.row),
             **{"fronts": [axis.field for axis in pareto.AXES if axis.field in p.fronts]},
             **sweeps[id(p.row)],
             **dict.fromkeys((f"t_{name}" for name in others), cells.MISSING),
-            **texts.of(p, groups[g].dense, PARTS),
+            **texts.of(p, groups[g].dense),
         }
         for g, p in points
     ]
@@ -134,16 +133,16 @@ def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) 
                 "images": group.images,
                 "metric": _metric(group.metrics[0]),
                 "notes": group.notes,
+                "keys": spent.keys(p.row for p in group.points),
                 "answers": texts.answers(group),
             }
             for name, group in zip(names(groups), groups, strict=True)
         ],
         "cells": [vars(column) for column in cells.columns([groups[0].metrics[0], *others.values()], parts)],
         "published": [_compared(i, c) for i, (_, p) in enumerate(points) for c in _comparisons(p.row)],
-        "charts": {name: vars(chart) for name, chart in charts(methods).items()},
+        "charts": {name: vars(chart) for name, chart in charts(methods, spent.colours(rows)).items()},
         "axes": [vars(axis) for axis in pareto.AXES],
         "config": CONFIG,
-        "parts": PARTS,
         "methods": [_method(name) for name in methods],
     }
 

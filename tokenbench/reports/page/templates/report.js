@@ -170,6 +170,8 @@
     const { list, note } = chosen(all, bands && name !== "batches" ? MOST_BANDS : MOST_POINTS, "settings");
     const caption = [note, name === "batches" ? `${settings} settings; ` : "", where(group, name)].join("");
     figure.querySelector("figcaption").textContent = caption;
+    const keys = figure.querySelector(".keys");
+    if (keys) keys.replaceChildren(...Object.entries(group.keys[name]).map(([part, colour]) => make("li", {}, make("i", { style: `background: var(--part-${colour})` }), part)));
     provenance(figure, all);
     if (target.made) target.made.finalize();
     target.made = null;
