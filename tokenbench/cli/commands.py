@@ -7,6 +7,7 @@ from __future__ import annotations
 import click
 
 from tokenbench.cli.check import check
+from tokenbench.cli.choose import choose
 from tokenbench.cli.compare import compare
 from tokenbench.cli.convert import convert
 from tokenbench.cli.group import Group
@@ -15,6 +16,7 @@ from tokenbench.cli.report import merge, report
 from tokenbench.cli.run import run
 from tokenbench.cli.trace import trace
 from tokenbench.cli.train import train
+from tokenbench.cli.tune import tune
 from tokenbench.cli.verify import verify
 
 
@@ -27,5 +29,5 @@ def main() -> None:
     """
 
 
-for command in (run, train, list_, show, env, trace, report, compare, merge, convert, check, verify):
+for command in (run, train, list_, show, env, trace, report, choose, tune, compare, merge, convert, check, verify):
     main.add_command(command)

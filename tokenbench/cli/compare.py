@@ -11,19 +11,7 @@ import click
 from tokenbench.cli import options
 
 if TYPE_CHECKING:
-    from tokenbench.runs.compare import Change, Pair
-
-LINES = {  # field: its name, and the format of its values
-    "top1": ("top-1 %", "{:.1f}"),
-    "top5": ("top-5 %", "{:.1f}"),
-    "agreement": ("agreement %", "{:.1f}"),
-    "gmacs": ("GMAC", "{:.3f}"),
-    "params_m": ("params M", "{:.2f}"),
-    "images_per_s": ("img/s", ""),
-    "speedup": ("speed-up over dense", "{:.2f}"),
-    "latency_p50": ("ms a batch", "{:.1f}"),
-    "peak_memory_mb": ("peak MiB", "{:.0f}"),
-}
+    from tokenbench.runs.compare import Pair
 
 
 @click.command()
@@ -74,6 +62,7 @@ def _show(pair: Pair) -> None:
     from rich.table import Table
 
     from tokenbench.cli.screen import console, plain
+    from tokenbench.reports import changes
 
     out, (first, second) = console(), (pair.first, pair.second)
     same = first.row.label == second.row.label
@@ -86,22 +75,10 @@ def _show(pair: Pair) -> None:
     for i, name in enumerate(("", *names, "change", "")):
         grid.add_column(plain(name), justify="right" if 0 < i < 4 else "left", no_wrap=i != 4)
     for field, change in pair.changes.items():
-        grid.add_row(*(plain(text) for text in _line(field, change)))
+        grid.add_row(*(plain(text) for text in changes.line(field, change)))
     out.print(grid)
     for name, (mine, theirs) in pair.differ.items():
         out.print(plain(f"· {name} differs: {mine} → {theirs}", "dim"))
-
-
-def _line(field: str, change: Change) -> tuple[str, ...]:
-    from tokenbench.reports.cells import MISSING, interval, number, rate
-
-    name, form = LINES[field]
-    sides = [number(v, form) if form else rate(v) for v in (change.first, change.second)]
-    if field == "agreement":
-        return (name, MISSING, MISSING, number(change.value, form), "the same first guess")
-    shown = interval(change.value, change.low, change.high, "{:+.1f}" if field in ("top1", "top5") else "×{:.2f}")
-    words = change.words if change.p is None else f"{change.words} (p = {change.p:.3g})"
-    return (name, *sides, shown, words)
 
 
 def _note(scored: int) -> str:

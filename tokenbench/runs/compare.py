@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tokenbench.errors import ResultsError, UsageError
 from tokenbench.measure import verdicts
-from tokenbench.measure.accuracy import Predictions, paired
+from tokenbench.measure.predictions import Predictions, paired
 from tokenbench.measure.verdicts import MARGIN, Difference
 from tokenbench.runs.matching import Found, differ, matched, named
 from tokenbench.runs.results import load, predictions_path
@@ -63,17 +63,28 @@ def compare(files: Sequence[Path], settings: Sequence[str] = (), margin: float =
     names = ("dense", *settings) if len(files) == 1 and len(settings) == 1 else settings
     wanted = (names[0], names[-1]) if names else (None, None)
     first, second = (named(_rows(f), name, f) for f, name in zip((files[0], files[-1]), wanted, strict=True))
-    return _judged([_pair(a, b) for a, b in matched(first, second, by_setting=not names)], margin)
+    return _judged([beside(a, b, predictions) for a, b in matched(first, second, by_setting=not names)], margin)
 
 
 def _rows(file: Path) -> list[Found]:
     return [Found(row, file) for row in load(file)[0]]
 
 
-def _pair(first: Found, second: Found) -> Pair:
+def beside(first: Found, second: Found, read: Callable[[Found], Predictions] | None = None) -> Pair:
+    """What changes from one row to another, without a verdict on accuracy.
+
+    Args:
+        first: a row.
+        second: another.
+        read: gives the predictions of a row; None: accuracy is left out.
+
+    Raises:
+        UsageError: accuracies cannot be paired, for predictions are missing or of other images.
+    """
     changes: dict[str, Change] = {}
-    if first.row.task == FIRST_TASK and None not in (first.row.metrics.get("top1"), second.row.metrics.get("top1")):
-        changes |= _accuracy(first, second)
+    scored = None not in (first.row.metrics.get("top1"), second.row.metrics.get("top1"))
+    if read is not None and first.row.task == FIRST_TASK and scored:
+        changes |= _accuracy(first, second, read)
     for name in RATIOS:
         a, b = getattr(first.row, name), getattr(second.row, name)
         if a and b is not None:
@@ -83,14 +94,14 @@ def _pair(first: Found, second: Found) -> Pair:
     return Pair(first, second, changes, differ(first.row, second.row))
 
 
-def _accuracy(first: Found, second: Found) -> dict[str, Change]:
+def _accuracy(first: Found, second: Found, read: Callable[[Found], Predictions]) -> dict[str, Change]:
     """Accuracies of the same images; the verdict comes later, when all pairs are known."""
     if first.row.sample_hash != second.row.sample_hash:
         raise UsageError(
             f"{first} and {second} are of other images ({first.row.dataset}, sample {first.row.sample_hash}; "
             f"{second.row.dataset}, sample {second.row.sample_hash}); run both with the same --data-dir and --limit."
         )
-    one, other = _predictions(first), _predictions(second)
+    one, other = read(first), read(second)
     try:
         change, agreement = paired(other, one).told, other.agreement(one)
     except UsageError:
@@ -104,7 +115,8 @@ def _accuracy(first: Found, second: Found) -> dict[str, Change]:
     return found | {"agreement": Change(None, None, agreement)}
 
 
-def _predictions(found: Found) -> Predictions:
+def predictions(found: Found) -> Predictions:
+    """What a row's model said of each image; raises `UsageError` where that was not kept."""
     path = predictions_path(found.file, found.row.id)
     try:
         return Predictions.load(path)
@@ -127,6 +139,11 @@ def _own_ends(row: Row, name: str) -> tuple[float, float] | None:
     if name == "speedup" and sure and row.speedup_low and row.speedup_high:
         return row.speedup_low, row.speedup_high
     return None
+
+
+def alone(pair: Pair, margin: float = MARGIN) -> Pair:
+    """With the verdict on its accuracy, looked at by itself."""
+    return _judged([pair], margin)[0]
 
 
 def _judged(pairs: Sequence[Pair], margin: float) -> list[Pair]:

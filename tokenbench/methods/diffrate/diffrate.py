@@ -89,6 +89,15 @@ class DiffRate(Method):
     )
     merge: Counts | None = Field(None, description="tokens left after merging in each block, likewise")
 
+    def ladder(self, vit: Backbone) -> Sequence[Method]:
+        """The published tables of the model that this setting's table is of, by their GFLOPs."""
+        model = self.table.rpartition("-")[0]
+        names = sorted(
+            (n for n in tables() if n.rpartition("-")[0] == model), key=lambda n: -float(n.rpartition("-")[2])
+        )
+        found = [self.model_copy(update={"table": name, "prune": None, "merge": None}) for name in names]
+        return [setting for setting in found if setting.refusal(vit) is None]
+
     @field_validator("table")
     @classmethod
     def _known(cls, table: str) -> str:
