@@ -18,7 +18,7 @@ from tokenbench import contract, methods
 from tokenbench.cli import main
 from tokenbench.errors import ContractBroken
 from tokenbench.reports.paper import tables
-from tokenbench.runs import matching, runner
+from tokenbench.runs import differing, runner
 from tokenbench.runs.results import Results
 from tokenbench.runs.row import Row
 
@@ -119,11 +119,11 @@ def test_edited_it_is_measured_again(file: str) -> None:
     (table,) = tables.tables([dense, halve])
     assert list(table.frame["method"]) == ["dense", "halve[block=1]"] and "method source" not in table.conditions
     assert f"halve[block=1]: a plug-in, source {halve.conditions['method_source']}." in table.notes
-    assert "conditions" not in matching.differ(dense, halve)
+    assert "conditions" not in differing.differ(dense, halve)
     Path(file).write_text(HALVE.replace("+ 1) // 2", "+ 1) // 3"))
     _, edited = ran()
     assert edited.id != halve.id and edited.tokens_mean != halve.tokens_mean
-    assert matching.differ(halve, edited)["conditions"] == (str(halve.conditions), str(edited.conditions))
+    assert differing.differ(halve, edited)["conditions"] == (str(halve.conditions), str(edited.conditions))
 
 
 def test_it_is_listed_and_documented(file: str) -> None:

@@ -309,11 +309,11 @@ COLUMNS: dict[str, list[Any]] = {  # dense, evit 0.7, tome, evit 0.9, topk
     "peak_memory_mb": [41.4, 33.6, 28.5, None, None],
     "tokens_mean": [[197.0, 197.0], [139.0, 72.3], [184.0, 41.0], None, None],
     "tokens_std": [[0.0, 0.0], [0.0, 4.5], [0.0, 0.0], None, None],
-    "part_embed": [0.1, 0.1, 0.1, None, None],
-    "part_attention": [1.7, 1.1, 0.9, None, None],
-    "part_mlp": [2.75, 1.69, 2.06, None, None],
-    "part_selection": [0.0, 0.06, 0.13, None, None],
-    "part_head": [0.05, 0.04, 0.03, None, None],
+    "parts": [["attention", "mlp", "embed", "head", "selection"]] * 3 + [None] * 2,
+    "parts_of": [[1.7, 2.75, 0.1, 0.05, 0.0], [1.1, 1.69, 0.1, 0.04, 0.06], [0.9, 2.06, 0.1, 0.03, 0.13], None, None],
+    "times": [["rest", "selecting"]] * 3 + [None] * 2,
+    "times_of": [[155.04, 0.0], [120.942, 3.08835], [66.2796, 11.2404], None, None],
+    "t_times": ["rest 155.0, selecting 0.0", "rest 120.9, selecting 3.1", "rest 66.3, selecting 11.2", "", ""],
     "t_score": ["80.0 [78.2, 81.8]", "78.9 [77.0, 79.4]", "80.4 [79.0, 82.1]", "79.5", "88.0"],
     "t_diff": ["–", "-1.1 [-2.0, -0.2]", "+0.3 [-0.6, +1.3]", "–", "–"],
     "t_verdict": ["–", "less accurate", "at most 1.0 lost", "–", "–"],
@@ -391,6 +391,9 @@ def test_the_conditions_of_the_page(page: dict[str, Any]) -> None:
     assert said[0]["lead"] == ["3 settings do not keep to it."] and said[0]["use"] is None
     assert said[1]["headline"].startswith("{Limit}, use tome[r=13], the most accurate: 80.4 %, at most 0.7 points lost")
     assert group.pop("members") == [0]
+    keys = group.pop("keys")
+    assert keys["time"] == {"rest": 0, "selecting": 4}
+    assert keys["parts"] == {"attention": 0, "mlp": 1, "embed": 2, "head": 3, "selection": 4}
     assert group == {
         "notes": list(LEGEND),
         "name": "deit_s",

@@ -10,6 +10,7 @@ from tokenbench.cli.check import check
 from tokenbench.cli.choose import choose
 from tokenbench.cli.compare import compare
 from tokenbench.cli.convert import convert
+from tokenbench.cli.export import export
 from tokenbench.cli.group import Group
 from tokenbench.cli.listing import env, list_, show
 from tokenbench.cli.report import merge, report
@@ -29,5 +30,21 @@ def main() -> None:
     """
 
 
-for command in (run, train, list_, show, env, trace, report, choose, tune, compare, merge, convert, check, verify):
+for command in (
+    run,
+    train,
+    list_,
+    show,
+    env,
+    trace,
+    report,
+    choose,
+    tune,
+    compare,
+    merge,
+    convert,
+    export,
+    check,
+    verify,
+):
     main.add_command(command)

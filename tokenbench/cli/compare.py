@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +22,19 @@ if TYPE_CHECKING:
     "conditions",
     multiple=True,
     metavar="CONDITION",
-    help="Exit code 1 where it holds: top1<-0.5 (points), images_per_s<0.95 (second over first), p_value<0.05.",
+    help="Exit code 1 where it holds: top1<-0.5 or box_ap<-0.5 (points), images_per_s<0.95 (second over first), "
+    "p_value<0.05.",
 )
 @options.margin
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines, one a pair, instead of tables.")
 @options.plugin
 def compare(what: tuple[str, ...], conditions: tuple[str, ...], margin: float, as_json: bool) -> int:
-    """What changes from one row to another: accuracy paired image by image, speed, GMACs, memory.
+    """What changes from one row to another: what the task measures paired image by image, speed, GMACs, memory.
 
     Two results files are compared setting by setting; in one file, two settings, or dense and one. The second is told
-    against the first: top-1, top-5 in points, everything else as a ratio. Conditions of --fail-if ask about these, and
-    about top1_low, images_per_s_high and the like, the ends of 95 % intervals.
+    against the first: what the task measures as a difference, in points where it is in percent, everything else as a
+    ratio. Conditions of --fail-if ask about these by the names that the CSV of a report has, and about top1_low,
+    images_per_s_high and the like, the ends of 95 % intervals.
     """
     from tokenbench.runs import compare as comparing
     from tokenbench.runs import gates
@@ -46,7 +49,7 @@ def compare(what: tuple[str, ...], conditions: tuple[str, ...], margin: float, a
     else:
         for pair in pairs:
             _show(pair)
-        click.echo(f"\n{_note(sum('top1' in pair.changes for pair in pairs))}")
+        click.echo(f"\n{_note(pairs)}")
     for pair, gate in failed:
         click.echo(
             f"Failed: {gate.text}: {gates.value(pair, gate.field):.6g} from {pair.first} to {pair.second}.", err=True
@@ -75,17 +78,25 @@ def _show(pair: Pair) -> None:
     for i, name in enumerate(("", *names, "change", "")):
         grid.add_column(plain(name), justify="right" if 0 < i < 4 else "left", no_wrap=i != 4)
     for field, change in pair.changes.items():
-        grid.add_row(*(plain(text) for text in changes.line(field, change)))
+        grid.add_row(*(plain(text) for text in changes.line(pair, field, change)))
     out.print(grid)
     for name, (mine, theirs) in pair.differ.items():
         out.print(plain(f"· {name} differs: {mine} → {theirs}", "dim"))
 
 
-def _note(scored: int) -> str:
-    many = f" with Holm's correction over what is compared here ({scored} pairs with accuracy)" if scored > 1 else ""
+def _note(pairs: Sequence[Pair]) -> str:
+    from tokenbench.tasks import all_tasks
+
+    scored = [pair for pair in pairs if pair.main is not None and pair.main.p is not None]
+    many = f" with Holm's correction over what is compared here ({len(scored)} pairs)" if len(scored) > 1 else ""
+    speeds = "of speeds from those of both rows"
+    if not scored:
+        return f"Brackets: 95 % intervals, {speeds}."
+    main, formula = scored[0].metrics[0], all_tasks()[scored[0].second.row.task].intervals.get("diff_dense")
+    test = "McNemar's exact test" if formula == "Tango" else "the same draws"
     return (
-        f"Brackets: 95 % intervals; of top-1 paired (Tango), of speeds from those of both rows. Accuracy differs by "
-        f"McNemar's exact test at 5 %{many}; p is of one pair alone."
+        f"Brackets: 95 % intervals; of {main.short} paired ({formula or 'by the task'}), {speeds}. "
+        f"{main.noun.capitalize()} differs by {test} at 5 %{many}; p is of one pair alone."
     )
 
 

@@ -147,14 +147,14 @@ def print_environment(values: Mapping[str, Any]) -> None:
 
 def print_maps(maps: Sequence[TokenMaps]) -> None:
     """The numbers of token maps, means over the images, and how far the settings agree."""
-    from tokenbench.reports.maps import traces
+    from tokenbench.reports.maps import numbers
 
     out = console()
     count = len(maps[0].names)
     title = f"{maps[0].backbone}, {count} image{'s' if count > 1 else ''}, after the last block"
-    frames = {title: traces.summary(maps)}
+    frames = {title: numbers.summary(maps)}
     if len(maps) > 1:
-        frames["agreement: IoU of the kept patches / NMI of the clusters"] = traces.between(maps)
+        frames["agreement: IoU of the kept patches / NMI of the clusters"] = numbers.between(maps)
     for heading, frame in frames.items():
         out.print()
         out.print(plain(heading, "bold"))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, NonNegativeInt
 
-from tokenbench.methods.recipe import Learning
+from tokenbench.methods.learning import Learning
 
 
 def _sides(value: Any) -> Any:

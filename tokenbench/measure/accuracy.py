@@ -11,7 +11,7 @@ from tokenbench.errors import DataError, TokenbenchError, UsageError
 from tokenbench.measure.predictions import Predictions, join, paired
 from tokenbench.measure.running import evaluating, forward
 
-__all__ = ["Predictions", "answer", "gather", "join", "paired", "predict"]
+__all__ = ["Predictions", "answer", "gather", "join", "paired", "predict", "ranked"]
 
 
 def predict(
@@ -75,7 +75,7 @@ def answer(
     """
     name = name or type(model).__name__
     logits = forward(model, images, precision, name)
-    return _rank(logits if among is None else logits[:, list(among)], target, name)
+    return ranked(logits if among is None else logits[:, list(among)], target, name)
 
 
 def gather(ranked: Sequence[Tensor], targets: Sequence[Tensor]) -> Predictions:
@@ -83,7 +83,7 @@ def gather(ranked: Sequence[Tensor], targets: Sequence[Tensor]) -> Predictions:
     return Predictions(torch.cat(list(ranked)).numpy(), torch.cat(list(targets)).to("cpu", torch.int32).numpy())
 
 
-def _rank(logits: Tensor, target: Tensor, name: str) -> Tensor:
+def ranked(logits: Tensor, target: Tensor, name: str) -> Tensor:
     """The best classes (B, k) of logits (B, classes), on the CPU."""
     if logits.dim() != 2 or logits.shape[0] != target.shape[0]:
         raise UsageError(f"{name} gave {_kind(logits)} for {len(target)} images; it must give logits (B, classes).")

@@ -87,7 +87,8 @@ def measure(
         max_rounds: rounds to stop after in any case.
         goal: half the width of the interval of each speed-up, relative to it, to stop at between the two.
         max_seconds: when to stop between the two in any case.
-        warmup: runs of each model before its first that counts; one where an earlier call is gone on with.
+        warmup: runs of each model before its first that counts. Where an earlier call is gone on with, one run, on a
+            CPU of one image: there a first run costs no more once the process is warm, unless it compiles.
         seed: of the order.
         progress: called after each round with the number of rounds done so far.
         before: the pairs of an earlier call that was cut short, as `keep` got them; the rounds go on from there.
@@ -110,10 +111,11 @@ def measure(
 
     with evaluating(*models.values()), _compiled(models) if compile else nullcontext(models) as run:
         warm: set[str] = set()
+        first = images[:1] if images.device.type == "cpu" and not compile else images
 
         def time(name: str) -> float:
             for _ in range(0 if name in warm else min(1, warmup) if pairs[name] else warmup):
-                _time(run[name], images, precision, name)
+                _time(run[name], first if pairs[name] else images, precision, name)
             warm.add(name)
             return _time(run[name], images, precision, name)
 

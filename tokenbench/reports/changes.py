@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from tokenbench.reports.cells import MISSING, interval, number, rate
-from tokenbench.runs.compare import Change
+from tokenbench.runs.compare import Change, Pair
 
-LINES = {  # field: its name, and the format of its values
-    "top1": ("top-1 %", "{:.1f}"),
-    "top5": ("top-5 %", "{:.1f}"),
-    "agreement": ("agreement %", "{:.1f}"),
+LINES = {  # of what is not the task's: its name, and the format of its values
     "gmacs": ("GMAC", "{:.3f}"),
     "params_m": ("params M", "{:.2f}"),
     "images_per_s": ("img/s", ""),
@@ -18,12 +15,17 @@ LINES = {  # field: its name, and the format of its values
 }
 
 
-def line(field: str, change: Change) -> tuple[str, str, str, str, str]:
+def line(pair: Pair, field: str, change: Change) -> tuple[str, ...]:
     """The name of a field, both values, the change with its interval, and the verdict on it."""
-    name, form = LINES[field]
-    first, second = (number(v, form) if form else rate(v) for v in (change.first, change.second))
-    if field == "agreement":
-        return name, MISSING, MISSING, number(change.value, form), "the same first guess"
-    shown = interval(change.value, change.low, change.high, "{:+.1f}" if field in ("top1", "top5") else "×{:.2f}")
-    words = change.words if change.p is None else f"{change.words} (p = {change.p:.3g})"
-    return name, first, second, shown, words
+    metric = next((metric for metric in pair.metrics if metric.name == field), None)
+    words = change.words if change.p is None else f"{change.words} (p = {change.p:.3g})".strip()
+    if metric is None:
+        name, form = LINES[field]
+        sides = [number(v, form) if form else rate(v) for v in (change.first, change.second)]
+        return (name, *sides, interval(change.value, change.low, change.high, "×{:.2f}"), words)
+    form = f"{{:.{metric.digits}f}}"
+    if metric.of_two:
+        return (f"{metric.name} {metric.unit}".rstrip(), MISSING, MISSING, number(change.value, form), "of both")
+    sides = [number(v, form) for v in (change.first, change.second)]
+    shown = interval(change.value, change.low, change.high, f"{{:+.{metric.digits}f}}")
+    return (metric.heading, *sides, shown, words)

@@ -18,7 +18,7 @@ from tokenbench.reports.published import is_trained
 from tokenbench.runs import conditions
 from tokenbench.runs.axes import AXES, SLACK
 from tokenbench.runs.row import Row
-from tokenbench.tasks import metrics_of
+from tokenbench.tasks import known, metrics_of
 from tokenbench.tasks.base import Metric
 
 
@@ -74,7 +74,8 @@ class Group:
         """That accuracy is of a part of the split only, in words; None where it is not, or no row says."""
         rows = [p.row for p in self.points]
         total = max(row.images_total or 0 for row in rows)
-        return f"a subset: {self.images:,} of {total:,} images" if tables.is_subset(rows) else None
+        items = known(self.first.task).items
+        return f"a subset: {self.images:,} of {total:,} {items}" if tables.is_subset(rows) else None
 
     @property
     def conditions(self) -> dict[str, str]:
@@ -83,7 +84,7 @@ class Group:
         backbones = ", ".join(dict.fromkeys(p.row.backbone for p in self.points))
         weights = "random" if row.weights.kind == "random" else f"{row.weights.name} ({row.weights.kind})"
         height, width = row.image_size
-        data = f"{self.images:,} images of {row.dataset} ({row.split})"
+        data = f"{self.images:,} {known(row.task).items} of {row.dataset} ({row.split})"
         return {
             "task": row.task,
             "backbone": backbones,
@@ -96,7 +97,7 @@ class Group:
             "device": row.device,
             "precision": row.precision,
             "batch": str(row.batch),
-            "mode": "compiled" if row.compile else "eager",
+            "mode": row.mode,
             **{key.replace("_", " "): str(value) for key, value in row.shared.items()},
             "seed": str(row.seed),
             "versions": f"tokenbench {row.version}, torch {env.get('torch')}, timm {env.get('timm')}",

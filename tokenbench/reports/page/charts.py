@@ -9,7 +9,7 @@ variables, so that light, dark and print need no second drawing. What the task m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +19,6 @@ from tokenbench.reports import style
 from tokenbench.runs.axes import AXES, Axis
 
 BAND = 24  # pixels
-PARTS = ("attention", "mlp", "embed", "head", "selection")
 HOVER = {
     "t_score": "{heading}",
     "t_diff": "difference from dense",
@@ -43,17 +42,17 @@ class Chart:
     banded: bool = False  # a line a setting, so that the page multiplies the height by their number
 
 
-def charts(methods: Sequence[str]) -> dict[str, Chart]:
-    """Every chart of the page, for rows of these methods, by the name of its place."""
-    look = _Look(methods)
+def charts(methods: Sequence[str], colours: Mapping[str, int]) -> dict[str, Chart]:
+    """Every chart of the page, for rows of these methods, by the name of its place; `colours` are those of parts."""
+    look = _Look(methods, colours)
     return {
         "accuracy": Chart({axis.field: look.accuracy(axis) for axis in AXES}, ("score",)),
         "differences": Chart({"": look.differences()}, ("diff_dense", "diff_dense_low"), banded=True),
         "saved": Chart({"": look.saved()}, ("saved", "time_saved")),
         "batches": Chart({"": look.batches()}, ("speedup",)),
         "tokens": Chart({"": look.tokens()}, ("tokens_mean",)),
-        "time": Chart({"": look.time()}, ("latency_p50",), banded=True),
-        "parts": Chart({"": look.parts()}, ("part_attention",), banded=True),
+        "time": Chart({"": look.parts("times")}, ("times",), banded=True),
+        "parts": Chart({"": look.parts("parts")}, ("parts",), banded=True),
     }
 
 
@@ -79,8 +78,9 @@ CONFIG: dict[str, Any] = {
 class _Look:
     """Encodings that all charts share."""
 
-    def __init__(self, methods: Sequence[str]) -> None:
+    def __init__(self, methods: Sequence[str], parts: Mapping[str, int]) -> None:
         names = list(methods)
+        self.parts_of = parts
         colours = [f"var(--method-{i})" for i in range(len(names))]
         shapes = [style.SHAPES[style.marker(name)][1] for name in names]
         scale = alt.Scale(domain=names, range=colours)  # no legends: the page has them
@@ -257,49 +257,24 @@ class _Look:
             height=320,
         )
 
-    def time(self) -> dict[str, Any]:
-        """The median time of a batch: selecting, and everything else."""
-        base = (
+    def parts(self, of: Literal["parts", "times"]) -> dict[str, Any]:
+        """A bar a setting, of the parts that its row names: GMACs, or milliseconds of a batch."""
+        title = "GMAC an image" if of == "parts" else "median milliseconds of a batch"
+        hover = {"t_gmacs": "GMAC", "t_parts": "by part"}
+        if of == "times":
+            hover = {"t_latency": HOVER["t_latency"], "t_times": "by part", "t_timed": HOVER["t_timed"]}
+        domain = list(self.parts_of)
+        scale = alt.Scale(domain=domain, range=[f"var(--part-{colour})" for colour in self.parts_of.values()])
+        bars = (
             alt.Chart(alt.NamedData("rows"))
-            .transform_filter(
-                "isValid(datum.latency_p50) && (isValid(datum.reduction_share) || datum.method == 'dense')"
-            )
-            .transform_calculate(
-                selecting="datum.latency_p50 * datum.reduction_share",
-                rest="datum.latency_p50 * (1 - datum.reduction_share)",
-            )
-            .transform_fold(["rest", "selecting"], ["part", "ms"])
+            .transform_filter(f"isValid(datum.{of})")
+            .transform_flatten([of, f"{of}_of"], ["part", "spent"])
+            .transform_calculate(place=f"indexof({domain}, datum.part)")
+            .mark_bar(height=14)
         )
-        return self._bars(
-            base,
-            "ms",
-            "median latency of a batch, ms",
-            ("rest", "selecting"),
-            ["var(--part-0)", "var(--part-4)"],
-            {"t_latency": HOVER["t_latency"], "t_share": "of it selecting", "t_timed": HOVER["t_timed"]},
-        )
-
-    def parts(self) -> dict[str, Any]:
-        """GMACs by part of the model."""
-        base = (
-            alt.Chart(alt.NamedData("rows"))
-            .transform_filter("isValid(datum.part_attention)")
-            .transform_calculate(**{part: f"datum.part_{part}" for part in PARTS})
-            .transform_fold(list(PARTS), ["part", "gmac"])
-            .transform_filter("isValid(datum.gmac)")
-        )
-        colours = [f"var(--part-{i})" for i in range(len(PARTS))]
-        return self._bars(base, "gmac", "GMAC an image", PARTS, colours, {"t_gmacs": "GMAC", "t_parts": "by part"})
-
-    def _bars(
-        self, base: alt.Chart, field: str, title: str, parts: Sequence[str], colours: list[str], hover: dict[str, str]
-    ) -> dict[str, Any]:
-        scale = alt.Scale(domain=list(parts), range=colours)
-        order = "indexof(" + str(list(parts)) + ", datum.part)"
-        bars = base.transform_calculate(place=order).mark_bar(height=14)
         return _spec(
             bars.encode(
-                x=alt.X(f"{field}:Q", title=title, axis=alt.Axis(tickCount=6)),
+                x=alt.X("spent:Q", title=title, axis=alt.Axis(tickCount=6)),
                 y=_settings("index"),
                 color=alt.Color("part:N", scale=scale, legend=None),
                 order="place:Q",

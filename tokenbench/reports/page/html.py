@@ -1,7 +1,7 @@
 """Rows as one page that opens offline: everything is inside, and nothing from a row can run.
 
 What is a judgement (fronts, verdicts, break-even, what differs from a paper) is made in `groups` and `published` and
-said in `texts`; the page's script only chooses, sorts and draws.
+said in `texts` and `answers`; the page's script only chooses, sorts and draws.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from tokenbench.errors import UsageError
 from tokenbench.measure.verdicts import MARGIN, break_even
 from tokenbench.reports import cells, published, style
 from tokenbench.reports.groups import Group, Point, combined, grouped, names
-from tokenbench.reports.page import budgets, pairs, texts
-from tokenbench.reports.page.charts import CONFIG, PARTS, charts
+from tokenbench.reports.page import budgets, pairs, spent, texts
+from tokenbench.reports.page.charts import CONFIG, charts
 from tokenbench.runs.axes import AXES
 from tokenbench.runs.conditions import grouped as grouped_by
 from tokenbench.runs.row import Row
@@ -87,7 +87,6 @@ def page(rows: Sequence[Row], maps: str = "", margin: float = MARGIN, file: pair
         maps=Markup(maps),
         axes=AXES,
         of_speed=cells.of_speed(rows),
-        parts={name: i for i, name in enumerate(PARTS)},
     )
 
 
@@ -123,12 +122,12 @@ def _data(
             **{"series": series.setdefault(f"{g} {p.series}", len(series)), "knob": p.knob},
             **{"saved": p.saved, "differs": p.verdict.differs if p.verdict else None, **_time_saved(p)},
             "last_tokens": p.row.tokens_mean[-1] if p.row.tokens_mean else None,
-            **{f"part_{name}": (p.row.gmacs_by_part or {}).get(name) for name in PARTS},
+            **spent.columns(p.row),
             **{"fronts": [axis.field for axis in AXES if axis.field in p.fronts]},
             "fronts_across": [axis.field for axis in AXES if axis.field in across.get(id(p.row), ())],
             **sweeps[id(p.row)],
             **dict.fromkeys((f"t_{name}" for name in others), cells.MISSING),
-            **texts.of(p, groups[g].dense, PARTS),
+            **texts.of(p, groups[g].dense),
         }
         for g, p in points
     ]
@@ -147,6 +146,7 @@ def _data(
                 "images": group.images,
                 "metric": _metric(group.metrics[0]),
                 "notes": group.notes,
+                "keys": spent.keys(p.row for p in group.points),
                 "members": group.members or [i],
                 "answers": budgets.of(group, margin, places),
             }
@@ -155,10 +155,9 @@ def _data(
         **pairs.of(groups, places, file, margin),
         "cells": [vars(column) for column in cells.columns([groups[0].metrics[0], *others.values()], parts)],
         "published": [_compared(i, c) for i, (_, p) in enumerate(points) for c in _comparisons(p.row)],
-        "charts": {name: vars(chart) for name, chart in charts(methods).items()},
+        "charts": {name: vars(chart) for name, chart in charts(methods, spent.colours(rows)).items()},
         "axes": [vars(axis) for axis in AXES],
         "config": CONFIG,
-        "parts": PARTS,
         "methods": [_method(name) for name in methods],
     }
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tokenbench.errors import UsageError
-from tokenbench.measure.predictions import Predictions
 from tokenbench.measure.verdicts import MARGIN
 from tokenbench.reports import changes
 from tokenbench.reports.groups import Group
 from tokenbench.runs import compare
 from tokenbench.runs.matching import Found
 from tokenbench.runs.row import Row
+from tokenbench.tasks.base import Task
 
 MOST = 50  # settings of one group, of which every two are told; of more, those on a front and then the first
 ALL = 4000  # pairs of one page
@@ -22,7 +22,6 @@ ALL = 4000  # pairs of one page
 UNPAIRED = "not paired, for their predictions are not beside the results file"
 
 Of = Callable[[Row], Path]
-Reader = Callable[[Found], Predictions]
 
 
 def of(groups: Sequence[Group], places: dict[int, int], file: Of | None, margin: float = MARGIN) -> dict[str, Any]:
@@ -37,12 +36,12 @@ def of(groups: Sequence[Group], places: dict[int, int], file: Of | None, margin:
     told: list[list[str]] = []
     index: dict[tuple[str, ...], int] = {}
     found: dict[str, list[int]] = {}
-    kept: dict[str, Predictions | UsageError] = {}
+    kept: dict[str, Any] = {}
 
-    def read(one: Found) -> Predictions:
+    def read(task: Task, one: Found) -> Any:
         if one.row.id not in kept:
             try:
-                kept[one.row.id] = compare.predictions(one)
+                kept[one.row.id] = compare.kept(task, one)
             except UsageError as error:
                 kept[one.row.id] = error
         mine = kept[one.row.id]
@@ -68,15 +67,16 @@ def of(groups: Sequence[Group], places: dict[int, int], file: Of | None, margin:
     return {"pairs": found, "lines": told}
 
 
-def _lines(first: Found, second: Found, read: Reader | None, margin: float) -> list[tuple[str, ...]]:
+def _lines(first: Found, second: Found, read: compare.Reader | None, margin: float) -> list[tuple[str, ...]]:
     """Name, change and verdict of each field that both have, accuracy first."""
     try:
         pair = compare.beside(first, second, read)
     except UsageError:
         pair = compare.beside(first, second)
     pair = compare.alone(pair, margin)
-    lines = [changes.line(field, change) for field, change in pair.changes.items()]
-    scored = [found.row for found in (first, second) if found.row.metrics.get("top1") is not None]
-    if "top1" not in pair.changes and len(scored) == 2:
-        lines.insert(0, ("top-1 %", "", "", "", UNPAIRED))
+    lines = [changes.line(pair, field, change) for field, change in pair.changes.items()]
+    main = pair.metrics[0] if pair.metrics else None
+    scored = [found.row for found in (first, second) if main and found.row.metrics.get(main.name) is not None]
+    if main and main.name not in pair.changes and len(scored) == 2:
+        lines.insert(0, (main.heading, "", "", "", UNPAIRED))
     return [(name, shown, words) for name, _, _, shown, words in lines]

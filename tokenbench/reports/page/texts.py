@@ -11,7 +11,7 @@ from tokenbench.reports.groups import Point
 from tokenbench.reports.published import Comparison
 
 
-def of(point: Point, dense: Any, parts: Sequence[str]) -> dict[str, str]:
+def of(point: Point, dense: Any) -> dict[str, str]:
     """The cells of a row, and what its marks in charts say on hover; by `t_` and the name of the column or field."""
     row, p = point.row, point.row.metrics.get("p_value")
     shown = cells.cells(row, dense, point.verdict)
@@ -21,8 +21,6 @@ def of(point: Point, dense: Any, parts: Sequence[str]) -> dict[str, str]:
     if point.saved is not None and point.saved > 0.01 and point.time_saved is not None:
         came_true = point.time_saved / point.saved
     inner = row.label[row.label.index("[") + 1 : -1] if "[" in row.label else row.label
-    by_part = row.gmacs_by_part or {}
-    spent = [(part, by_part.get(part)) for part in (*parts, *(name for name in by_part if name not in parts))]
     return found | {
         "t_setting": inner.replace("keep_rate=", ""),
         "t_p": MISSING if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
@@ -32,7 +30,6 @@ def of(point: Point, dense: Any, parts: Sequence[str]) -> dict[str, str]:
         "t_time_saved": cells.interval(_hundred(point.time_saved), low, high, "{:.0f} %"),
         "t_came_true": _percent(came_true),
         "t_tokens": " ".join(number(count, "{:.0f}") for count in row.tokens_mean or ()),
-        "t_parts": ", ".join(f"{part} {number(macs, '{:.3f}')}" for part, macs in spent if macs is not None),
     }
 
 

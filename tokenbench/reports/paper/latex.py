@@ -155,7 +155,7 @@ def _cell(name: str, kind: _Kind, row: Row, dense: Row | None) -> str:
 
 
 def _differing(groups: Sequence[Sequence[Row]]) -> list[str]:
-    names = ("backbone", "dataset", "image_size", "hardware", "precision", "batch", "compile", "seed")
+    names = ("backbone", "dataset", "image_size", "hardware", "precision", "batch", "mode", "seed")
     return [name for name in names if len({str(getattr(group[0], name)) for group in groups}) > 1]
 
 
@@ -163,8 +163,8 @@ def _condition(name: str, row: Row) -> str:
     value = getattr(row, name)
     if name == "image_size":
         return "×".join(map(str, value))
-    if name == "compile":
-        return "compiled" if value else "eager"
+    if name == "mode":
+        return str(value)
     return f"{name} {value}" if name in ("batch", "seed") else str(value)
 
 
@@ -173,6 +173,6 @@ def _told(groups: Sequence[Sequence[Row]]) -> str:
     first, differ = groups[0][0], _differing(groups)
     images = max((row.images or 0 for group in groups for row in group), default=0)
     parts = [f"{images:,} images of {first.dataset} ({first.split})"] if images and "dataset" not in differ else []
-    shown = ("backbone", "image_size", "hardware", "precision", "batch", "compile")
+    shown = ("backbone", "image_size", "hardware", "precision", "batch", "mode")
     parts += [_condition(name, first) for name in shown if name not in differ]
     return f"{'; '.join(parts)}."

@@ -57,6 +57,8 @@ async function plot(figure) {
   const below = under ? `${under === 1 ? "One setting is" : `${under} settings are`} less accurate than the chart goes down, and ${under === 1 ? "stands" : "stand"} at its edge with the value. ` : "";
   const caption = [note, below, name === "batches" ? `${settings} settings; ` : "", where(group, name)].join("");
   figure.querySelector("figcaption").textContent = caption;
+  const keys = figure.querySelector(".keys");
+  if (keys) keys.replaceChildren(...Object.entries(group.keys[name]).map(([part, colour]) => make("li", {}, make("i", { style: `background: var(--part-${colour})` }), part)));
   provenance(figure, all);
   const absent = (text) => target.replaceChildren(make("p", { class: "absent" }, text));
   if (!all.length) return absent("Not measured under these conditions.");
