@@ -58,8 +58,8 @@ def choose(results: tuple[Path, ...], most: int, as_json: bool, **flags: Any) ->
     """Which setting to use: those of RESULTS (results.jsonl) that keep to limits, ranked, with how sure that is.
 
     A setting is sure to lose at most --max-drop where its 95 % interval says so, corrected for all that stand to
-    choose; timed limits must hold the whole interval. Rows of one machine and one set of data stand to choose together, of
-    several backbones too, against the best dense model there. Exit code 1 where no choice has a setting that is sure.
+    choose; timed limits must hold the whole interval. Rows of one machine and one set of data stand to choose together,
+    of several backbones too, against the best dense model there. Exit code 1 where no setting is sure.
     """
     from tokenbench.reports import answers
     from tokenbench.runs.choose import decide
