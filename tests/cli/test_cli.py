@@ -21,7 +21,7 @@ from PIL import Image
 
 from tokenbench import backbones
 from tokenbench.cli import catalogue, main
-from tokenbench.cli.run import _plan
+from tokenbench.cli.run import plan_of
 from tokenbench.methods.base import KINDS
 from tokenbench.methods.evit import Attentive
 from tokenbench.runs import runner
@@ -329,7 +329,7 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(outpu
 def planned(*args: str) -> runner.Plan:
     """The plan that a command line makes, without running it."""
     with main.commands["run"].make_context("run", list(args), parent=click.Context(main)) as ctx:
-        return _plan(ctx.params)
+        return plan_of(ctx.params)
 
 
 def test_flag_over_file_over_default() -> None:
