@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
 from typing import Any
 
 from timm.models import register_model
@@ -36,3 +39,10 @@ class Watch:
 def plan(methods: str, **changes: Any) -> runner.Plan:
     settings = {"backbones": ["deit_femto"], "weights": "random", "batches": [2], "rounds": 3, **changes}
     return runner.Plan(parse(methods), **settings)
+
+
+def slowly(methods: str, marks: Path) -> runner.Plan:
+    """The plan, made by a job that leaves a mark when it begins and takes its time."""
+    (marks / f"{time.monotonic_ns()}-{os.getpid()}").touch()
+    time.sleep(2.0)
+    return plan(methods)

@@ -27,6 +27,7 @@ _PUBLIC = {
     "Model": "model",
     "Output": "model",
     "Paper": "methods.base",
+    "Pretrained": "shipping.hub",
     "Pyramid": "pyramid",
     "Reducer": "core.block",
     "Reported": "methods.base",

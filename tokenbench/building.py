@@ -9,19 +9,31 @@ import torch
 from torch import nn
 
 from tokenbench.backbones import Backbone
-from tokenbench.errors import WeightsError
+from tokenbench.errors import UsageError, WeightsError
 from tokenbench.methods import get
 from tokenbench.methods.base import make
 from tokenbench.model import Model
-from tokenbench.weights import sources
+from tokenbench.shipping.hub import Pretrained
+from tokenbench.weights import models
 
 
-def build(method: str, backbone: str | nn.Module, *, weights: str = "auto", seed: int = 0, **knobs: Any) -> Model:
+def build(
+    method: str,
+    backbone: str | nn.Module,
+    *,
+    pretrained: bool | None = None,
+    weights: str = "auto",
+    seed: int = 0,
+    **knobs: Any,
+) -> Model:
     """A model from images (B, channels, H, W) to logits (B, classes), in eval mode.
+
+    It has `save_pretrained`, `from_pretrained` and `push_to_hub`; see `tokenbench.shipping.hub.Pretrained`.
 
     Args:
         method: a name that `tokenbench list` shows.
         backbone: a short name (`deit_s`), any timm name, or a timm model of your own, which keeps its weights.
+        pretrained: as timm's: True for weights that ship or are the hub's, or an error; False for random ones.
         weights: for names: "auto" (shipped with the method or without, hub, else random with a warning), "dense",
             "random", or a file.
         seed: for random weights, and for those that the method brings itself.
@@ -32,23 +44,19 @@ def build(method: str, backbone: str | nn.Module, *, weights: str = "auto", seed
         WeightsError: a weights file that does not fit.
     """
     setting = make(get(method), knobs)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if isinstance(backbone, nn.Module):
-            return _said(Model(Backbone(backbone), setting).eval())
-        given = sources.find(weights, backbone)
-        adapted = given.create(backbone)
-        own = given.trained(setting, backbone)
-        if own is None and weights not in sources.WORDS and given.dense == "auto":
-            raise WeightsError(
-                f"{weights} has no weights for {setting.label} on {backbone}; give the setting it was trained for, or "
-                "weights of the dense model."
-            )
-        if own is None:
-            note = given.load(adapted, seed).note
-            if note:
-                warnings.warn(note, stacklevel=2)
-        return _said(sources.model(setting, adapted, own)[0])
+    if pretrained is not None and weights != "auto":
+        raise UsageError(f"pretrained={pretrained} and weights={weights!r} both say which weights; give one of them.")
+    weights = "random" if pretrained is False else weights
+    if isinstance(backbone, nn.Module):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return _said(Pretrained(Backbone(backbone), setting).eval())
+    model, found = models.made(setting, backbone, weights, seed, kind=Pretrained)
+    if pretrained and found.kind == "random":
+        raise WeightsError(f"There are {found.note}; give a file of them as weights.")
+    if found.note:
+        warnings.warn(found.note, stacklevel=2)
+    return _said(model)
 
 
 def _said(model: Model) -> Model:

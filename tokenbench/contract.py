@@ -91,7 +91,7 @@ class Subject:
     @property
     def images(self) -> Tensor:
         """Four random images."""
-        return torch.randn(4, *self.backbone().input_size, generator=torch.Generator().manual_seed(1))
+        return torch.randn(4, *self.backbone().shape, generator=torch.Generator().manual_seed(1))
 
     def run(self, method: Method | None = None, **options: Any) -> Output:
         """What comes of the images, traced, with this method or another."""

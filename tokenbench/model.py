@@ -33,6 +33,7 @@ class Model(nn.Module):
 
     def __init__(self, backbone: Backbone, method: Method) -> None:
         super().__init__()
+        method = method.on(backbone)
         method.check(backbone)
         given = backbone.vit
         self.backbone = backbone = method.wrap(backbone)

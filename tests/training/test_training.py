@@ -23,13 +23,13 @@ from safetensors.torch import load_file
 
 from tokenbench import backbones
 from tokenbench.cli import main
+from tokenbench.core.processes import Processes
 from tokenbench.data import open_training
 from tokenbench.errors import TrainingError
 from tokenbench.methods import all_methods
 from tokenbench.methods.recipe import DEIT, FINETUNE
 from tokenbench.model import Model
 from tokenbench.training import Job, log, optim, train
-from tokenbench.training.processes import Processes
 from tokenbench.training.stream import Stream
 from tokenbench.weights import checkpoints, files, sources
 

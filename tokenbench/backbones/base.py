@@ -31,6 +31,7 @@ class Backbone:
     class_names: tuple[str, ...] | None = None  # what the weights call their classes, where they say it
     placed: ClassVar[bool] = False  # whether blocks read where each token lies, so that merged ones would lie nowhere
     windowed: ClassVar[bool] = False  # whether blocks attend within windows, which need all tokens of a grid
+    clips: ClassVar[bool] = False  # whether it takes clips (B, channels, frames, H, W) in place of images
 
     def __init_subclass__(cls) -> None:
         if "family" in vars(cls):
@@ -131,6 +132,11 @@ class Backbone:
         """Channels, height and width of an image."""
         height, width = self.vit.patch_embed.img_size
         return int(self.vit.in_chans), int(height), int(width)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What a model takes: channels, height and width of an image; of a clip frames come after channels."""
+        return self.input_size
 
     @property
     def unseen(self) -> str | None:

@@ -97,7 +97,7 @@ def print_task(name: str) -> None:
     out.print()
     out.print(grid)
     _print_knobs(cls)
-    for title, recipe in cls().recipes(None).items() if cls.has_head else ():
+    for title, recipe in cls().recipes(None).items() if cls.recipes is not Task.recipes else ():
         out.print()
         out.print(plain(f"recipe {title} ({recipe.source})", "bold"))
         out.print(plain(f"  {_told(recipe)}"))

@@ -9,6 +9,7 @@ import click
 from tokenbench.cli.check import check
 from tokenbench.cli.compare import compare
 from tokenbench.cli.convert import convert
+from tokenbench.cli.export import export
 from tokenbench.cli.group import Group
 from tokenbench.cli.listing import env, list_, show
 from tokenbench.cli.report import merge, report
@@ -27,5 +28,5 @@ def main() -> None:
     """
 
 
-for command in (run, train, list_, show, env, trace, report, compare, merge, convert, check, verify):
+for command in (run, train, list_, show, env, trace, report, compare, merge, convert, export, check, verify):
     main.add_command(command)

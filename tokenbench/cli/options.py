@@ -72,10 +72,14 @@ def _typed(where: str, parameter: click.Parameter, given: object) -> object:
     return texts if multiple else ",".join(texts)
 
 
-def _plugins(_: click.Context, __: click.Parameter, paths: tuple[Path, ...]) -> None:
+PLUGINS = "plugins"  # where a command's context has the paths of its plug-ins
+
+
+def _plugins(ctx: click.Context, _: click.Parameter, paths: tuple[Path, ...]) -> None:
     if paths:
         from tokenbench.tasks import load_plugin
 
+        ctx.meta[PLUGINS] = paths
         for path in paths:
             load_plugin(path)
 
@@ -165,6 +169,23 @@ def scenes(command: Any) -> Any:
     return _images(_annotations(_strict(command)))
 
 
+VIEWS = ("frames", "stride", "views", "clips")  # knobs of tasks on clips, as flags
+_frames = click.option("--frames", type=click.IntRange(min=1), help="Of a clip of a video.")
+_stride = click.option("--stride", type=click.IntRange(min=1), help="Every how manyth frame of a video.")
+_views = click.option("--views", metavar="TIMESxCROPS", help="Clips of a video, as 4x3.")
+_clips = click.option("--clips", metavar="FILE", help="Index of videos with their classes.")
+
+
+def stretch(command: Any) -> Any:
+    """Which frames a clip has."""
+    return _frames(_stride(command))
+
+
+def viewing(command: Any) -> Any:
+    """Which clips a video has, and where videos are listed."""
+    return stretch(_views(_clips(command)))
+
+
 def taking(command: Any) -> Any:
     """Which weights to take of a file that has several."""
     return _ema(_key(command))
@@ -187,8 +208,9 @@ def task_of(flags: Mapping[str, Any], knobs: Sequence[str]) -> Task:
         raise UsageError(f"--{odd.replace('_', '-')} says nothing to {task.name}; see `tokenbench show {task.name}`.")
     if not given:
         return task
-    if flags["data_dir"] is None and "annotations" not in given:
-        flag = next(iter(given)).replace("_", "-")
+    of_data = [knob for knob in given if knob not in ("frames", "stride", "views")]
+    if of_data and flags["data_dir"] is None and "annotations" not in given:
+        flag = of_data[0].replace("_", "-")
         raise UsageError(f"--{flag} says something of the images in --data-dir; give that too.")
     return make(type(task), {**task.model_dump(include=task.model_fields_set), **given})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +13,12 @@ from tokenbench.cli import options
 from tokenbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from tokenbench.runs.candidates import Plan
+    from tokenbench.runs.plan import Plan
+    from tokenbench.runs.results import Results
+    from tokenbench.runs.row import Row
+    from tokenbench.runs.watch import Watch
 
+_OF_CLUSTERS = ("cpus_per_job", "gpus_per_job", "settings_per_job")
 _LABELS = ("class_order", "labels", "restrict_classes")  # knobs of tasks that have flags of their own
 
 
@@ -27,13 +33,21 @@ _LABELS = ("class_order", "labels", "restrict_classes")  # knobs of tasks that h
 @options.labels
 @click.option("--restrict-classes", is_flag=True, help="Guess only from the classes that the data has.")
 @options.scenes
+@options.viewing
 @options.weights
 @options.taking
 @click.option("-b", "--batch-size", default=None, help="Sizes to time, as 1,32,128; or auto.  [default: 32; GPU 128]")
 @options.workers
 @options.device
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16", "int8"]), default="fp32", show_default=True)
 @options.amp
+@click.option(
+    "--runtime",
+    type=click.Choice(["torch", "onnxruntime", "openvino"]),
+    default="torch",
+    show_default=True,
+    help="Score and time models exported to it, on the CPU.",
+)
 @click.option("--compile", "compiled", is_flag=True, help="Time under torch.compile.")
 @options.image_size
 @options.pixels
@@ -42,6 +56,12 @@ _LABELS = ("class_order", "labels", "restrict_classes")  # knobs of tasks that h
 @options.threads
 @options.seed
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=options.DEFAULT_RESULTS, show_default=True)
+@click.option("--engine", type=click.Choice(["here", "ray"]), default="here", show_default=True, help="Where jobs run.")
+@click.option("--address", help="Of a Ray cluster, as 10.0.0.1:6379 or auto.  [default: this machine alone]")
+@click.option("--cpus-per-job", type=click.FloatRange(min=0, min_open=True), help="With --engine ray.")
+@click.option("--gpus-per-job", type=click.FloatRange(min=0), help="With --engine ray; below 1, speed is not timed.")
+@click.option("--settings-per-job", type=click.IntRange(min=1), help="With --engine ray.  [default: 1]")
+@click.option("--shard", metavar="I/N", help="Only this part of the settings, as 3/16; see `merge`.")
 @click.option("--force", is_flag=True, help="Run what is done already, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print rows as JSON lines instead of a table.")
 @options.quiet
@@ -54,12 +74,13 @@ def run(**flags: Any) -> int:
     Finished work is skipped. Without --data-dir, accuracy is measured for deit_nano only, on the images that ship.
     """
     from tokenbench.cli import screen
-    from tokenbench.runs import runner
     from tokenbench.runs.results import Results
     from tokenbench.runs.row import dumps
 
     with screen.Watching(flags["quiet"]) as watch:
-        rows = runner.run(_plan(flags), Results(flags["output"]), watch)
+        rows = (_on_ray if flags["engine"] == "ray" else _here)(flags, Results(flags["output"]), watch)
+    if int(os.environ.get("RANK", 0)):  # of the processes that torchrun started, the first one speaks
+        return 0
     if flags["as_json"]:
         for row in rows:
             click.echo(dumps(row))
@@ -71,19 +92,40 @@ def run(**flags: Any) -> int:
     return int(any(row.status in ("failed", "oom") for row in rows))
 
 
+def _here(flags: dict[str, Any], results: Results, watch: Watch) -> list[Row]:
+    from tokenbench.runs import runner
+
+    odd = next((name for name in (*_OF_CLUSTERS, "address") if flags[name] is not None), None)
+    if odd is not None:
+        raise UsageError(f"--{odd.replace('_', '-')} says something of a cluster; add --engine ray.")
+    return runner.run(_plan(flags), results, watch)
+
+
+def _on_ray(flags: dict[str, Any], results: Results, watch: Watch) -> list[Row]:
+    from tokenbench.runs import cluster
+
+    if flags["shard"] is not None:
+        raise UsageError("--shard and --engine ray both divide the settings; give one of them.")
+    plugins = click.get_current_context().meta.get(options.PLUGINS, ())
+    share = cluster.Share(flags["cpus_per_job"], flags["gpus_per_job"], flags["settings_per_job"] or 1)
+    plan = _plan({**flags, "device": "cpu"})  # the device is a worker's
+    return cluster.run(partial(_plan, flags), plan, results, watch, flags["address"], share, plugins)
+
+
 def _plan(flags: dict[str, Any]) -> Plan:
     """The plan that the flags of `run` describe; raises `UsageError` for a value that means nothing."""
     import torch
 
     from tokenbench.methods.sweep import parse
-    from tokenbench.runs.candidates import Plan
+    from tokenbench.runs.plan import Plan
 
-    if flags["amp"] and flags["precision"] == "fp16":
-        raise UsageError("--amp means bf16 and --precision says fp16; give one of them.")
-    device = options.device_of(flags["device"])
+    if flags["amp"] and flags["precision"] not in ("fp32", "bf16"):
+        raise UsageError(f"--amp means bf16 and --precision says {flags['precision']}; give one of them.")
+    elsewhere = flags["runtime"] != "torch" and flags["device"] == "auto"
+    device = "cpu" if elsewhere else options.device_of(flags["device"])
     if flags["threads"]:
         torch.set_num_threads(flags["threads"])
-    task = options.task_of(flags, (*_LABELS, *options.SCENES))
+    task = options.task_of(flags, (*_LABELS, *options.SCENES, *options.VIEWS))
     usual = task.batch or (128 if device.startswith("cuda") else 32)
     batch = flags["batch_size"] if flags["batch_size"] is not None else str(usual)
     return Plan(
@@ -104,4 +146,17 @@ def _plan(flags: dict[str, Any]) -> Plan:
         force=flags["force"],
         pixels=options.pixels_of(flags),
         take=options.take_of(flags),
+        shard=_shard(flags["shard"]),
+        runtime=flags["runtime"],
     )
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    """Which part of how many; raises `UsageError` for what is none."""
+    if text is None:
+        return None
+    which, _, count = (part.strip() for part in str(text).partition("/"))
+    good = all(part.isascii() and part.isdecimal() and len(part) < 10 for part in (which, count))
+    if not good or not 1 <= int(which) <= int(count):
+        raise UsageError(f"--shard {text} is not allowed; write which of how many, from 1/16 to 16/16.")
+    return int(which), int(count)

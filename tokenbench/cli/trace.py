@@ -24,6 +24,7 @@ SHOWN = 8  # images of a task's data that are drawn where no limit is given
 @options.backbone
 @click.option("--images", type=click.Path(path_type=Path), multiple=True, help="A file or folder; may be repeated.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Data of a task with a head of its own.")
+@options.stretch
 @options.weights
 @options.taking
 @options.image_size
@@ -46,7 +47,7 @@ def trace(**flags: Any) -> None:
     from tokenbench.methods.sweep import parse
     from tokenbench.reports.maps import traces
 
-    task = options.task_of(flags, ())
+    task = options.task_of(flags, options.VIEWS[:2])
     if task.has_head:
         _scenes(task, flags)
         return
@@ -63,10 +64,24 @@ def trace(**flags: Any) -> None:
             pixels=options.pixels_of(flags),
             take=options.take_of(flags),
             say=lambda text: click.echo(streams.printable(text), err=True),
+            **_of_clips(task, flags),
         )
     for file in traces.write(maps, flags["output"], flags["kind"]):
         click.echo(file)
     screen.print_maps(maps)
+
+
+def _of_clips(task: Task, flags: dict[str, Any]) -> dict[str, Any]:
+    """What else is said where images are those of clips."""
+    from tokenbench.tasks.video import Video
+
+    if not isinstance(task, Video):
+        return {}
+    if not flags["images"]:
+        raise UsageError("--task video draws on videos; give some, or folders of frames, as --images.")
+    from tokenbench.data.viewing import Views
+
+    return {"task": task.name, "on": task.on, "views": Views(task.frames, task.stride, 1, 1)}
 
 
 def _scenes(task: Task, flags: dict[str, Any]) -> None:
@@ -74,11 +89,12 @@ def _scenes(task: Task, flags: dict[str, Any]) -> None:
     from tokenbench.methods.sweep import parse
     from tokenbench.reports.maps import scenes
     from tokenbench.runs import candidates, environment
+    from tokenbench.runs.plan import Plan
 
     if flags["data_dir"] is None:
         raise UsageError(f"--task {task.name} draws on its own data; give --data-dir.")
     device = options.device_of(flags["device"])
-    plan = candidates.Plan(
+    plan = Plan(
         methods=parse(flags["methods"]),
         backbones=[flags["backbone"]],
         task=task,

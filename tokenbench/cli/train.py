@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 )
 @options.class_order
 @options.labels
+@options.viewing
 @click.option("--strict", is_flag=True, help="Take anything odd in annotations for an error.")
 @click.option(
     "-o",
@@ -113,7 +114,7 @@ def _say(job: Job, found: Trained) -> None:
     if found.leads:
         main = job.task.metrics[0]
         value = "is not known" if found.value is None else f"{found.value:.2f} {main.unit}".rstrip()
-        click.echo(f"{found.path}: {main.short} {value} on {found.images} {found.split} images.")
+        click.echo(f"{found.path}: {main.short} {value} on {found.images} {found.split} {job.task.items}.")
 
 
 def _jobs(flags: dict[str, Any], table: dict[str, Any]) -> list[Job]:
@@ -124,9 +125,10 @@ def _jobs(flags: dict[str, Any], table: dict[str, Any]) -> list[Job]:
     from tokenbench.training import RESULT
 
     settings, seeds = parse(flags["method"]), _seeds(flags["seed"])
-    task, teacher = options.task_of(flags, ("class_order", "labels", "strict")), str(flags["teacher"])
+    task, teacher = options.task_of(flags, ("class_order", "labels", "strict", *options.VIEWS)), str(flags["teacher"])
     if flags["threads"]:
         torch.set_num_threads(flags["threads"])
+    settings = [_on(method, task, flags["backbone"]) for method in settings]
     dense = next((method for method in settings if method.name == "dense"), None)
     if teacher == "swept" and (dense is None or len(settings) == 1):
         raise UsageError(
@@ -140,6 +142,19 @@ def _jobs(flags: dict[str, Any], table: dict[str, Any]) -> list[Job]:
         taught = str(folder / _name(dense) / RESULT) if dense is not None and teacher == "swept" else teacher
         jobs += [_job(flags, table, task, method, seed, folder / _name(method), taught) for method in settings]
     return jobs
+
+
+def _on(method: Method, task: Task, backbone: str) -> Method:
+    """The setting as it is on that backbone, so that its folder is called so."""
+    import torch
+
+    from tokenbench import backbones
+    from tokenbench.methods.base import Method
+
+    if type(method).on is Method.on:
+        return method
+    with torch.device("meta"):  # no memory for weights
+        return method.on(task.on(backbones.create(backbone)))
 
 
 def _name(method: Method) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tokenbench.reports.published import Comparison
-    from tokenbench.runs.candidates import Plan
+    from tokenbench.runs.plan import Plan
     from tokenbench.runs.row import Row
     from tokenbench.runs.verify import Check
 
@@ -82,7 +82,7 @@ def _asks_for_accuracy(flags: dict[str, Any]) -> bool:
 
 
 def _plan(flags: dict[str, Any]) -> Plan:
-    from tokenbench.runs.candidates import Plan
+    from tokenbench.runs.plan import Plan
     from tokenbench.tasks.classification import Classification
 
     device = options.device_of(flags["device"])

@@ -77,6 +77,7 @@ class Loader:
         self.imagenet_val = images.imagenet_val
         self.skipped: list[tuple[str, str]] = []
         self._made_of = images, indices, config, batch, workers
+        self._start = start
         self._batches: DataLoader[Any] = DataLoader(
             _Decoded(images, indices[start:], config),
             batch_size=batch,
@@ -89,9 +90,21 @@ class Loader:
         """The same images, of which a pass leaves out so many first ones."""
         return Loader(*self._made_of, start=items)
 
+    def every(self, which: int, count: int) -> Loader:
+        """Of the batches that are left, the `which`-th of each `count`: each holds the images that it has here."""
+        images, indices, config, batch, workers = self._made_of
+        left = indices[self._start :]
+        starts = range(which * batch, len(left), count * batch)
+        return Loader(images, [i for at in starts for i in left[at : at + batch]], config, batch, workers)
+
     def __len__(self) -> int:
         """Batches a pass, if no whole batch is unreadable."""
         return len(self._batches)
+
+    def batches(self) -> Iterator[tuple[Tensor, Any, list[tuple[str, str]]]]:
+        """One pass, those without a readable image too: pixels, targets, and what was skipped."""
+        for pixels, targets, skipped in self._batches:
+            yield pixels, targets if self.logits is None else Among(targets, self.logits), skipped
 
     def __iter__(self) -> Iterator[tuple[Tensor, Any]]:
         """One pass, with targets as `Among` where only some logits are scored.
@@ -100,12 +113,16 @@ class Loader:
             DataError: at its end, if no image at all could be read.
         """
         self.skipped = []
-        for pixels, targets, skipped in self._batches:
+        for pixels, targets, skipped in self.batches():
             self.skipped.extend(skipped)
             if len(targets):
-                yield pixels, targets if self.logits is None else Among(targets, self.logits)
-        if len(self.skipped) == self.total:
-            name, reason = self.skipped[0]
+                yield pixels, targets
+        self.check(self.skipped)
+
+    def check(self, skipped: Sequence[tuple[str, str]]) -> None:
+        """Raise `DataError` if these are all images."""
+        if len(skipped) == self.total:
+            name, reason = skipped[0]
             raise DataError(f"None of the {self.total} images of {self.name} can be read; the first, {name}: {reason}.")
 
 

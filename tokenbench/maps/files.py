@@ -43,8 +43,10 @@ def arrays(maps: Sequence[TokenMaps], image: int) -> dict[str, np.ndarray]:
                 found[f"{m.label}/heat/{block}"] = m.heat(block)[image]
         about = {"method": m.method, "label": m.label, "note": m.note, "since": since}
         settings.append(about | {"held": [w.shape[1] for w in m.weights]})
-    about = {"name": maps[0].names[image], "backbone": maps[0].backbone, "settings": settings}
-    return found | {"about": np.array(json.dumps(about))}
+    told: dict[str, Any] = {"name": maps[0].names[image], "backbone": maps[0].backbone, "settings": settings}
+    if maps[0].frames > 1:
+        told["frames"] = maps[0].frames
+    return found | {"about": np.array(json.dumps(told))}
 
 
 def load(path: str | Path) -> list[TokenMaps]:
@@ -102,12 +104,13 @@ def _setting(found: Mapping[str, np.ndarray], about: Mapping[str, Any], setting:
         weights=tuple(weights),
         fused=tuple((fused >= 0).reshape(len(fused), 1, -1)),
         counts=tuple(found[f"{label}/tokens"].tolist()),
+        frames=about.get("frames", 1),
     )
 
 
 def _run(m: TokenMaps) -> tuple[object, ...]:
     """What maps that belong together have in common."""
-    return m.label, m.note, m.backbone, m.grid, [weights.shape for weights in m.weights], m.pictures.shape
+    return m.label, m.note, m.backbone, m.grid, m.frames, [weights.shape for weights in m.weights], m.pictures.shape
 
 
 def _together(parts: Sequence[TokenMaps]) -> TokenMaps:

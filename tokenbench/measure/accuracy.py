@@ -147,7 +147,7 @@ def answer(
     """
     name = name or type(model).__name__
     logits = forward(model, images, precision, name)
-    return _rank(logits if among is None else logits[:, list(among)], target, name)
+    return ranked(logits if among is None else logits[:, list(among)], target, name)
 
 
 def gather(ranked: Sequence[Tensor], targets: Sequence[Tensor]) -> Predictions:
@@ -166,7 +166,7 @@ def paired(a: Predictions, b: Predictions) -> Paired:
     return Paired(int((a.hits & ~b.hits).sum()), int((b.hits & ~a.hits).sum()), len(a.target))
 
 
-def _rank(logits: Tensor, target: Tensor, name: str) -> Tensor:
+def ranked(logits: Tensor, target: Tensor, name: str) -> Tensor:
     """The best classes (B, k) of logits (B, classes), on the CPU."""
     if logits.dim() != 2 or logits.shape[0] != target.shape[0]:
         raise UsageError(f"{name} gave {_kind(logits)} for {len(target)} images; it must give logits (B, classes).")

@@ -16,7 +16,7 @@ from tokenbench.reports import cells, pareto
 from tokenbench.reports.paper import tables
 from tokenbench.reports.published import is_trained
 from tokenbench.runs.row import Row
-from tokenbench.tasks import metrics_of
+from tokenbench.tasks import known, metrics_of
 from tokenbench.tasks.base import Metric
 
 
@@ -71,14 +71,15 @@ class Group:
         """That accuracy is of a part of the split only, in words; None where it is not, or no row says."""
         rows = [p.row for p in self.points]
         total = max(row.images_total or 0 for row in rows)
-        return f"a subset: {self.images:,} of {total:,} images" if tables.is_subset(rows) else None
+        items = known(self.first.task).items
+        return f"a subset: {self.images:,} of {total:,} {items}" if tables.is_subset(rows) else None
 
     @property
     def conditions(self) -> dict[str, str]:
         """Everything all these rows share, by its name."""
         row, env = self.first, self.first.env
         height, width = row.image_size
-        data = f"{self.images:,} images of {row.dataset} ({row.split})"
+        data = f"{self.images:,} {known(row.task).items} of {row.dataset} ({row.split})"
         return {
             "task": row.task,
             "backbone": row.backbone,
@@ -91,7 +92,7 @@ class Group:
             "device": row.device,
             "precision": row.precision,
             "batch": str(row.batch),
-            "mode": "compiled" if row.compile else "eager",
+            "mode": row.mode,
             **{key.replace("_", " "): str(value) for key, value in row.shared.items()},
             "seed": str(row.seed),
             "versions": f"tokenbench {row.version}, torch {env.get('torch')}, timm {env.get('timm')}",

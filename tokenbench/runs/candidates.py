@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,43 +29,17 @@ from tokenbench.methods.base import Method, make
 from tokenbench.methods.dense import Dense
 from tokenbench.runs import budget
 from tokenbench.runs.budget import Budget
+from tokenbench.runs.environment import version
 from tokenbench.runs.heading import making
+from tokenbench.runs.plan import Plan
 from tokenbench.runs.row import Row
-from tokenbench.tasks.base import Loader, Task
-from tokenbench.tasks.classification import Classification
+from tokenbench.tasks.base import Loader
 from tokenbench.weights import checkpoints, files, sources
-from tokenbench.weights.choice import ALL, Take
 
 _log = logging.getLogger(__name__)
 AUTO_BATCH = 256  # where `--batch-size auto` starts halving
 USUAL = {"fused_attention": True, "matmul_precision": "highest"}
-COUNTED = 32  # items that multiply-adds and tokens are counted on, where they depend on the item
 ACCURACY_BATCH = 128  # at most: larger ones are timed, but bring no speed to the pass over the data
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to run. `batches` empty means: the largest power of two from 256 down that fits."""
-
-    methods: Sequence[Method]
-    backbones: Sequence[str]
-    task: Task = field(default_factory=Classification)
-    data_dir: Path | None = None
-    weights: str = "auto"
-    device: str = "cpu"
-    precision: str = "fp32"
-    batches: Sequence[int] = (32,)
-    workers: int = 0
-    seed: int = 42
-    limit: int | None = None
-    image_size: tuple[int, int] | None = None
-    compile: bool = False
-    rounds: int = 10
-    force: bool = False
-    pixels: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # mean, std, crop_pct, interpolation, if not the model's own
-    take: Take = ALL  # which weights, of files that hold several
 
 
 @dataclass
@@ -176,6 +149,7 @@ class Group:
     def row(self, candidate: Candidate, batch: int) -> Row:
         """A candidate's row at a batch size, as it stands."""
         loader, weights, method, plan = self.loader, self.weights, candidate.method, self.plan
+        scores = {**candidate.scores, **plan.task.derived(candidate.measured)}
         return Row(
             task=plan.task.name,
             method=method.name,
@@ -200,6 +174,7 @@ class Group:
                 **getattr(loader, "conditions", {}),
                 **self.backbone.pixels,
                 **({"schedule": candidate.schedule} if candidate.schedule else {}),
+                **({} if plan.runtime == "torch" else {"runtime": f"{plan.runtime} {version(plan.runtime)}"}),
                 **unusual(backbone=type(self.backbone), task=type(plan.task), method=type(method)),
             },
             env={**self.env, **({"session": candidate.session} if candidate.session else {})},
@@ -207,7 +182,7 @@ class Group:
             reason="; ".join(candidate.notes) or None,
             budget=candidate.budget,
             imagenet_val=getattr(loader, "imagenet_val", None),
-            metrics={key: candidate.scores.get(key) for key in plan.task.metric_names()},
+            metrics={key: scores.get(key) for key in plan.task.metric_names()},
             intervals=plan.task.intervals if candidate.scores else {},
             **candidate.measured,
         )
@@ -247,7 +222,7 @@ def prepare(plan: Plan, env: Mapping[str, Any], say: Callable[[str], None]) -> l
     for header in (header for found in given.values() for header in found.own.values()):
         plan = replace(plan, task=plan.task.told(header.get("task_setting", {})))
     size = None if plan.task.any_size else plan.image_size
-    made = [(name, given[name].create(name, size, pixels=plan.pixels)) for name in plan.backbones]
+    made = [(name, plan.task.on(given[name].create(name, size, pixels=plan.pixels))) for name in plan.backbones]
     for name, backbone in made:
         backbone.class_names = given[name].class_names(name)
     opened = [plan.task.open(plan.data_dir, backbone) for _, backbone in made]
@@ -291,6 +266,7 @@ def _group(
     dense = given.header or checkpoints.header(weights)
     candidates = []
     for method in (Dense(), *(m for m in plan.methods if m.name != "dense")):
+        method = method.on(backbone)
         candidate = Candidate(method, None, [])
         with failing(candidate):
             reason = method.refusal(backbone)
@@ -315,8 +291,9 @@ def _group(
         candidate.batches = list(batches)
     if data is not None and (weights.kind != "random" or any(candidate.own for candidate in candidates)):
         group.loader = task.loader(data, backbone, min(max(batches), ACCURACY_BATCH), plan.workers, plan.limit)
-        if task.depends:
-            group.few = task.loader(data, backbone, COUNTED, 0, min(COUNTED, plan.limit or COUNTED))
+        if task.depends and not (backbone.clips and backbone.windowed):  # whole grids cost the same, and clips are long
+            few = min(task.counted_items, plan.limit or task.counted_items)
+            group.few = task.loader(data, backbone, few, 0, few)
     return group
 
 
@@ -329,7 +306,7 @@ def _largest(group: Group, say: Callable[[str], None]) -> int:
     batch, plan, model = AUTO_BATCH, group.plan, group.candidates[0].model or group.backbone.vit
     while batch > 1:
         try:
-            memory.peak(model, group.timed(batch), plan.precision)
+            memory.peak(model, group.timed(batch), plan.autocast)
             break
         except Exception as error:
             if not _does_not_fit(error):

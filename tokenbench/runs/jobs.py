@@ -15,6 +15,7 @@ from tokenbench.runs.results import Results, Rows, load
 from tokenbench.runs.row import Row
 from tokenbench.runs.watch import Watch
 
+Job = tuple[Group, Candidate]
 POLL = 1.0  # seconds between looks at what another process does
 UNFINISHED = "stopped before it was finished"  # in the reason of a row that the next run goes on from
 COUNTED = ("gmacs", "gmacs_fvcore", "gmacs_by_block", "gmacs_by_part", "params_m", "tokens_mean", "tokens_std")
@@ -27,8 +28,9 @@ class Jobs:
 
     def __init__(self, groups: Sequence[Group], results: Results, claims: Claims, watch: Watch) -> None:
         self._results, self._claims, self._watch = results, claims, watch
-        self._all = [(group, candidate) for group in groups for candidate in group.candidates]
-        self._ids = {(id(c), batch): g.job(c, batch) for g, c in self._all for batch in g.batches}
+        self._every = [(group, candidate) for group in groups for candidate in group.candidates]
+        self._all = part(self._every, groups[0].plan.shard)  # those that are asked for, maybe not the dense beside them
+        self._ids = {(id(c), batch): g.job(c, batch) for g, c in self._every for batch in g.batches}
         self._groups, self._force = groups, groups[0].plan.force
         self._env = unfinished.same(groups[0].env)
         self._began, self._seen = datetime.now(UTC), -1
@@ -43,21 +45,22 @@ class Jobs:
         """Take in the rows of the results file as it was when it had so many bytes."""
         self._seen = size
         self._rows = {row.id: row for row in rows.of(set(self._ids.values()))}
-        for group, candidate in self._all:
+        for group, candidate in self._every:
             self._take_up(group, candidate)
 
     def tell_done(self) -> None:
         """Say how many are done already."""
         self._look()
         for group in self._groups:
-            left = sum(len(self._left(group, candidate)) for candidate in group.candidates)
-            total = len(group.batches) * len(group.candidates)
+            mine = [candidate for of, candidate in self._all if of is group]
+            left = sum(len(self._left(group, candidate)) for candidate in mine)
+            total = len(group.batches) * len(mine)
             if left < total:
                 done = total - left
                 self._watch.say(
                     f"{group.backbone.name}: {done} of {total} jobs are done already; --force runs them again."
                 )
-                jobs = [(c, job) for c in group.candidates for job in self.ids(c, group.batches)]
+                jobs = [(c, job) for c in mine for job in self.ids(c, group.batches)]
                 for note in otherwise(group, [self._rows[job] for c, job in jobs if self._done(c, job)]):
                     self._watch.say(note)
 
@@ -75,7 +78,7 @@ class Jobs:
                 waits = True
             time.sleep(POLL)
         self._look()  # for what was finished between the look and the claim
-        for _, candidate in self._all:
+        for _, candidate in self._every:
             candidate.batches, candidate.written = [], []
         for group, candidate, _ in (left[i] for i in mine):
             candidate.written = self._left(group, candidate)
@@ -138,7 +141,9 @@ class Jobs:
     def rows(self) -> list[Row]:
         """The rows of all jobs, in the order of the plan."""
         self._look()
-        return [self._rows[self._ids[id(c), batch]] for g in self._groups for batch in g.batches for c in g.candidates]
+        mine = {id(candidate) for _, candidate in self._all}
+        jobs = [(c, b) for g in self._groups for b in g.batches for c in g.candidates if id(c) in mine]
+        return [self._rows[self._ids[id(candidate), batch]] for candidate, batch in jobs]
 
     def _look(self) -> None:
         """Read what the file says now, if it changed; what another process wrote counts as well."""
@@ -184,6 +189,14 @@ class Jobs:
         if row.intervals and row.intervals != self._groups[0].plan.task.intervals:
             return None
         return None if self._force and row.time < self._began else row
+
+
+def part(jobs: Sequence[Job], shard: tuple[int, int] | None) -> Sequence[Job]:
+    """The jobs of one shard, (3, 16) for the third of sixteen: neighbours, which share a backbone and its data."""
+    if shard is None:
+        return jobs
+    which, count = shard
+    return jobs[(which - 1) * len(jobs) // count : which * len(jobs) // count]
 
 
 def _is_unfinished(row: Row) -> bool:

@@ -10,7 +10,7 @@ from tokenbench import backbones, data
 from tokenbench.errors import BadData, UsageError
 from tokenbench.methods import all_methods
 from tokenbench.methods.base import Method, make
-from tokenbench.runs.candidates import Plan
+from tokenbench.runs.plan import Plan
 from tokenbench.weights import sources
 
 ROUNDS = 3  # of timing, which is not what is asked for here

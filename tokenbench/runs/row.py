@@ -73,6 +73,11 @@ class Identity(BaseModel):
         return {name: value for name, value in self.conditions.items() if name != "method_source"}
 
     @property
+    def mode(self) -> str:
+        """How the model runs: eager, compiled, or exported to another runtime."""
+        return "exported" if "runtime" in self.conditions else "compiled" if self.compile else "eager"
+
+    @property
     def id(self) -> str:
         """SHA-256, 16 hex digits, over the identity as canonical JSON."""
         values = self.model_dump(mode="json", include=set(Identity.model_fields))

@@ -1,9 +1,10 @@
 """The run: what is not done yet is measured in one go, one row a setting and batch size.
 
 Three passes: count (`counting`: each model alone), score (`scoring`: all models that share pixels, one pass over the
-data), speed (`timing`: all settings of a backbone interleaved with its dense model). What each finds is on disk as soon
-as it ends, and what lies between about every second (`unfinished`), so a killed run goes on where it was. Several
-processes share the jobs of one file (`claims`). Knows no screen: progress goes to a `Watch`.
+data), speed (`timing`: all settings of a backbone interleaved with its dense model); what is to run in another runtime
+is exported before the second (`runtime`). What each finds is on disk as soon as it ends, and what lies between about
+every second (`unfinished`), so a killed run goes on where it was. Several processes share the jobs of one file
+(`claims`). Knows no screen: progress goes to a `Watch`.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from contextlib import contextmanager
 
 from filelock import Timeout
 
-from tokenbench.runs import environment, unfinished
-from tokenbench.runs.candidates import Group, Plan, prepare
+from tokenbench.core import processes
+from tokenbench.runs import environment, runtime, spread, unfinished
+from tokenbench.runs.candidates import Group, prepare
 from tokenbench.runs.claims import Claims
 from tokenbench.runs.counting import count
 from tokenbench.runs.jobs import Jobs
+from tokenbench.runs.plan import Plan
 from tokenbench.runs.results import Results, load
 from tokenbench.runs.row import Row
 from tokenbench.runs.scoring import score, sharing
+from tokenbench.runs.spread import Pool
 from tokenbench.runs.timing import time
 from tokenbench.runs.unfinished import Rounds
 from tokenbench.runs.watch import Watch
@@ -29,6 +33,23 @@ __all__ = ["Plan", "Watch", "run"]
 
 
 def run(plan: Plan, results: Results, watch: Watch) -> list[Row]:
+    """As `_run`; of the processes that `torchrun` started, the first leads and the others score with it.
+
+    Returns:
+        The rows; none where another process leads.
+    """
+    runtime.check(plan)
+    with processes.joined(plan.device, waiting=True) as here:
+        if here.count == 1:
+            return _run(plan, results, watch)
+        if here.leads:
+            with spread.leading(here) as pool:
+                return _run(plan, results, watch, pool)
+        spread.serve(prepare(plan, environment.describe(plan.device), lambda text: None), here)
+        return []
+
+
+def _run(plan: Plan, results: Results, watch: Watch, pool: Pool | None = None) -> list[Row]:
     """Measure what has no ok row yet, its dense model beside it, and return the rows of this plan, old and new.
 
     A failure becomes a row and the rest goes on. What was measured before an interruption is kept, as rows of status
@@ -42,6 +63,8 @@ def run(plan: Plan, results: Results, watch: Watch) -> list[Row]:
     for problem in problems:
         watch.say(f"Left out {problem}.")
     groups = prepare(plan, environment.describe(plan.device), watch.say)
+    if pool is not None:
+        pool.know(groups)
     results.check()
     with Claims(results.path) as claims:
         jobs = Jobs(groups, results, claims, watch)
@@ -49,27 +72,31 @@ def run(plan: Plan, results: Results, watch: Watch) -> list[Row]:
         jobs.tell_done()
         while jobs.take():
             with jobs.kept_if_stopped():
-                _measure(groups, jobs, results, claims, watch)
+                _measure(groups, jobs, results, claims, watch, pool)
         return jobs.rows()
 
 
-def _measure(groups: Sequence[Group], jobs: Jobs, results: Results, claims: Claims, watch: Watch) -> None:
+def _measure(
+    groups: Sequence[Group], jobs: Jobs, results: Results, claims: Claims, watch: Watch, pool: Pool | None
+) -> None:
     """All that this process has claimed."""
     for group in groups:
         count(group, jobs.note, watch)
+        runtime.export(group, watch)
     jobs.share()
     for shared in sharing(groups):
-        score(shared, results, jobs.note, watch)
+        score(shared, results, jobs.note, watch, pool)
     env, plan = groups[0].env, groups[0].plan
     rounds = Rounds(unfinished.folder(results.path), unfinished.same(env), env.get("session"))
     for group in groups:
         for batch in group.batches:
             jobs.share()
             trials = jobs.at(group, batch)
-            if any(trial.written for trial in trials):
+            if plan.timed and any(trial.written for trial in trials):
                 with _alone(plan, claims, watch):
                     time(group, trials, batch, rounds, jobs.note, watch)
             for trial in trials:
+                trial.notes += [] if plan.timed else ["speed is not measured, its device had other jobs"]
                 jobs.write(group, trial)
             for candidate in group.candidates:
                 candidate.done(batch)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from tokenbench.data import unreadable
-from tokenbench.errors import DataError, ResultsError, first_line
+from tokenbench.errors import ResultsError
 from tokenbench.measure.running import evaluating
-from tokenbench.runs import unfinished
+from tokenbench.runs import spread, unfinished
 from tokenbench.runs.candidates import Candidate, Group, failing
 from tokenbench.runs.results import Results
+from tokenbench.runs.spread import Pool
 from tokenbench.runs.unfinished import Answers, Pace
 from tokenbench.runs.watch import Watch
 from tokenbench.tasks.base import Loader, Scored, Task
@@ -30,14 +29,14 @@ def sharing(groups: Sequence[Group]) -> list[list[Group]]:
     return list(shared.values())
 
 
-def score(groups: Sequence[Group], results: Results, note: Note, watch: Watch) -> None:
-    """The metrics of all settings of these backbones that have none yet."""
+def score(groups: Sequence[Group], results: Results, note: Note, watch: Watch, pool: Pool | None = None) -> None:
+    """The metrics of all settings of these backbones that have none yet, by all processes of a pool if there is one."""
     asked = [(g, c) for g in groups for c, _ in g.live() if g.no_accuracy(c) is None and "images" not in c.measured]
     if not asked:
         return
     said = {id(c): dense for g, c in _dense_before(groups, asked) if (dense := _read(g, c, results)) is not None}
     asked += [(g, c) for g, c in _dense_before(groups, asked) if id(c) not in said]
-    found, loader, skipped = _passed(asked, results, watch)
+    found, loader, skipped = _passed(asked, results, watch, pool)
     _tell_unreadable(loader, skipped, results, groups[0].plan.task.items, watch)
     for _, candidate in asked:
         if candidate.model is not None:
@@ -78,11 +77,11 @@ def _scores(task: Task, own: Scored, dense: Scored | None, seed: int) -> dict[st
 
 
 def _passed(
-    asked: Sequence[tuple[Group, Candidate]], results: Results, watch: Watch
+    asked: Sequence[tuple[Group, Candidate]], results: Results, watch: Watch, pool: Pool | None
 ) -> tuple[dict[int, Answers], Loader, list[tuple[str, str]]]:
     """What each setting said of every item, those that fail losing their model; the data; what was unreadable."""
     first = asked[0][0]
-    plan, task, whole = first.plan, first.plan.task, first.loader
+    task, whole = first.plan.task, first.loader
     assert whole is not None
     where, env = unfinished.folder(results.path), unfinished.same(first.env)
     found = {id(c): Answers(task, where if c.written else None, g.job(c), env) for g, c in asked}
@@ -93,25 +92,21 @@ def _passed(
     names = ", ".join(dict.fromkeys(group.backbone.name for group, _ in asked))
     watch.stretch(f"{names}: {task.scored} on {whole.total} {task.items}", whole.total)
     watch.step(done)
-    start, read, told, pace = done, 0, 0, Pace()
+    skipped, pace = before, Pace()
     with evaluating(*(c.model for _, c in asked if c.model is not None)):
-        for images, target in _loading(loader, task.items) if done < whole.total else ():
-            images = images.to(plan.device, non_blocking=True)
-            read, skipped, told = read + len(target), loader.skipped[told:], len(loader.skipped)
-            done = start + read + told
-            for _, candidate in asked:
+        for said in spread.answers(asked, loader, done, pool) if done < whole.total else ():
+            skipped = [*skipped, *said.skipped] if said.skipped else skipped
+            for (_, candidate), answer in zip(asked, said.answers, strict=False):
                 answers = found[id(candidate)]
-                if candidate.model is not None and done > answers.until:  # it did not fail on a batch before
+                if candidate.model is not None and said.done > answers.until:  # it did not fail on a batch before
                     with failing(candidate):
-                        label = candidate.method.label
-                        answer = task.answer(candidate.model, images, target, plan.precision, label)
-                        answers.add(answer, target, done, skipped)
+                        answers.add(answer(), said.targets, said.done, said.skipped)
                 if pace.due():
                     with pace.writing():
                         for answers in found.values():
                             answers.keep()
-            watch.step(done)
-    return found, whole, [*before, *loader.skipped]
+            watch.step(said.done)
+    return found, whole, skipped
 
 
 def _dense_before(groups: Sequence[Group], asked: Sequence[tuple[Group, Candidate]]) -> list[tuple[Group, Candidate]]:
@@ -131,14 +126,6 @@ def _read(group: Group, candidate: Candidate, results: Results) -> Scored | None
         except ResultsError:
             continue
     return None
-
-
-def _loading(loader: Loader, items: str) -> Iterator[tuple[Tensor, Any]]:
-    """The batches of one pass; raises `DataError` where a worker died or could not start."""
-    try:
-        yield from loader
-    except (RuntimeError, OSError) as error:
-        raise DataError(f"{items.capitalize()} cannot be loaded ({first_line(error)}); try --workers 0.") from None
 
 
 def _tell_unreadable(

@@ -41,6 +41,9 @@ def time(group: Group, trials: Sequence[Candidate], batch: int, rounds: Rounds, 
 def _memory(group: Group, trial: Candidate, images: Tensor) -> None:
     plan, model = group.plan, trial.model
     assert model is not None
+    if plan.runtime != "torch":
+        trial.measured |= dict.fromkeys(("peak_memory_mb", "reduction_share", "ms_by_part"))
+        return
     share = speed.reduction_share(model, images, plan.precision, min(plan.rounds, SHARES), 1)
     trial.measured |= {
         "peak_memory_mb": memory.peak(model, images, plan.precision) / 2**20,
@@ -64,7 +67,7 @@ def _time(group: Group, trials: Sequence[Candidate], images: Tensor, rounds: Rou
         return speed.measure(
             {trial.method.label: trial.model for trial in chosen if trial.model is not None},
             images,
-            precision=group.plan.precision,
+            precision=group.plan.autocast,
             compile=group.plan.compile,
             min_rounds=group.plan.rounds,
             max_rounds=MOST * group.plan.rounds,

@@ -52,6 +52,11 @@ def parts_of(name: str) -> tuple[str, ...]:
     return () if found is None else found.parts
 
 
+def known(name: str) -> type[Task]:
+    """The task of that name, for what tables call things; the base of all where a plug-in's is not loaded now."""
+    return all_tasks().get(name, Task)
+
+
 def load_plugin(path: str | Path) -> list[str]:
     """Register the methods, tasks and backbone families of a file, which is run, and return their names.
 

@@ -118,11 +118,25 @@ class Task(BaseModel):
     batch: ClassVar[int | None] = None  # that is timed where none is asked for; None: 32, on a GPU 128
     parts: ClassVar[tuple[str, ...]] = ()  # of its models that are measured apart, of several GMACs and times
     built: ClassVar[frozenset[str]] = frozenset()  # knobs that decide a model, which its weights hold to
+    counted_items: ClassVar[int] = 32  # that multiply-adds and tokens are counted on, where they depend on the item
+    rate: ClassVar[str] = "img/s"  # what a model does in a second, as tables call it
 
     @classmethod
     def metric_names(cls) -> tuple[str, ...]:
         """The keys of `Row.metrics`."""
         return (*(name for metric in cls.metrics for name in metric.names), *PAIRED)
+
+    def on(self, backbone: Backbone) -> Backbone:
+        """The backbone as this task runs it: as it is, if it takes images.
+
+        Raises:
+            Unsupported: it does not take what the task has; the message says what to give.
+        """
+        from tokenbench.errors import Unsupported
+
+        if backbone.clips:
+            raise Unsupported(f"{backbone.name} takes clips and {self.name} has images; give --task video.")
+        return backbone
 
     def open(self, folder: Path | None, backbone: Backbone) -> Any:
         """The data in a folder, or what ships for this backbone where none was given; None if nothing does.
@@ -244,6 +258,10 @@ class Task(BaseModel):
     ) -> Iterator[Scene]:
         """What is drawn of images of the data, for models with a head of the task's own."""
         raise NotImplementedError
+
+    def derived(self, measured: Mapping[str, Any]) -> Mapping[str, float | None]:
+        """Metrics that follow from what else a row holds, such as its `gmacs` or `images_per_s`, where it has them."""
+        return {}
 
     def export(self, own: Any, path: Path) -> None:
         """Write what `gather` gave for other tools, beside the predictions at `path`."""

@@ -243,7 +243,8 @@ class Detection(Task):
         own.same_images(reference)
         masks = self.masks and all(own.truth.masks)
         found: dict[str, Difference | float] = {}
-        for name, kind in (("box_ap", "bbox"), ("mask_ap", "segm"))[: 1 + masks]:
+        kinds: tuple[tuple[str, Literal["bbox", "segm"]], ...] = (("box_ap", "bbox"), ("mask_ap", "segm"))
+        for name, kind in kinds[: 1 + masks]:
             mine, theirs = (evaluate(one, kind, self.cap) for one in (own, reference))
             sure = bootstrap(mine, theirs, seed)
             a, b = mine.numbers["ap"], theirs.numbers["ap"]

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
+from tokenbench.core.processes import Processes, joined
 from tokenbench.errors import TokenbenchError
 from tokenbench.measure.running import evaluating
 from tokenbench.training import log
 from tokenbench.training.job import Job
 from tokenbench.training.loop import RESULT, Run, Scored, Trained, Watch, prepare
-from tokenbench.training.processes import Processes, joined
 from tokenbench.training.telling import Once
 
 EVAL_BATCH = 256

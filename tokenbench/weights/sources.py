@@ -162,11 +162,16 @@ def single(text: str, take: Take = ALL) -> Sources:
 
 
 def model(
-    method: Method, backbone: Backbone, own: Path | None, make: Callable[[nn.Module], nn.Module] | None = None
+    method: Method,
+    backbone: Backbone,
+    own: Path | None,
+    make: Callable[[nn.Module], nn.Module] | None = None,
+    kind: type[Model] = Model,
 ) -> tuple[Any, checkpoints.Weights | None]:
     """A model on the backbone, which it shares; or with weights of its own, on a copy.
 
-    `make` puts a task's head on it, which is random unless there are weights of its own.
+    `make` puts a task's head on it, which is random unless there are weights of its own. `kind` is the class of the
+    model.
 
     Returns:
         The model, in eval mode on the backbone's device, and where its own weights are from, if it has any.
@@ -176,7 +181,7 @@ def model(
         WeightsError: its own weights do not fit.
     """
     like = next(backbone.vit.parameters())
-    plain = Model(backbone if own is None else copy.deepcopy(backbone), method)
+    plain = kind(backbone if own is None else copy.deepcopy(backbone), method)
     made = plain if make is None else make(plain)
     if own is None:
         return made.to(like).eval(), None

@@ -20,6 +20,7 @@ from tokenbench.backbones.swin import SwinTurn, laid
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Block
 from tokenbench.core.borrowed import unmeddled
+from tokenbench.core.pooling import highest
 from tokenbench.core.tokens import Tokens
 from tokenbench.core.windows import Pair, crops, cut, lay, own, spread
 
@@ -228,7 +229,7 @@ class Semantic(nn.Module):
         whole = (layout[0] // window[0] * side, layout[1] // window[1] * side)
         if queries is None:
             centres = cut(x, layout, window).unflatten(1, window).permute(0, 3, 1, 2)
-            centres = F.adaptive_max_pool2d(centres, side).flatten(2).transpose(1, 2)  # (B * W, side * side, C)
+            centres = highest(centres, side).flatten(2).transpose(1, 2)  # (B * W, side * side, C)
         else:
             centres = cut(queries, whole, small)
         if self.conv_pos is not None:

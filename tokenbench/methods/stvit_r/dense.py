@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tokenbench.backbones.anysize import filled
 from tokenbench.backbones.swin import laid
+from tokenbench.core.pooling import bins
 from tokenbench.core.tokens import Tokens
 from tokenbench.core.windows import Pair, cut, lay
 from tokenbench.methods.stvit_r.blocks import Semantic, Turn, image_of
@@ -100,10 +101,9 @@ def _pooled(grid: Tensor, window: int, side: int) -> Tensor:
     """Centres (B, windows * side * side, C) of a map (B, rows, columns, C), row by row, by adaptive max pooling in each
     window; along rows and then along columns, for which nothing has to be laid out anew.
     """
-    bins = [slice(i * window // side, -(-(i + 1) * window // side)) for i in range(side)]
     x = grid.unflatten(2, (-1, window)).unflatten(1, (-1, window))
-    x = torch.stack([x[:, :, places].amax(2) for places in bins], dim=2)
-    x = torch.stack([x[:, :, :, :, places].amax(4) for places in bins], dim=4)
+    x = torch.stack([x[:, :, places].amax(2) for places in bins(window, side)], dim=2)
+    x = torch.stack([x[:, :, :, :, places].amax(4) for places in bins(window, side)], dim=4)
     return x.flatten(1, 4)
 
 

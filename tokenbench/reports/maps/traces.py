@@ -21,6 +21,7 @@ PAGE = 8  # images on one page of `images.png`
 def write(maps: Sequence[TokenMaps], output: str | Path, kind: str = "png") -> list[Path]:
     """Write everything about some settings on the same images, all of it or nothing; gives the paths.
 
+    Of clips each frame is an image, and `CLIP-NUMBER-frames.png` has them as strips.
     For all images: `maps.html`, to play with; `images.png`, methods side by side, eight images a page; `maps.csv` and
     `agreement.csv`. For each image NAME: `NAME-blocks.png`, methods by blocks; `NAME-METHOD-clusters.png` for soft
     methods; `NAME.npz` (see `maps.files.arrays`).
@@ -44,6 +45,9 @@ def _write(maps: Sequence[TokenMaps], folder: Path, kind: str) -> Iterator[Path]
         name = f"images-{page}" if count > PAGE else "images"
         figure = overlays.by_image(maps, range(first, min(first + PAGE, count)))
         yield overlays.save(figure, folder / f"{name}.{kind}")
+    for clip in range(count // maps[0].frames) if maps[0].frames > 1 else ():
+        stem = _stems([maps[0].names[clip * maps[0].frames].rpartition(" ")[0]])[0]
+        yield overlays.save(overlays.over_time(maps, clip), folder / f"{stem}-{clip}-frames.{kind}")
     for image, stem in enumerate(_stems(maps[0].names)):
         yield overlays.save(overlays.by_block(maps, image), folder / f"{stem}-blocks.{kind}")
         for m, label in zip(maps, _stems([m.label for m in maps]), strict=True):

@@ -59,13 +59,14 @@ def payload(maps: Sequence[TokenMaps], most: int = MOST) -> dict[str, Any]:
         raise UsageError("There are no maps to show; trace one setting at least.")
     first = maps[0]
     for m in maps[1:]:
-        if (m.names, m.grid, m.depth) != (first.names, first.grid, first.depth):
+        if (m.names, m.grid, m.depth, m.frames) != (first.names, first.grid, first.depth, first.frames):
             raise UsageError(
                 f"{m.label} and {first.label} are not of the same images, grid and blocks; "
                 "show those of one run of `tokenbench trace` together."
             )
-    count = len(first.names)
-    chosen = [i * count // min(count, most) for i in range(min(count, most))]
+    count, frames = len(first.names), first.frames
+    clips, shown = count // frames, min(count // frames, max(1, most // frames))
+    chosen = [i * clips // shown * frames + frame for i in range(shown) for frame in range(frames)]
     soft = [[m.soft(block) for block in range(m.depth)] for m in maps]
     between = [np.round(_agreements(a, b), 3) for a, b in combinations(maps, 2)]  # a pair: (blocks, 2, images)
     images = []
@@ -78,6 +79,7 @@ def payload(maps: Sequence[TokenMaps], most: int = MOST) -> dict[str, Any]:
         "backbone": first.backbone,
         "grid": first.grid,
         "depth": first.depth,
+        "frames": frames,
         "size": first.pictures.shape[1:3],
         "pixelated": max(first.pictures.shape[1:3]) <= TINY,
         "colours": style.CLUSTERS,

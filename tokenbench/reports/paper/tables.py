@@ -17,6 +17,7 @@ from tokenbench.reports import cells, published
 from tokenbench.reports.cells import MISSING, number
 from tokenbench.reports.paper import spreadsheet
 from tokenbench.runs.row import FIRST_TASK, Identity, Row
+from tokenbench.tasks import known
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +118,8 @@ def _table(rows: list[Row], margin: float) -> Table:
     first = rows[0]
     seen = max((row.images or 0 for row in rows), default=0)
     chosen = f"{seen} of {max(row.images_total or 0 for row in rows)}" if is_subset(rows) else f"{seen}"
-    data = f"{chosen} images of {first.dataset} ({first.split}, sample {first.sample_hash})" if seen else "no accuracy"
+    of = f"{known(first.task).items} of {first.dataset} ({first.split}, sample {first.sample_hash})"
+    data = f"{chosen} {of}" if seen else "no accuracy"
     dense, judged = first if first.method == "dense" else None, cells.judged(rows, margin)
     made = pd.DataFrame([_line(row, dense, judged.get(id(row))) for row in rows])
     if not any(row.trained for row in rows):
@@ -132,7 +134,7 @@ def _conditions(row: Row, data: str, batch: str) -> str:
     name = f" {row.weights.name} ({row.weights.hash})" if row.weights.hash else ""
     parts = [] if row.task == FIRST_TASK else [row.task]
     parts += [f"{height}×{width}", f"{row.weights.kind} weights{name}", data]
-    parts += [f"{row.hardware}, {row.precision}, {batch}, {'compiled' if row.compile else 'eager'}"]
+    parts += [f"{row.hardware}, {row.precision}, {batch}, {row.mode}"]
     parts += [f"{key.replace('_', ' ')} {value}" for key, value in row.shared.items()]
     versions = f"tokenbench {row.version}, torch {row.env.get('torch')}, timm {row.env.get('timm')}"
     return "; ".join([*parts, f"seed {row.seed}, {versions}"])

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -61,11 +62,12 @@ class Processes:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Processes]:
+def joined(device: str, waiting: bool = False) -> Iterator[Processes]:
     """The processes `torchrun` started, connected while the block runs; this process alone without it.
 
     Args:
         device: "cpu", or "cuda": each process takes the GPU of its local rank.
+        waiting: they exchange objects only, and may wait for each other for days.
 
     Raises:
         UsageError: more processes than GPUs on this machine, or a single GPU named for several.
@@ -83,7 +85,8 @@ def joined(device: str) -> Iterator[Processes]:
             )
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    backend = "nccl" if device.startswith("cuda") and not waiting else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(days=7) if waiting else None)
     yield Processes(dist.get_rank(), count, device)
     dist.destroy_process_group()  # not after an error: the others may be waiting in it, and torchrun ends them
 

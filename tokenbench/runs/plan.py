@@ -1,0 +1,49 @@
+"""What to run, as it was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tokenbench.methods.base import Method
+from tokenbench.tasks.base import Task
+from tokenbench.tasks.classification import Classification
+from tokenbench.weights.choice import ALL, Take
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run. `batches` empty means: the largest power of two from 256 down that fits."""
+
+    methods: Sequence[Method]
+    backbones: Sequence[str]
+    task: Task = field(default_factory=Classification)
+    data_dir: Path | None = None
+    weights: str = "auto"
+    device: str = "cpu"
+    precision: str = "fp32"
+    batches: Sequence[int] = (32,)
+    workers: int = 0
+    seed: int = 42
+    limit: int | None = None
+    image_size: tuple[int, int] | None = None
+    compile: bool = False
+    rounds: int = 10
+    force: bool = False
+    pixels: Mapping[str, Any] = field(default_factory=dict)  # mean, std, crop_pct, interpolation, if not the model's
+    take: Take = ALL  # which weights, of files that hold several
+    shard: tuple[int, int] | None = None  # which part of how many of the settings; None: all
+    timed: bool = True  # whether speed is measured: only where no other job has the same device
+    runtime: str = "torch"  # that models are scored and timed in; see `tokenbench.shipping.runtimes`
+
+    @property
+    def autocast(self) -> str:
+        """The precision that torch runs in: int8 models are so by themselves."""
+        return "fp32" if self.precision == "int8" else self.precision
+
+    @property
+    def settings(self) -> int:
+        """How many settings on backbones that is, dense ones included: what shards are parts of."""
+        return len(self.backbones) * (1 + sum(method.name != "dense" for method in self.methods))
