@@ -64,13 +64,9 @@ def tiny_beit(seed: int = 0, **options: Any) -> Beit:
     return model
 
 
-FAMILIES: dict[str, Callable[..., Any]] = {
-    "vit": tiny_vit,
-    "swin": tiny_swin,
-    "lvvit": tiny_lvvit,
-    "eva": tiny_eva,
-    "beit": tiny_beit,
-}
+FAMILIES: dict[str, Callable[..., Any]] = dict(
+    vit=tiny_vit, swin=tiny_swin, lvvit=tiny_lvvit, eva=tiny_eva, beit=tiny_beit
+)
 
 
 @dataclass(frozen=True)
