@@ -83,12 +83,13 @@ def table(choice: Choice, most: int) -> list[dict[str, str]]:
         texts = cells.cells(offer.row, choice.reference, None)
         form = f"{{:+.{metric.digits}f}}"
         drop = offer.drop if offer.drop and not offer.reference else None
+        value, low, high = (drop.value, drop.low, drop.high) if drop else (None, None, None)
         lines.append(
             {
                 "setting": name(choice, offer.row),
                 "sure": verdict(choice, offer),
                 metric.heading: texts["score"],
-                "Δ reference": cells.interval(*((drop.value, drop.low, drop.high) if drop else (None,) * 3), form),
+                "Δ reference": cells.interval(value, low, high, form),
                 "surely lost": cells.MISSING if drop is None else lost(choice, offer),
                 "saved": _saved(choice, offer),
                 "ms a batch": texts["latency"],
