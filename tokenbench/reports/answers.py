@@ -50,7 +50,7 @@ def headline(choice: Choice) -> str:
         gain = change(choice.wanted.by, best.saving)
         return f"{_within(choice)} {name(choice, best.row)}: {gain}, {lost(choice, best)}, {_sure(best)}"
     axis, stay = choice.wanted.by.short, f"Stay with {name(choice, best.row)}"
-    saver = next((offer for offer in unsure if offer.saving is not None and offer.saving.sure), None)
+    saver = next((offer for offer in unsure if offer.likely and offer.saving is not None and offer.saving.sure), None)
     if saver is not None and saver.saving is not None:
         gain = change(choice.wanted.by, saver.saving)
         few = _too_few(choice, saver).lower()
