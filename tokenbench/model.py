@@ -46,6 +46,16 @@ class Model(nn.Module):
         _like(given, self)
         self.use(method)
 
+    @property
+    def num_classes(self) -> int:
+        """Number of logits."""
+        return int(self.vit.num_classes)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """How images are to be prepared: input_size, mean, std, crop_pct and interpolation, under timm's names."""
+        return self.backbone.config
+
     def idle(self) -> Sequence[nn.Parameter]:
         """Parameters of the timm model that no output depends on, such as relative positions of a Swin block that
         generates tokens. Freeze them (`requires_grad_(False)`) before DistributedDataParallel, which waits for the

@@ -17,7 +17,8 @@ from tokenbench.backbones import Backbone
 from tokenbench.errors import UsageError
 from tokenbench.measure import speed
 from tokenbench.measure.running import OutOfMemory
-from tokenbench.measure.speed import Share, break_even, measure, median_interval, reduction_share
+from tokenbench.measure.speed import Share, measure, median_interval, reduction_share
+from tokenbench.measure.verdicts import break_even
 
 IMAGES = torch.zeros(8, 3, 2, 2)
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from tokenbench.core import registry
 from tokenbench.core.block import Block, Reducer
 from tokenbench.core.tokens import Tokens
 from tokenbench.errors import Unsupported
@@ -41,6 +42,7 @@ class Backbone:
         """An adapter of the family that serves this model."""
         if cls is not Backbone:
             return object.__new__(cls)
+        registry.installed("tokenbench.backbones")  # which register themselves
         for family in cls.families:
             if family.knows(vit):
                 return object.__new__(family)

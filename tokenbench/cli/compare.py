@@ -12,16 +12,7 @@ import click
 from tokenbench.cli import options
 
 if TYPE_CHECKING:
-    from tokenbench.runs.compare import Change, Pair
-
-LINES = {  # of what is not the task's: its name, and the format of its values
-    "gmacs": ("GMAC", "{:.3f}"),
-    "params_m": ("params M", "{:.2f}"),
-    "images_per_s": ("img/s", ""),
-    "speedup": ("speed-up over dense", "{:.2f}"),
-    "latency_p50": ("ms a batch", "{:.1f}"),
-    "peak_memory_mb": ("peak MiB", "{:.0f}"),
-}
+    from tokenbench.runs.compare import Pair
 
 
 @click.command()
@@ -74,6 +65,7 @@ def _show(pair: Pair) -> None:
     from rich.table import Table
 
     from tokenbench.cli.screen import console, plain
+    from tokenbench.reports import changes
 
     out, (first, second) = console(), (pair.first, pair.second)
     same = first.row.label == second.row.label
@@ -86,27 +78,10 @@ def _show(pair: Pair) -> None:
     for i, name in enumerate(("", *names, "change", "")):
         grid.add_column(plain(name), justify="right" if 0 < i < 4 else "left", no_wrap=i != 4)
     for field, change in pair.changes.items():
-        grid.add_row(*(plain(text) for text in _line(pair, field, change)))
+        grid.add_row(*(plain(text) for text in changes.line(pair, field, change)))
     out.print(grid)
     for name, (mine, theirs) in pair.differ.items():
         out.print(plain(f"· {name} differs: {mine} → {theirs}", "dim"))
-
-
-def _line(pair: Pair, field: str, change: Change) -> tuple[str, ...]:
-    from tokenbench.reports.cells import MISSING, interval, number, rate
-
-    metric = next((metric for metric in pair.metrics if metric.name == field), None)
-    words = change.words if change.p is None else f"{change.words} (p = {change.p:.3g})".strip()
-    if metric is None:
-        name, form = LINES[field]
-        sides = [number(v, form) if form else rate(v) for v in (change.first, change.second)]
-        return (name, *sides, interval(change.value, change.low, change.high, "×{:.2f}"), words)
-    form = f"{{:.{metric.digits}f}}"
-    if metric.of_two:
-        return (f"{metric.name} {metric.unit}".rstrip(), MISSING, MISSING, number(change.value, form), "of both")
-    sides = [number(v, form) for v in (change.first, change.second)]
-    shown = interval(change.value, change.low, change.high, f"{{:+.{metric.digits}f}}")
-    return (metric.heading, *sides, shown, words)
 
 
 def _note(pairs: Sequence[Pair]) -> str:
@@ -121,7 +96,7 @@ def _note(pairs: Sequence[Pair]) -> str:
     test = "McNemar's exact test" if formula == "Tango" else "the same draws"
     return (
         f"Brackets: 95 % intervals; of {main.short} paired ({formula or 'by the task'}), {speeds}. "
-        f"{main.noun.capitalize()} differs by {test} at 5 %{many}; p is of one pair alone."
+        f"{main.noun[:1].upper()}{main.noun[1:]} differs by {test} at 5 %{many}; p is of one pair alone."
     )
 
 

@@ -18,6 +18,7 @@ from tokenbench.errors import UnknownName, UsageError
 from tokenbench.measure.verdicts import MARGIN
 
 if TYPE_CHECKING:
+    from tokenbench.runs.results import Problem, Rows
     from tokenbench.tasks.base import Task
     from tokenbench.weights.choice import Take
 
@@ -162,6 +163,15 @@ SCENES = ("images", "annotations", "strict")  # knobs of dense tasks, as flags
 _images = click.option("--images", metavar="FOLDER", help="Images, where they do not lie in --data-dir.")
 _annotations = click.option("--annotations", metavar="FILE", help="Annotations in COCO's format, likewise.")
 _strict = click.option("--strict", is_flag=True, help="Take anything odd in annotations for an error.")
+
+
+def rows_of(results: Sequence[Path]) -> tuple[Rows, list[Problem]]:
+    """The rows of results files, of `DEFAULT_RESULTS` if none is given; raises `UsageError` where that is not here."""
+    from tokenbench.runs.results import load
+
+    if not results and not DEFAULT_RESULTS.exists():
+        raise UsageError(f"There is no {DEFAULT_RESULTS} here; run `tokenbench run` first, or name a results file.")
+    return load(results or (DEFAULT_RESULTS,))
 
 
 def scenes(command: Any) -> Any:

@@ -111,6 +111,8 @@ def print_results(rows: Sequence[Row], margin: float = MARGIN) -> None:
         out.print()
         out.print(plain(table.title, "bold"))
         out.print(plain(table.conditions, "dim"))
+        if table.answer:
+            out.print(plain(f"{table.answer}.", "italic"))
         cells, notes = _fitted(table, out.width)
         out.print(_grid(cells))
         for note in notes:
@@ -162,6 +164,15 @@ def print_maps(maps: Sequence[TokenMaps]) -> None:
 def plain(text: str, style: str = "") -> Text:
     """Text as it is: brackets are no markup, and what could steer a terminal is left out."""
     return Text("".join(sign if sign.isprintable() else " " for sign in text), style)
+
+
+def print_lines(lines: Sequence[Mapping[str, str]]) -> None:
+    """A table of lines that all have the same keys; columns in which nothing stands are left out."""
+    import pandas as pd
+
+    if lines:
+        frame = pd.DataFrame(lines)
+        console().print(_grid(frame[[name for name in frame if (frame[name] != MISSING).any()]]))
 
 
 def _grid(cells: pd.DataFrame) -> Grid:

@@ -91,23 +91,28 @@ def train(ctx: click.Context, /, **flags: Any) -> int:
     model. `tokenbench show METHOD` lists its recipes. Several settings or seeds are a sweep, each in a folder of
     its own below --output.
     """
+    done = trained(flags, ctx.meta.get("recipe", {}))
+    for job, found in done:  # not above, where what is printed goes to stderr
+        if not isinstance(found, Exception):
+            _say(job, found)
+    return int(any(isinstance(found, Exception) for _, found in done))
+
+
+def trained(flags: dict[str, Any], table: dict[str, Any]) -> list[tuple[Job, Trained | Exception]]:
+    """Every run that the flags of `train` describe, with what came of it; of a sweep, an error stops its run only."""
     from tokenbench import training
     from tokenbench.cli import screen
 
-    jobs = _jobs(flags, ctx.meta.get("recipe", {}))
-    done: list[tuple[Job, Trained]] = []
+    jobs = _jobs(flags, table)
     with screen.Watching(flags["quiet"]) as watch:
         if len(jobs) == 1:
-            done.append((jobs[0], training.train(jobs[0], watch)))
-        else:
-            for job, found in training.train_all(jobs, watch, flags["together"]):
-                if isinstance(found, training.Trained):
-                    done.append((job, found))
-                else:
-                    watch.say(f"{job.output} failed: {found}")
-    for job, trained in done:  # not above, where what is printed goes to stderr
-        _say(job, trained)
-    return int(len(done) < len(jobs))
+            return [(jobs[0], training.train(jobs[0], watch))]
+        done: list[tuple[Job, Trained | Exception]] = []
+        for job, found in training.train_all(jobs, watch, flags["together"]):
+            if isinstance(found, Exception):
+                watch.say(f"{job.output} failed: {found}")
+            done.append((job, found))
+        return done
 
 
 def _say(job: Job, found: Trained) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tokenbench.errors import UsageError
 from tokenbench.measure.running import OutOfMemory, blocks_of, evaluating, forward
 
-__all__ = ["OutOfMemory", "Share", "Speed", "break_even", "measure", "median_interval", "reduction_share"]
+__all__ = ["OutOfMemory", "Share", "Speed", "measure", "median_interval", "reduction_share"]
 
 
 Pair = tuple[float, float | None]  # seconds of a model, and of the reference in the same round
@@ -198,23 +198,6 @@ def reduction_share(
             handle.remove()
     p25, p50, p75 = (float(q) for q in np.percentile(shares[warmup:], [25, 50, 75]))
     return Share(p50, p75 - p25, runs)
-
-
-def break_even(speedups: Mapping[int, float]) -> int | None:
-    """The smallest batch from which on the model is no slower than the reference.
-
-    Args:
-        speedups: measured speed-up by batch size.
-
-    Returns:
-        The smallest measured batch such that it and every larger one have a speed-up of 1 or more; None if none has.
-    """
-    found = None
-    for batch in sorted(speedups, reverse=True):
-        if speedups[batch] < 1:
-            break
-        found = batch
-    return found
 
 
 def _time(model: nn.Module, images: Tensor, precision: str, name: str | None = None) -> float:

@@ -150,6 +150,16 @@ class Method(BaseModel):
         """What this setting does on that backbone other than its knobs say, as a clause; None if it does as told."""
         return None
 
+    def ladder(self, vit: Backbone) -> Sequence[Method]:
+        """This setting with its main knob from changing least to changing most, as far as the backbone takes it.
+
+        Raises:
+            UsageError: the knob's values have no such order.
+        """
+        from tokenbench.methods.ladder import ladder
+
+        return ladder(self, vit)
+
     def refusal(self, vit: Backbone) -> str | None:
         """As `supports`, after asking whether the method is made for the backbone's family at all.
 

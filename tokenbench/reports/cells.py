@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from tokenbench.measure.verdicts import ALPHA, MARGIN, Difference, Verdict, judge
+from tokenbench.measure.verdicts import ALPHA, Verdict
 from tokenbench.runs.row import FIRST_TASK, Row
 from tokenbench.tasks import known, metrics_of, parts_of
 from tokenbench.tasks.base import PAIRED, Metric, Task
@@ -66,20 +66,6 @@ def _of_parts(parts: Sequence[str]) -> tuple[Column, ...]:
         Column(f"GMAC: {' + '.join(parts)}", "parts_gmacs", "gmacs", spare=True),
         Column(f"ms: {' + '.join(parts)}", "parts_ms", "latency_p50", spare=True),
     )
-
-
-def judged(rows: Sequence[Row], margin: float = MARGIN) -> dict[int, Verdict]:
-    """By `id(row)`, the verdicts on those of some rows, shown together, that were compared with dense."""
-    told, changes = [], []
-    for row in rows:
-        value, low, high, p = (row.metrics.get(name) for name in PAIRED)
-        if row.status == "ok" and value is not None and p is not None:
-            told.append(row)
-            less_is_better = metrics_of(row.task, list(row.metrics))[0].sign < 0
-            changes.append(
-                Difference(value, low, high, p).turned() if less_is_better else Difference(value, low, high, p)
-            )
-    return {id(row): verdict for row, verdict in zip(told, judge(changes, margin), strict=True)}
 
 
 def cells(row: Row, dense: Row | None, verdict: Verdict | None) -> dict[str, str]:

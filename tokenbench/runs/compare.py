@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from tokenbench.tasks.base import Metric, Task
 
 RATIOS = ("gmacs", "params_m", "images_per_s", "speedup", "latency_p50", "peak_memory_mb")
 TIMED = ("images_per_s", "speedup")
+
+Reader = Callable[[Task, Found], Any]
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,26 @@ def compare(files: Sequence[Path], settings: Sequence[str] = (), margin: float =
     names = ("dense", *settings) if len(files) == 1 and len(settings) == 1 else settings
     wanted = (names[0], names[-1]) if names else (None, None)
     first, second = (named(_rows(f), name, f) for f, name in zip((files[0], files[-1]), wanted, strict=True))
-    return _judged([_pair(a, b) for a, b in matched(first, second, by_setting=not names)], margin)
+    return _judged([beside(a, b, kept) for a, b in matched(first, second, by_setting=not names)], margin)
 
 
 def _rows(file: Path) -> list[Found]:
     return [Found(row, file) for row in load(file)[0]]
 
 
-def _pair(first: Found, second: Found) -> Pair:
+def beside(first: Found, second: Found, read: Reader | None = None) -> Pair:
+    """What changes from one row to another, without a verdict on the main metric.
+
+    Args:
+        first: a row.
+        second: another.
+        read: gives what is kept of a row's model, as `kept` does; None: the task's metrics are left out.
+
+    Raises:
+        UsageError: metrics cannot be paired, for predictions are missing or of other images.
+    """
     pair = Pair(first, second, {}, differ(first.row, second.row))
-    changes = _scores(pair)
+    changes = {} if read is None else _scores(pair, read)
     for name in RATIOS:
         a, b = getattr(first.row, name), getattr(second.row, name)
         if a and b is not None:
@@ -95,7 +107,7 @@ def _pair(first: Found, second: Found) -> Pair:
     return replace(pair, changes=changes)
 
 
-def _scores(pair: Pair) -> dict[str, Change]:
+def _scores(pair: Pair, read: Reader) -> dict[str, Change]:
     """Metrics of the same items; the verdict comes later, when all pairs are known."""
     first, second = pair.first, pair.second
     both = {m.name: (first.row.metrics.get(m.name), second.row.metrics.get(m.name)) for m in pair.metrics}
@@ -106,7 +118,7 @@ def _scores(pair: Pair) -> dict[str, Change]:
             f"{first} and {second} are of other images ({first.row.dataset}, sample {first.row.sample_hash}; "
             f"{second.row.dataset}, sample {second.row.sample_hash}); run both with the same --data-dir and --limit."
         )
-    told = _paired(first, second)
+    told = _paired(first, second, read)
     found: dict[str, Change] = {}
     for name, (a, b) in both.items():
         change = told.get(name)
@@ -119,12 +131,12 @@ def _scores(pair: Pair) -> dict[str, Change]:
     return found
 
 
-def _paired(first: Found, second: Found) -> Mapping[str, Difference | float]:
+def _paired(first: Found, second: Found, read: Reader) -> Mapping[str, Difference | float]:
     """What the task says of both on the same items; nothing for a task that keeps no items, or is not loaded."""
     task = _task(second.row)
     if task is None or not task.keeps_parts:
         return {}
-    one, other = _predictions(task, first), _predictions(task, second)
+    one, other = read(task, first), read(task, second)
     try:
         return task.changes(other, one, second.row.seed)
     except UsageError:
@@ -142,7 +154,8 @@ def _task(row: Row) -> Task | None:
     return make(found, {name: value for name, value in row.conditions.items() if name in found.model_fields})
 
 
-def _predictions(task: Task, found: Found) -> Any:
+def kept(task: Task, found: Found) -> Any:
+    """What a row's model said of each item; raises `UsageError` where that was not kept."""
     try:
         return task.load(predictions_path(found.file, found.row.id))
     except ResultsError as error:  # exit code 1 is for a condition that holds
@@ -164,6 +177,11 @@ def _own_ends(row: Row, name: str) -> tuple[float, float] | None:
     if name == "speedup" and sure and row.speedup_low and row.speedup_high:
         return row.speedup_low, row.speedup_high
     return None
+
+
+def alone(pair: Pair, margin: float = MARGIN) -> Pair:
+    """With the verdict on its main metric, looked at by itself."""
+    return _judged([pair], margin)[0]
 
 
 def _judged(pairs: Sequence[Pair], margin: float) -> list[Pair]:

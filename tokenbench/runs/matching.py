@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from tokenbench.errors import UnknownName, UsageError
-from tokenbench.methods.sweep import parse
 from tokenbench.runs.differing import differ
 from tokenbench.runs.row import Row
 
@@ -43,6 +42,8 @@ def _of(found: Sequence[Found], name: str) -> list[Found]:
     exactly = [f for f in found if name in (f.row.label, f.row.id)]
     if exactly:
         return exactly
+    from tokenbench.methods.sweep import parse  # and with it torch, for labels that are written otherwise
+
     try:
         asked = parse(name)
     except UsageError:  # of a plug-in that is not loaded, or no setting at all

@@ -17,6 +17,9 @@ def all_tasks() -> dict[str, type[Task]]:
     """Every task by name: classification first, then in order of name."""
     if "classification" not in _registry:
         registry.walk(_registry, __name__, __path__, Task)
+        for module in registry.installed(__name__):
+            for name in registry.register(_registry, module, Task):
+                _check_metrics(_registry[name], str(module.__file__))
     return registry.in_order(_registry, "classification")
 
 

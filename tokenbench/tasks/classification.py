@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tokenbench.backbones import Backbone
     from tokenbench.data import Images
-    from tokenbench.measure.accuracy import Predictions
+    from tokenbench.measure.predictions import Predictions
 
 
 class Classification(Task):
@@ -82,25 +82,25 @@ class Classification(Task):
 
     def load(self, path: Path) -> Predictions:
         """The classes that `Predictions.save` wrote."""
-        from tokenbench.measure import accuracy
+        from tokenbench.measure.predictions import Predictions
 
-        return accuracy.Predictions.load(path)
+        return Predictions.load(path)
 
     def join(self, parts: Sequence[Predictions]) -> Predictions:
         """Of all images, in order."""
-        from tokenbench.measure import accuracy
+        from tokenbench.measure import predictions
 
-        return accuracy.join(parts)
+        return predictions.join(parts)
 
     def score(self, own: Predictions, dense: Predictions | None, seed: int) -> Mapping[str, float | None]:
         """Top-1 and top-5; with `dense`, agreement and the paired difference."""
-        from tokenbench.measure import accuracy
+        from tokenbench.measure.predictions import paired
 
         low, high = own.interval
         scores: dict[str, float | None] = {"top1": own.top1, "top1_low": low, "top1_high": high, "top5": own.top5}
         if dense is None:
             return scores
-        change = accuracy.paired(own, dense).told
+        change = paired(own, dense).told
         return scores | {
             "agreement": own.agreement(dense),
             "diff_dense": change.value,

@@ -84,6 +84,15 @@ class DiffRate(Method):
     target: float = Field(2.9, gt=0, description="training: GFLOPs that the search aims at")
     target_weight: float = Field(5.0, ge=0, description="training: weight of the squared distance from them")
 
+    def ladder(self, vit: Backbone) -> Sequence[Method]:
+        """The published tables of the model that this setting's table is of, by their GFLOPs."""
+        model = self.table.rpartition("-")[0]
+        names = sorted(
+            (n for n in tables() if n.rpartition("-")[0] == model), key=lambda n: -float(n.rpartition("-")[2])
+        )
+        found = [self.model_copy(update={"table": name, "prune": None, "merge": None}) for name in names]
+        return [setting for setting in found if setting.refusal(vit) is None]
+
     @field_validator("table")
     @classmethod
     def _known(cls, table: str) -> str:

@@ -88,9 +88,28 @@ def payload(maps: Sequence[TokenMaps], most: int = MOST) -> dict[str, Any]:
             {"name": m.method, "label": m.label, "note": m.note, "colour": style.colour(m.method)} for m in maps
         ],
         "images": images,
+        "legend": _legend(maps),
         "total": count,
         "start": _start(maps),
     }
+
+
+def _legend(maps: Sequence[TokenMaps]) -> list[str]:
+    """What the kinds of drawing mean that stand in these maps."""
+    last = [m.clusters(m.depth - 1) for m in maps]
+    dropped = any((clusters < 0).any() for clusters in last)
+    soft = any(m.soft() for m in maps)
+    merged = any(
+        not m.soft() and len(np.unique(one[one >= 0])) < (one >= 0).sum()
+        for m, clusters in zip(maps, last, strict=True)
+        for one in clusters
+    )
+    kinds = {
+        "Pale patches (light blue in grey pictures) were dropped: no token holds them.": dropped,
+        "Patches of one mean colour within an outline are merged into one token.": merged,
+        "Tints are semantic tokens: a patch has the tint of the token that attends to it most.": soft,
+    }
+    return [text for text, there in kinds.items() if there]
 
 
 def _start(maps: Sequence[TokenMaps]) -> list[int]:

@@ -306,6 +306,14 @@ function view(root) {
     const alone = event.target === document.body && (root.matches(":hover") || document.querySelectorAll(".tb-maps").length === 1 && root.parentElement === document.body);
     if (root.contains(event.target) || alone) keys(event);
   });
+  root.addEventListener("choose", ({detail}) => {  // another part of the page asks for two settings
+    detail.forEach((label, i) => {
+      const method = data.methods.findIndex(one => one.label === label);
+      if (method >= 0) sides[i].method = method;
+    });
+    now.token = [null, null];
+    go();
+  });
   new ResizeObserver(redraw).observe(stage);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   new MutationObserver(redraw).observe(document.documentElement, {attributes: true});
