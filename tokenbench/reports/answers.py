@@ -218,6 +218,8 @@ def _numbers(choice: Choice, offer: Offer) -> str:
         parts.append(_saved(choice, offer))
     if offer.row.latency_p50 is not None and choice.wanted.by is not AXES[1]:
         parts.append(f"{texts['latency']} ms a batch")
+    if cells.is_unequal(offer.row, choice.reference):
+        parts.append("trained with another budget than dense")
     return ", ".join(filter(None, parts))
 
 
