@@ -169,7 +169,7 @@ def test_disks_are_learned(tmp_path: Path) -> None:
     """The smoke recipe: the loss falls, boxes and masks are found, and a killed run ends with the same bits."""
     data = scenes.coco(tmp_path / "disks", train=24, val=6)
     recipe: Any = DETECTION["smoke"].change({"crop": 96})
-    job = Job(STViTR(), "swin_nano", recipe, data, tmp_path / "out", task=TASK, save_every=20)
+    job = Job(STViTR(), "swin_nano", recipe, data, tmp_path / "out", task=TASK, save_every=10, evaluate_every=15)
     train(job, Quiet())
     rows = logs.read(tmp_path / "out" / "log.jsonl")
     losses = [row["loss"] for row in rows if "loss" in row]
@@ -177,7 +177,7 @@ def test_disks_are_learned(tmp_path: Path) -> None:
     assert rows[-1]["box_ap50"] > 5 and rows[-1]["mask_ap50"] > 5
     again = replace(job, output=tmp_path / "again")
     with pytest.raises(KeyboardInterrupt):
-        train(again, Quiet(until=45))
+        train(again, Quiet(until=105))
     train(again, Quiet())
     one, other = (load_file(out / "model.safetensors") for out in (job.output, again.output))
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
