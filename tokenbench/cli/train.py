@@ -107,7 +107,7 @@ def trained(flags: dict[str, Any], table: dict[str, Any]) -> list[tuple[Job, Tra
     with screen.Watching(flags["quiet"]) as watch:
         if len(jobs) == 1:
             return [(jobs[0], training.train(jobs[0], watch))]
-        done = []
+        done: list[tuple[Job, Trained | Exception]] = []
         for job, found in training.train_all(jobs, watch, flags["together"]):
             if isinstance(found, Exception):
                 watch.say(f"{job.output} failed: {found}")

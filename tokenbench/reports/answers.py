@@ -88,7 +88,7 @@ def table(choice: Choice, most: int) -> list[dict[str, str]]:
                 "setting": name(choice, offer.row),
                 "sure": verdict(choice, offer),
                 metric.heading: texts["score"],
-                "Δ reference": cells.interval(*((drop.value, drop.low, drop.high) if drop else (None,) * 3), form),
+                "Δ reference": cells.interval(drop.value, drop.low, drop.high, form) if drop else cells.MISSING,
                 "surely lost": cells.MISSING if drop is None else lost(choice, offer),
                 "saved": _saved(choice, offer),
                 "ms a batch": texts["latency"],

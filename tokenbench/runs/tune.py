@@ -13,8 +13,8 @@ from tokenbench import backbones
 from tokenbench.errors import UsageError
 from tokenbench.methods.base import Method
 from tokenbench.runs import runner
-from tokenbench.runs.candidates import Plan
 from tokenbench.runs.choose import Choice, Wanted, decide
+from tokenbench.runs.plan import Plan
 from tokenbench.runs.results import Results
 from tokenbench.runs.row import Row
 from tokenbench.runs.watch import Watch

@@ -289,8 +289,8 @@ def _budget() -> list[alt.Chart]:
     x, y = alt.X("x:Q", scale=_loose(24)), alt.Y("y:Q", scale=_loose(14))
     base = alt.Chart(alt.NamedData("budget"))
     upright, across = base.transform_filter("isValid(datum.x)"), base.transform_filter("isValid(datum.y)")
-    look = {"color": ACCENT, "strokeDash": [5, 4], "strokeWidth": 1.25}
-    words = {"color": ACCENT, "fontSize": 11, "align": "left"}
+    look: dict[str, Any] = {"color": ACCENT, "strokeDash": [5, 4], "strokeWidth": 1.25}
+    words: dict[str, Any] = {"color": ACCENT, "fontSize": 11, "align": "left"}
     return [
         upright.mark_rule(**look).encode(x=x),
         across.mark_rule(**look).encode(y=y),
