@@ -135,7 +135,10 @@ def test_json_is_all_that_is_on_stdout() -> None:
             "--workers -1",
             "Invalid value for '-j' / '--workers': -1 is not in the range 0<=x<=1024. See `main run --help`.",
         ),
-        ("--precision fp8", "Invalid value for '--precision': 'fp8' is not one of 'fp32', 'bf16', 'fp16'. See "),
+        (
+            "--precision fp8",
+            "Invalid value for '--precision': 'fp8' is not one of 'fp32', 'bf16', 'fp16', 'int8'. See ",
+        ),
         ("--labels l.csv", "--labels says something of the images in --data-dir; give that too."),
         ("--restrict-classes", "--restrict-classes says something of the images in --data-dir; give that too."),
         ("--class-order upwards --data-dir .", "Data folder '.' has no class folders; put the images of each class"),

@@ -68,6 +68,9 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     cut, shorter = tmp_path / "cut.mp4", tmp_path / "shorter.mp4"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     shorter.write_bytes(front.read_bytes()[: front.stat().st_size * 2 // 3])
+    film = moving.write(tmp_path / "film.mkv", moving.grey(LEVELS * 4), "ffv1")
+    assert decoding.read(film, lambda count: [count - 1]).decoded == 80
+    (tmp_path / "half.mkv").write_bytes(film.read_bytes()[: film.stat().st_size // 2])
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("hello")
     (tmp_path / "nothing").mkdir()
@@ -80,6 +83,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     for name, says in (
         ("cut.mp4", "damaged or no video"),
         ("shorter.mp4", "cut short: .* of 80 frames"),
+        ("half.mkv", "cut short: it ends after 1.* of 3.2 seconds"),
         ("empty.mp4", "empty"),
         ("text.mp4", "damaged or no video"),
         ("sound.mp4", "no video stream"),

@@ -30,7 +30,7 @@ def test_frames_of_video_swin() -> None:
     assert found.pictures.shape == (6, 112, 112, 3) and found.grid == (28, 28)
     assert found.weights[-1].shape == (6, 4, 28 * 28)
     assert found.counts[0] == 28 * 28 and found.counts[-4:] == (9, 9, 9, 4)
-    with pytest.raises(BadSetting, match="are not what"):
+    with pytest.raises(BadSetting, match="takes clips, and these are images; give --task video"):
         follow(STViT(), backbone, torch.randn(1, 3, 112, 112), ["a.jpg"])
 
 
@@ -70,7 +70,7 @@ def test_traced_clips_are_a_strip_and_play(tmp_path: Path) -> None:
     assert '"frames": 2' in page and 'class="play"' in page
     maps = load(out)
     assert maps[0].frames == 2 and maps[0].names == ("clip1 00", "clip1 01", "film.mp4 00", "film.mp4 01")
-    assert len(overlays.over_time(maps, 1).axes) == 2 * 2
+    assert len(overlays.over_time(maps, 1).axes) == 2 * 3, "two frames of the clip, and of both methods"
     assert viewer.payload(maps, most=3)["images"][1]["name"] == "clip1 01", "clips are shown whole"
 
 

@@ -19,6 +19,7 @@ from tokenbench.methods.diffrate.search import COST
 from tokenbench.methods.dpcknn import DPCKNN
 from tokenbench.methods.dtps import squeezed_softly
 from tokenbench.methods.idlevit import cut_loss
+from tokenbench.methods.mctf import folded
 from tokenbench.methods.released import Stored
 from tokenbench.model import Model
 
@@ -171,6 +172,17 @@ def test_training_of_mctf() -> None:
         close(params[name].grad, case.out(run, f"grad/{name}"), GRADIENTS)
 
 
+def test_mctf_in_lower_precision() -> None:
+    """Attention may come in bf16 and weights in fp32, as under autocast on the CPU."""
+    matrix, place, weights = (
+        torch.rand(1, 1, 3, 3).softmax(-1),
+        torch.tensor([[0, 1, 1]]),
+        torch.tensor([[1.0, 2.0, 1.0]]),
+    )
+    found = folded(matrix.bfloat16(), place, weights, 2)
+    torch.testing.assert_close(found, folded(matrix, place, weights, 2), rtol=1e-2, atol=1e-2)
+
+
 def test_search_of_diffrate() -> None:
     """The masked pass, what it costs, and the gradients of its scores: of the cross entropy and of the GFLOPs."""
     case, run = Case("diffrate/train_96p8"), "train"
@@ -209,6 +221,7 @@ def test_checkpoints_of_dpcknn_are_known() -> None:
     options = {"model": "dpcknn_small_patch16_224", "reduction_loc": [3, 6, 9], "keep_rate": [0.5]}
     release = DPCKNN.recognise(Stored(tensors, options))
     assert release is not None and dict(release.knobs) == {"keep_rate": 0.5} and release.refusal is None
+    options["model"] = "topk_small_patch16_224"
     assert DPCKNN.recognise(Stored({"blocks.0.norm1.weight": torch.zeros(1)}, options)) is None
     model = Model(Backbone(tiny_vit(), "tiny"), DPCKNN())
     assert set(DPCKNN().published(list(model.state_dict())).values()) >= set(tensors)

@@ -57,6 +57,16 @@ def test_too_few_images_are_said_and_how_many_would_tell() -> None:
     assert "; about 6,400 images would tell" in "".join(map(str, answers.lead(choice)))
 
 
+def test_more_images_are_asked_for_what_may_keep_to_it_and_not_for_what_hardly_does() -> None:
+    """A cheaper setting that was seen to lose 2.2 points might still lose only 1, but nobody would bet on it."""
+    may, hardly = setting("ppt[r=34]", -0.3, 1.1, cost=0.8), setting("topk", -2.2, 1.5, cost=0.5)
+    choice = decide([dense(), may, hardly], Wanted(1.0, by=LATENCY))
+    assert [offer.row.label for offer in choice.unsure] == ["ppt[r=34]", "topk"]
+    assert "whether ppt[r=34] (-20 % latency) loses" in answers.headline(choice)
+    alone = answers.headline(decide([dense(), hardly], Wanted(1.0, by=LATENCY)))
+    assert alone.startswith("Stay with dense: nothing else here surely gains latency")
+
+
 def test_nothing_gained_or_no_dense_row_is_said() -> None:
     slower = setting("evit", 0.0, cost=1.2)
     assert answers.headline(decide([dense(), slower], Wanted(1.0, by=LATENCY))) == (

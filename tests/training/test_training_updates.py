@@ -23,6 +23,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from tokenbench import backbones
 from tokenbench.methods import all_methods
 from tokenbench.methods.dense import Dense
+from tokenbench.methods.diffrate.diffrate import DiffRate
 from tokenbench.methods.dynamicvit.dynamicvit import DynamicViT
 from tokenbench.methods.evit import EViT
 from tokenbench.methods.recipe import DEIT, Recipe
@@ -142,6 +143,27 @@ def cosine(update: int, high: float, low: float, start: float, warm: int, total:
 
 
 # each update
+
+
+def test_a_search_ends_with_its_counts(folder: Path, dense: Path, tmp_path: Path) -> None:
+    """What is written is the dense weights, under the setting that was found."""
+    how = {"epochs": 1, "warmup_epochs": 0, "backbone_lr": 0, "weight_decay": 0, "lr": 1.0, "start": "dense"}
+    method = DiffRate(search=True, step=1, target=1e-3)  # as few tokens as can be
+    job = Job(
+        method, "deit_femto", RECIPE.change(how), folder, tmp_path / "run", weights=str(dense), evaluate_every=100
+    )
+    done = train(job, Quiet())
+    written = files.header(done.path)["setting"]
+    found = DiffRate(**written)
+    depth = backbones.create("deit_femto", classes=3).depth
+    assert not found.search and found.prune is not None and found.merge is not None
+    assert len(found.prune) == len(found.merge) == depth and found.prune[0] == found.merge[0]
+    pairs = [count for pair in zip(found.prune, found.merge, strict=True) for count in pair]
+    assert pairs == sorted(pairs, reverse=True) and pairs[-1] < pairs[0] // 2
+    before, after = load_file(dense), load_file(done.path)
+    assert {name.removeprefix("vit.") for name in after} == set(before)
+    assert all(torch.equal(value, before[name.removeprefix("vit.")]) for name, value in after.items())
+    checkpoints.load(Model(backbones.create("deit_femto", classes=3), found), str(done.path))
 
 
 def test_the_learning_rate_of_each_update(job: Job, followed: Followed) -> None:
@@ -373,6 +395,11 @@ RECIPES = {
         **{**SCRATCH, "epochs": 30, "lr": 2.5e-4, "lr_batch": 1024, "min_lr": 1e-6, "start": "dense"},
         **{"teacher": "dense", "backbone_lr": 0.01},
     },
+    # DiffRate, arXiv 2305.17997: counts alone are learnt, 3 epochs at 1024 images, 0.01 to 0.001 on a cosine, no decay
+    ("diffrate", "search"): {
+        **{**SCRATCH, "epochs": 3, "lr": 1e-2, "lr_batch": 1024, "min_lr": 1e-3, "warmup_epochs": 0, "start": "dense"},
+        **{"weight_decay": 0.0, "drop_path": 0.0, "backbone_lr": 0.0, "knobs": {"search": True}},
+    },
     # Evo-ViT, arXiv 2108.01390: DeiT's 300 epochs, the first 200 of which part tokens anew in each block; two heads
     ("evovit", "scratch"): {**SCRATCH, "knobs": {"heads": True, "layer_wise_epochs": 200.0}},
     # IdleViT, arXiv 2310.05654: 30 epochs, 1e-5 x batch / 512 to 1e-6, a weight of 10 on distillation
@@ -399,6 +426,8 @@ WEIGHTS = {  # of the terms of losses, and what else of a method only training r
     ("avit", "ponder_weight"): 5e-4,
     ("avit", "prior_weight"): 1e-3,
     ("avit", "prior_depth"): 8,
+    ("diffrate", "target_weight"): 5.0,
+    ("diffrate", "step"): 4,
     ("dtem", "partners"): 3,
     ("dtem", "tau"): 0.1,
     ("dtem", "tau_first"): 0.1,

@@ -268,7 +268,7 @@ def dpcknn(dim: int, learnt: bool = True) -> State:
         (
             suite("heuristic", [0.7], (3, 9), heuristic_pattern="linf", min_radius=2.0, not_contiguous=False),
             deit(384),
-            "radial[norm=linf,contiguous=true,least=2.0,blocks=3/9]",
+            "radial[norm=linf,keep_rate=0.7,contiguous=true,least=2.0,blocks=3/9]",
         ),
         (suite("atc", [0.25], linkage="average", proportional_attn=True), deit(384), "atc[keep_rate=0.25]"),
         (
@@ -306,7 +306,6 @@ def test_tokenreductions_own_where_it_is_not(tmp_path: Path) -> None:
         (suite("dyvit", [0.7, 0.5]), dynamicvit(384), "2 keep rates for 3 blocks"),
         (suite("local", [0.7]), deit(384), "TokenReduction's 'local', which is no method of tokenbench"),
         (suite("kmedoids", [0.9, 0.5, 0.3]), deit(384), "keeps 176/98/58 patches, which no one keep_rate gives"),
-        (suite("atc", [0.7], linkage="ward"), deit(384), "linkage"),
         (suite("evit", [0.7]) or None, deit(384, patches=576), "it has 576"),
         (
             argparse.Namespace(reduction_loc=3, keep_rate=[0.7], model="topk_small_patch16_224"),
@@ -316,6 +315,8 @@ def test_tokenreductions_own_where_it_is_not(tmp_path: Path) -> None:
     ):
         with pytest.raises(WeightsError, match=why):
             published.read(saved(path, state, args=options))
+    with pytest.raises(BadSetting, match="linkage=ward is not allowed"):
+        published.read(saved(path, deit(384), args=suite("atc", [0.7], linkage="ward")))
 
 
 def test_options_of_yacs_are_read_without_yacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

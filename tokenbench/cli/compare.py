@@ -96,7 +96,7 @@ def _note(pairs: Sequence[Pair]) -> str:
     test = "McNemar's exact test" if formula == "Tango" else "the same draws"
     return (
         f"Brackets: 95 % intervals; of {main.short} paired ({formula or 'by the task'}), {speeds}. "
-        f"{main.noun.capitalize()} differs by {test} at 5 %{many}; p is of one pair alone."
+        f"{main.noun[:1].upper()}{main.noun[1:]} differs by {test} at 5 %{many}; p is of one pair alone."
     )
 
 

@@ -33,7 +33,8 @@ K400 = ClipRecipe(
     backbone_lr=0.1,
     fresh_head=True,
     start="dense",
-    source="Video Swin's code, for T; S has batch=512, B besides weight_decay=0.05 and drop_path=0.3",
+    source="Video Swin's code, for T, but for its dropout before the head; S and B have batch=512, B weight_decay=0.05 "
+    "and drop_path=0.3 too",
 )
 MINI = ClipRecipe(
     epochs=4,

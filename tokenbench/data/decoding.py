@@ -27,6 +27,7 @@ SUFFIXES = frozenset(
 )
 READERS = ("auto", "pyav", "torchcodec")
 WHOLE = 0.98  # share of the frames that a file says it has, below which it is cut short
+LASTS = 0.9  # share of the time it says it lasts, where it does not say how many frames it has
 Read = tuple[Tensor, list[int], int]  # as `Frames` has them
 Choose = Callable[[int], Sequence[int]]  # from the number of frames to those that are wanted, in any order
 
@@ -144,12 +145,19 @@ def _stream(container: Any) -> Any:
 
 
 def _counted(av: Any, path: Path) -> int:
-    """Frames of a file, by its packets, without decoding."""
+    """Frames of a file, by its packets, without decoding; what it says of its length only tells whether it is whole."""
     with _opened(av, path) as container:
-        stream = _stream(container)
-        packets = [packet.is_discard for packet in container.demux(stream) if packet.size]
+        stream, packets, end = _stream(container), list[bool](), 0.0
+        for packet in container.demux():
+            if packet.size and packet.stream_index == stream.index:
+                packets.append(packet.is_discard)
+            if packet.size and packet.pts is not None:
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         if len(packets) < WHOLE * stream.frames:
             raise DataError(f"it is cut short: {len(packets)} of {stream.frames} frames are there")
+        seconds = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
+        if packets and not stream.frames and end < LASTS * seconds:
+            raise DataError(f"it is cut short: it ends after {end:.1f} of {seconds:.1f} seconds")
     if not packets:
         raise DataError("it has no frames")
     return len(packets) - sum(map(bool, packets))

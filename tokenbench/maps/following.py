@@ -176,7 +176,10 @@ def follow(
     """
     if len(images) == 0:
         raise DataError("No images were given to trace; give one at least.")
-    own_size = (images.shape[1], *images.shape[-2:]) == backbone.input_size and backbone.clips == (images.dim() == 5)
+    if backbone.clips != (images.dim() == 5):
+        takes, has = ("clips", "images; give --task video") if backbone.clips else ("images", "clips")
+        raise BadSetting(f"{backbone.name} takes {takes}, and these are {has}.")
+    own_size = (images.shape[1], *images.shape[-2:]) == backbone.input_size
     if not own_size and not getattr(backbone.vit, "dynamic_img_size", False):
         raise BadSetting(
             f"Images of {tuple(images.shape[1:])} are not what {backbone.name} takes, {backbone.input_size} "

@@ -50,7 +50,7 @@ def headline(choice: Choice) -> str:
         gain = change(choice.wanted.by, best.saving)
         return f"{_within(choice)} {name(choice, best.row)}: {gain}, {lost(choice, best)}, {_sure(best)}"
     axis, stay = choice.wanted.by.short, f"Stay with {name(choice, best.row)}"
-    saver = next((offer for offer in unsure if offer.saving is not None and offer.saving.sure), None)
+    saver = next((offer for offer in unsure if offer.likely and offer.saving is not None and offer.saving.sure), None)
     if saver is not None and saver.saving is not None:
         gain = change(choice.wanted.by, saver.saving)
         few = _too_few(choice, saver).lower()
@@ -83,12 +83,13 @@ def table(choice: Choice, most: int) -> list[dict[str, str]]:
         texts = cells.cells(offer.row, choice.reference, None)
         form = f"{{:+.{metric.digits}f}}"
         drop = offer.drop if offer.drop and not offer.reference else None
+        value, low, high = (drop.value, drop.low, drop.high) if drop else (None, None, None)
         lines.append(
             {
                 "setting": name(choice, offer.row),
                 "sure": verdict(choice, offer),
                 metric.heading: texts["score"],
-                "Δ reference": cells.interval(drop.value, drop.low, drop.high, form) if drop else cells.MISSING,
+                "Δ reference": cells.interval(value, low, high, form),
                 "surely lost": cells.MISSING if drop is None else lost(choice, offer),
                 "saved": _saved(choice, offer),
                 "ms a batch": texts["latency"],

@@ -83,6 +83,7 @@ class Offer:
     keeps: bool | None  # to everything that is asked; None: it cannot be said
     doubts: tuple[Axis, ...] = ()  # whose limit lies in the interval of what was timed
     reference: bool = False
+    likely: bool = True  # what was measured is within what may be lost, however sure that is
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,8 @@ class Field:
         loses = True if row is self.reference or wanted.drop is None else bound.holds if bound else None
         keeps = False if False in (*kept, loses) else None if doubts or loses is None else True
         saving = _saving(row, self.reference, wanted.by or AXES[1])
-        return Offer(row, self._values[index], drop, bound, saving, keeps, doubts, row is self.reference)
+        likely = drop is None or wanted.drop is None or drop.value >= -wanted.drop
+        return Offer(row, self._values[index], drop, bound, saving, keeps, doubts, row is self.reference, likely)
 
 
 def choose(rows: Iterable[Row], wanted: Wanted) -> list[Choice]:
@@ -195,9 +197,9 @@ def _saving(row: Row, reference: Row | None, axis: Axis) -> Saving | None:
 
 
 def _rank(offer: Offer, wanted: Wanted) -> tuple[float, ...]:
-    """The best first: what keeps to all before what may; by a cost, what saves nothing after the reference."""
+    """The best first: what keeps to all, what may, what hardly does; by a cost, savers before the reference."""
     value, cost = offer.value, _cost(offer.row, wanted.by or AXES[1])
-    sure = 0.0 if offer.keeps else 1.0
+    sure = 0.0 if offer.keeps else 1.0 if offer.likely else 2.0
     if wanted.by is None:
         return sure, -value, cost
     saves = offer.reference or (offer.saving is not None and offer.saving.sure)

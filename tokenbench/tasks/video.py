@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def _by(value: Any) -> Any:
     """On the command line views are written 4x3."""
-    return tuple(value.lower().split("x")) if isinstance(value, str) else value
+    return tuple(value.lower().replace("/", "x").split("x")) if isinstance(value, str) else value
 
 
 class Video(Task):

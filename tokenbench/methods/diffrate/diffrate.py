@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from tokenbench.backbones import Backbone
-from tokenbench.backbones.lvvit import LVViT
+from tokenbench.backbones.lvvit import LV
 from tokenbench.core.block import Output, Reducer
 from tokenbench.methods.base import Counts, Kind, Method, Paper, Reported, unscored
 from tokenbench.methods.diffrate.reducer import PruneMerge
@@ -131,7 +131,7 @@ class DiffRate(Method):
     def supports(self, vit: Backbone) -> str | None:
         """Needs a class token, and counts for every block."""
         if self.search:
-            if isinstance(vit, LVViT):
+            if isinstance(vit, LV):
                 return "its search counts the FLOPs of a stem of one convolution"
             return unscored(vit)
         blocks = self.counts(vit) if self.prune is not None or tables()[self.table]["prune"] else None

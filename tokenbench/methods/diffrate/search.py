@@ -37,7 +37,7 @@ class Counted(nn.Module):
 
     def whole(self) -> int:
         """The count as it is used."""
-        return round(float(self()))
+        return round(float(self().detach()))
 
     def mask(self, left: int, of: int, total: int) -> Tensor:
         """(total,) 1 for patches that stay and 0 for those that go now, the last of `of` but the first `left`.
