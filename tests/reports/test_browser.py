@@ -192,9 +192,9 @@ def test_points_are_reached_by_keyboard_and_two_are_compared(driver: Any, shown:
 def test_many_methods_have_a_panel_each_and_names_beside_their_points(driver: Any, shown: Any) -> None:
     made = sweep()[:7]
     for i, method in enumerate(("tome", "atc", "ats", "dpcknn")):
-        for one in made[1:3]:
-            values = {"method": method, "label": f"{method}[keep_rate=0.{i}]", "setting": {"keep_rate": i / 10}}
-            made.append(one.model_copy(update={**values, "gmacs": one.gmacs + i / 10, "latency_p50": 40.0 + 9 * i}))
+        for j, one in enumerate(made[1:3]):
+            values = {"method": method, "label": f"{method}[keep_rate=0.{i}{j}]", "setting": {"keep_rate": i / 10}}
+            made.append(one.model_copy(update={**values, "latency_p50": 40.0 + 9 * i + 30 * j}))
     shown(made)
     for chart in ("methods", "tokens"):
         assert texts(driver, f"#chart-{chart} .panel h3") == ["evit", "topk", "tome", "atc", "ats", "dpcknn"]

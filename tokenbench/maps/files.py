@@ -73,7 +73,7 @@ def load(path: str | Path) -> list[TokenMaps]:
 def _order(file: Path) -> int:
     """Where an image stood among those that were traced; 0 in files of earlier versions, and in what is none."""
     try:
-        with np.load(file) as found:
+        with atomic.regular(file).open("rb") as opened, np.load(opened) as found:
             return int(json.loads(str(found["about"])).get("order", 0))
     except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
         return 0  # `_read` says what is wrong with it

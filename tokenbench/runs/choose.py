@@ -76,7 +76,8 @@ class Offer:
     """A setting that stands to choose."""
 
     row: Row
-    drop: Difference | None  # its accuracy minus the reference's, more being better
+    value: float  # its accuracy, more being better
+    drop: Difference | None  # that minus the reference's
     bound: Bound | None
     saving: Saving | None  # on the axis that it is ranked by, or latency
     keeps: bool | None  # to everything that is asked; None: it cannot be said
@@ -118,6 +119,7 @@ class Field:
         dense = [row for row in scored if row.method == "dense" and row.trained is None]
         self.reference = max(dense, key=lambda row: sign(row) * (score(row) or 0.0), default=None)
         self._rows = [(row, _against(row, self.reference)) for row in scored]
+        self._values = [sign(row) * (score(row) or 0.0) for row in scored]
 
     def choice(self, wanted: Wanted) -> Choice:
         """Those that keep to what is asked, ranked, and the others."""
@@ -143,7 +145,7 @@ class Field:
         keeps = False if False in (*kept, loses) else None if doubts or loses is None else True
         saving = _saving(row, self.reference, wanted.by or AXES[1])
         likely = drop is None or wanted.drop is None or drop.value >= -wanted.drop
-        return Offer(row, drop, bound, saving, keeps, doubts, row is self.reference, likely)
+        return Offer(row, self._values[index], drop, bound, saving, keeps, doubts, row is self.reference, likely)
 
 
 def choose(rows: Iterable[Row], wanted: Wanted) -> list[Choice]:
@@ -196,7 +198,7 @@ def _saving(row: Row, reference: Row | None, axis: Axis) -> Saving | None:
 
 def _rank(offer: Offer, wanted: Wanted) -> tuple[float, ...]:
     """The best first: what keeps to all, what may, what hardly does; by a cost, savers before the reference."""
-    value, cost = sign(offer.row) * (score(offer.row) or 0.0), _cost(offer.row, wanted.by or AXES[1])
+    value, cost = offer.value, _cost(offer.row, wanted.by or AXES[1])
     sure = 0.0 if offer.keeps else 1.0 if offer.likely else 2.0
     if wanted.by is None:
         return sure, -value, cost

@@ -17,7 +17,7 @@ from tokenbench.runs.row import Row
 from tokenbench.tasks.base import Task
 
 MOST = 50  # settings of one group, of which every two are told; of more, those on a front and then the first
-ALL = 4000  # pairs of one page
+ALL = 2000  # pairs of one page
 
 UNPAIRED = "not paired, for their predictions are not beside the results file"
 
