@@ -69,9 +69,12 @@ def test_traced_clips_are_a_strip_and_play(tmp_path: Path) -> None:
     page = (out / "maps.html").read_text()
     assert '"frames": 2' in page and 'class="play"' in page
     maps = load(out)
-    assert maps[0].frames == 2 and maps[0].names == ("clip1 00", "clip1 01", "film.mp4 00", "film.mp4 01")
+    assert maps[0].frames == 2
+    assert sorted(maps[0].names) == ["clip1 00", "clip1 01", "film.mp4 00", "film.mp4 01"]
     assert len(overlays.over_time(maps, 1).axes) == 2 * 3, "two frames of the clip, and of both methods"
-    assert viewer.payload(maps, most=3)["images"][1]["name"] == "clip1 01", "clips are shown whole"
+    first = maps[0].names[0].rpartition(" ")[0]
+    shown = [image["name"] for image in viewer.payload(maps, most=3)["images"]]
+    assert shown == [f"{first} 00", f"{first} 01"], "clips are shown whole"
 
 
 def test_it_asks_for_videos() -> None:

@@ -138,14 +138,14 @@ def test_predictions_of_videos_pair_like_those_of_images(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_the_mini_recipe_learns_which_way_garments_move(tmp_path: Path) -> None:
-    """One frame does not tell it; a quarter would be right by chance, of garments not seen in training."""
+    """One frame does not tell it. A quarter would be right by chance, and 37 % of 160 once in some thousand times."""
     folder = moving.garments(tmp_path / "garments", train=480, val=160)
     job = Job(
         STViT(), "swin3d_nano", VIDEO["mini"].change({"flip": 0.0}), folder, tmp_path / "out", image_size=(112, 112),
         task=Video(frames=8, stride=1, views=(1, 1)), evaluate_every=1000,
     )  # fmt: skip
     found = train(job, Quiet())
-    assert found.images == 160 and found.value is not None and found.value > 60
+    assert found.images == 160 and found.value is not None and found.value > 40
 
 
 @pytest.mark.parametrize(
