@@ -36,6 +36,7 @@ from tokenbench.tasks.base import PAIRED, Metric
 NAME = "index.html"
 SCRIPTS = ("rows", "answer", "charts", "labels", "compare", "tables", "start")  # in `templates`, in order
 BUNDLE = "import sys, vl_convert; sys.stdout.buffer.write(vl_convert.javascript_bundle().encode())"
+LONG = 100  # rows, from which on a column of one value has no places
 DIGITS = 6  # of a number in the page; all of them are in tables/results.csv
 FIELDS = (
     *("method", "label", "status", "reason", "batch", "images", "gmacs", "params_m"),
@@ -243,11 +244,13 @@ def _short(value: Any) -> Any:
 
 
 def _packed(values: list[Any]) -> dict[str, Any]:
-    """A column, each value once and its places where that is shorter."""
+    """A column, each value once and its places where that is shorter, or one value for all."""
     keys = [json.dumps(value) if isinstance(value, list) else (type(value), value) for value in values]
     once = dict(zip(keys, values, strict=True))
     if 2 * len(once) > len(keys):
         return {"values": values}
+    if len(once) == 1 and len(keys) > LONG:
+        return {"values": [*once.values()], "same": True}
     places = {key: i for i, key in enumerate(once)}
     return {"values": list(once.values()), "at": [places[key] for key in keys]}
 

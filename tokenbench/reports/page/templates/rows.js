@@ -10,8 +10,8 @@ const tight = (text) => text.replace(/(?<=\d) (?=%|points?|ms|MiB|GMAC)/g, "\u00
 
 function unpack(columns, count) {
   const made = Array.from({ length: count }, (_, index) => ({ index }));
-  for (const [name, { values, at }] of Object.entries(columns)) {
-    for (let i = 0; i < count; i++) made[i][name] = at ? values[at[i]] : values[i];
+  for (const [name, { values, at, same }] of Object.entries(columns)) {
+    for (let i = 0; i < count; i++) made[i][name] = at ? values[at[i]] : values[same ? 0 : i];
   }
   return made;
 }
