@@ -8,6 +8,9 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+from tokenbench.backbones import Backbone
+from tokenbench.methods.base import Method
+from tokenbench.methods.sweep import parse
 from tokenbench.runs import environment
 
 
@@ -19,6 +22,13 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def text(found: dict[str, float], form: str = "{:.2f}") -> str:
     return f"{form.format(found['median'])} [{form.format(found['q1'])}, {form.format(found['q3'])}]"
+
+
+def served(text: str, backbone: Backbone) -> tuple[list[Method], dict[str, str]]:
+    """The settings written, `all` at their defaults, that run on the backbone; and why the others do not, by label."""
+    settings = parse(text)
+    refused = {method.label: why for method in settings if (why := method.refusal(backbone)) is not None}
+    return [method for method in settings if method.label not in refused], refused
 
 
 def table(head: list[str], lines: list[list[str]]) -> str:

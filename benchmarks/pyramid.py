@@ -82,7 +82,7 @@ def main() -> None:
         "GMACs are of what runs; those reported of stvit_r are of the gathered form. Maps of the two forms differ "
         f"by at most {differences} of the largest value.\n\n{table(head, lines)}"
     )
-    output = args.output or Path(__file__).parent / f"pyramid_{args.backbone}_{args.sizes.replace(',', '_')}_cpu"
+    output = args.output or Path(__file__).parent / f"pyramid_{args.backbone}_cpu"
     write(output, "How fast the pyramid is", body, {"sizes": data})
 
 

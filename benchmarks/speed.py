@@ -13,11 +13,10 @@ import time
 from pathlib import Path
 
 import torch
-from common import table, write
+from common import served, table, write
 
 from tokenbench import backbones
 from tokenbench.measure import flops, speed
-from tokenbench.methods.sweep import parse
 from tokenbench.model import Model
 
 METHODS = "dense,random,topk,evit,dynamicvit,stvit,tome"
@@ -27,7 +26,7 @@ LEAST = {"stvit": 0.85, "evit": 0.85, "dynamicvit": 0.85, "topk": 0.85, "tome": 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="deit_s")
-    parser.add_argument("--methods", default=METHODS)
+    parser.add_argument("--methods", default=METHODS, help="or all")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--device", default="cpu")
@@ -40,10 +39,11 @@ def main() -> None:
         speed.perf_counter = time.process_time  # other processes take time that passes, but not this one's
 
     backbone = backbones.create(args.backbone)
-    methods = {m.label: m for m in parse(args.methods)}
+    settings, refused = served(args.methods, backbone)
+    methods = {m.label: m for m in settings}
     models = {label: Model(backbone, m).to(args.device).eval() for label, m in methods.items()}
     images = backbones.random_images(backbone, args.batch).to(args.device)
-    gmacs = {label: flops.count(model, images[:1]).gmacs for label, model in models.items()}
+    gmacs = {label: flops.gmacs(model, images[:1]) for label, model in models.items()}
     rounds = {"min_rounds": max(8, args.rounds), "max_rounds": 10 * max(8, args.rounds), "warmup": 2}
     timed = speed.measure(models, images, precision=args.precision, **rounds)
 
@@ -77,10 +77,11 @@ def main() -> None:
         if args.cpu_time
         else ""
     )
+    left_out = "".join(f" Left out, {label}: {why}." for label, why in refused.items())
     body = (
         f"{args.backbone}, random weights and images, batch {args.batch}, {args.precision}, eager{threads}, "
         f"{found.runs} rounds, interleaved. Speed-up over fused dense is the median over rounds, with its 95 % "
-        f"interval.{clock}\n\n{table(head, lines)}"
+        f"interval.{clock}{left_out}\n\n{table(head, lines)}"
     )
     output = args.output or Path(__file__).parent / f"speed_{args.backbone}_b{args.batch}_{args.device}"
     write(output, "GMACs saved and time saved", body, {"methods": data}, args.device)

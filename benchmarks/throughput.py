@@ -1,29 +1,29 @@
 """Images per second of methods beside fused dense, over batch sizes and precisions, eager and compiled.
 
     python benchmarks/throughput.py --device cuda --seconds 150
+    python benchmarks/throughput.py --device cuda --methods all --swin "" --precisions bf16,fp32 --eager
 
 Each table is of models interleaved in one process, with random weights and images. Tables are measured in order until
 the time is out; those left out are named. "fp32" is without TF32, "tf32" lets matmuls and convolutions use it; bf16 is
 autocast. Efficiency is the speed-up over the GMAC ratio: 1 means that all of the theory came true. Speed-ups are the
-median over rounds, with the 10th and 90th percentile.
+median over rounds, with its 95 % interval. Methods whose counts depend on the image (ats, avit, ltmp, ppt, spvit) drop
+here what random weights let them drop.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import table, write
+from common import served, table, write
 
 from tokenbench import backbones
 from tokenbench.backbones import Backbone
 from tokenbench.measure import flops, memory, speed
-from tokenbench.methods.base import Method
-from tokenbench.methods.sweep import parse
 from tokenbench.model import Model
 
 VIT = "dense,topk,evit,tome,dynamicvit,stvit"
@@ -49,8 +49,11 @@ class Cell:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vit", default="deit_s")
+    parser.add_argument("--methods", default=VIT, help="on the ViT, or all")
     parser.add_argument("--swin", default="swin_s")
     parser.add_argument("--batches", default="256,32,1", help="of the ViT; compiled at all but 1")
+    parser.add_argument("--precisions", default="bf16,tf32,fp32", help="of the ViT; Swin and compiled: the first")
+    parser.add_argument("--eager", action="store_true", help="nothing compiled")
     parser.add_argument("--swin-batch", type=int, default=64)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seconds", type=float, default=300, help="no table is begun after them")
@@ -61,12 +64,16 @@ def main() -> None:
 
     made: dict[str, Models] = {}
     found: list[dict[str, Any]] = []
-    left = plan(args.vit, args.swin, [int(b) for b in args.batches.split(",")], args.swin_batch)
+    batches, precisions = [int(b) for b in args.batches.split(",")], args.precisions.split(",")
+    left = plan(Cell(args.vit, args.methods, 1, precisions[0]), batches, precisions, args.swin, args.swin_batch)
+    left = [cell for cell in left if not (args.eager and cell.compile)]
     while left and time.monotonic() < until:
         cell = left.pop(0)
         if cell.backbone not in made:
             made[cell.backbone] = Models(cell.backbone, cell.methods, args.device)
-        found.append({"cell": vars(cell), "title": cell.title, "methods": measured(cell, made[cell.backbone])})
+        models = made[cell.backbone]
+        rows = measured(cell, models)
+        found.append({"cell": vars(cell), "title": cell.title, "methods": rows, "refused": models.refused})
         body = "\n\n".join([__doc__.split("\n\n")[2].strip(), *(page(one) for one in found)])
         if left:
             body += f"\n\nNot measured: {'; '.join(cell.title for cell in left)}."
@@ -74,13 +81,13 @@ def main() -> None:
         write(output, "Speed by batch size and precision", body, data, args.device)
 
 
-def plan(vit: str, swin: str, batches: list[int], swin_batch: int) -> list[Cell]:
+def plan(vit: Cell, batches: list[int], precisions: list[str], swin: str, swin_batch: int) -> list[Cell]:
     """The tables, what matters most first."""
-    cells = [Cell(vit, VIT, batch, "bf16") for batch in batches]
+    cells = [replace(vit, batch=batch) for batch in batches]
     if swin:
-        cells.append(Cell(swin, SWIN, swin_batch, "bf16"))
-    cells += [Cell(vit, VIT, batch, precision) for precision in ("tf32", "fp32") for batch in batches]
-    return cells + [Cell(vit, VIT, batch, "bf16", compile=True) for batch in batches if batch > 1]
+        cells.append(Cell(swin, SWIN, swin_batch, precisions[0]))
+    cells += [replace(vit, batch=batch, precision=precision) for precision in precisions[1:] for batch in batches]
+    return cells + [replace(vit, batch=batch, compile=True) for batch in batches if batch > 1]
 
 
 class Models:
@@ -89,11 +96,11 @@ class Models:
     def __init__(self, name: str, methods: str, device: str) -> None:
         backbone = backbones.create(name)
         self.backbone: Backbone = backbone
-        self.methods: dict[str, Method] = {method.label: method for method in parse(methods)}
-        self.models = {label: Model(backbone, m).to(device).eval() for label, m in self.methods.items()}
+        settings, self.refused = served(methods, backbone)
+        self.models = {method.label: Model(backbone, method).to(device).eval() for method in settings}
         self.device = device
         one = backbones.random_images(backbone, 1).to(device)
-        self.gmacs = {label: flops.count(model, one).gmacs for label, model in self.models.items()}
+        self.gmacs = {label: flops.gmacs(model, one) for label, model in self.models.items()}
 
 
 def measured(cell: Cell, made: Models) -> dict[str, dict[str, Any]]:
@@ -102,18 +109,19 @@ def measured(cell: Cell, made: Models) -> dict[str, dict[str, Any]]:
     precision = "fp32" if cell.precision == "tf32" else cell.precision
     images = backbones.random_images(made.backbone, cell.batch).to(made.device)
     timed = speed.measure(
-        made.models, images, precision=precision, compile=cell.compile, min_rounds=15, max_rounds=60, seconds=1.5
+        made.models, images, precision=precision, compile=cell.compile, min_rounds=10, max_rounds=60, max_seconds=3
     )
     rows: dict[str, dict[str, Any]] = {}
     for label, model in made.models.items():
         ratio = made.gmacs["dense"] / made.gmacs[label]
         one = timed[label]
         eager = not cell.compile  # of the compiled model neither is known
+        share = speed.reduction_share(model, images, precision, runs=5, warmup=1) if eager else None
         rows[label] = {
             "gmacs": made.gmacs[label],
             "gmac_ratio": ratio,
             "efficiency": [value / ratio for value in (one.speedup_low, one.speedup, one.speedup_high)],
-            "reduction_share": speed.reduction_share(model, images, precision, runs=5, warmup=1) if eager else None,
+            "reduction_share": share and share.median,
             "peak_memory_mib": memory.peak(model, images, precision) / 2**20 if eager else None,
             **vars(one),
         }
@@ -140,7 +148,8 @@ def page(found: dict[str, Any]) -> str:
             ]
         )
     runs = next(iter(found["methods"].values()))["runs"]
-    return f"## {found['title']}\n\n{runs} rounds.\n\n{table(HEAD, lines)}"
+    refused = "".join(f" Left out, {label}: {why}." for label, why in found["refused"].items())
+    return f"## {found['title']}\n\n{runs} rounds.{refused}\n\n{table(HEAD, lines)}"
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from IPython.display import display
 import tokenbench
 from tokenbench.data import pictures
 from tokenbench.maps.arrays import agreement
-from tokenbench.reports.maps import overlays, traces
+from tokenbench.reports.maps import numbers, overlays
 
 # %matplotlib inline
 warnings.filterwarnings("ignore", message=".*random")
@@ -79,7 +79,7 @@ pd.DataFrame(
 tome = tokenbench.trace("tome", "deit_nano", images, r=15)
 _, shared = agreement(stvit, tome)
 print("NMI of the clusters:", dict(zip(names, shared.round(2).tolist(), strict=True)))
-traces.summary([stvit, tome]).set_index("method")
+numbers.summary([stvit, tome]).set_index("method")
 
 # %%
 display(overlays.by_image([tome, stvit]))

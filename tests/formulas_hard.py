@@ -536,6 +536,31 @@ def diffrate_counts() -> Pairs:
         yield logits(model), compressed(model, list(zip(prune, merge, strict=True)))
 
 
+@options("diffrate.search", "diffrate.step")
+def diffrate_search() -> Pairs:
+    """The mean over candidates, rounded up, and the class token; none but in the first block, which leaves all."""
+    for step in (1, 4, 11):
+        model, counts = made(get("diffrate")(search=True, step=step)), [(37, 37)]
+        for i, block in enumerate(model.blocks[1:]):
+            pair = []
+            for learnt, near in ((block.reducers[0].prune_ddp, 33 - 2 * i), (block.reducers[0].merge_ddp, 32 - 2 * i)):
+                candidates = range(36, 0, -step)
+                learnt.selected_probability.data = torch.tensor([-abs(c - near) / 4 for c in candidates])
+                likely = [math.exp(-abs(c - near) / 4) for c in candidates]
+                mean = sum(p * c for p, c in zip(likely, candidates, strict=True)) / sum(likely)
+                pair.append(math.ceil(mean) + 1)
+            counts.append((min(counts[-1][1], pair[0]), min(counts[-1][1], *pair)))
+        yield logits(model), compressed(model, counts)
+
+
+@options("diffrate.target", "diffrate.target_weight")
+def diffrate_target() -> Pairs:
+    for target, weight in ((1.0, 5.0), (2.5, 5.0), (1.0, 1.0)):
+        out = replace(STUDENT, tokens=STUDENT.tokens.store("gflops", torch.tensor(1.5)))
+        terms = get("diffrate")(target=target, target_weight=weight).losses(out, TARGET)
+        yield terms["target"], torch.tensor(weight * (1.5 - target) ** 2)
+
+
 # DPC-KNN, k-medoids, radial
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tokenbench.measure.accuracy import Predictions
+from tokenbench.core.settings import make
 from tokenbench.reports.paper import tables
 from tokenbench.runs.results import load, predictions_path
-from tokenbench.tasks.classification import Classification
+from tokenbench.tasks import get
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("benchmarks/*/*.jsonl"))
@@ -25,13 +25,15 @@ def cells(line: str) -> list[str]:
 @pytest.mark.parametrize("file", RESULTS, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_accuracies_and_intervals_follow_from_the_predictions(file: Path) -> None:
     rows, problems = load(file)
-    (dense,) = (row for row in rows if row.method == "dense")
-    kept = {row.id: Predictions.load(predictions_path(file, row.id)) for row in rows}
+    (name,) = {row.task for row in rows}
     assert not problems and len(rows) > 5
     for row in rows:
-        scores = Classification().score(kept[row.id], None if row.method == "dense" else kept[dense.id], row.seed)
+        conditions = {key: value for key, value in row.conditions.items() if key in get(name).model_fields}
+        task, (dense,) = make(get(name), conditions), [r for r in rows if r.method == "dense" and r.seed == row.seed]
+        own, beside = (task.load(predictions_path(file, of.id)) for of in (row, dense))
+        scores = task.score(own, None if row.method == "dense" else beside, row.seed)
         assert {name: value for name, value in row.metrics.items() if value is not None} == pytest.approx(scores)
-        assert row.intervals == Classification.intervals and row.images == len(kept[row.id])
+        assert row.intervals == task.intervals and row.images == len(own)
 
 
 @pytest.mark.parametrize("file", TABLES, ids=lambda file: file.parent.name)

@@ -5,6 +5,8 @@
     model.run(images, trace=True).trace[-1].share               # which patch went where
     tokenbench.Pyramid(tokenbench.build("stvit_r", "swin_s"))   # images of any size to four feature maps
     maps = tokenbench.trace("evit", "deit_s", ["dog.jpg"])      # the same as numpy arrays, with numbers
+    table = tokenbench.run(methods="tome,evit", data_dir="val")  # measured, as a table of pandas
+    tokenbench.choose(table, max_drop=1.0)                      # which to use; report, compare and train likewise
 
 Names are loaded when they are first used, so that importing the package does not import torch.
 """
@@ -34,7 +36,12 @@ _PUBLIC = {
     "TokenMaps": "maps.arrays",
     "Tokens": "core.tokens",
     "build": "building",
+    "choose": "api",
+    "compare": "api",
+    "report": "api",
+    "run": "api",
     "trace": "maps.following",
+    "train": "api",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -64,13 +64,9 @@ def tiny_beit(seed: int = 0, **options: Any) -> Beit:
     return model
 
 
-FAMILIES: dict[str, Callable[..., Any]] = {
-    "vit": tiny_vit,
-    "swin": tiny_swin,
-    "lvvit": tiny_lvvit,
-    "eva": tiny_eva,
-    "beit": tiny_beit,
-}
+FAMILIES: dict[str, Callable[..., Any]] = dict(
+    vit=tiny_vit, swin=tiny_swin, lvvit=tiny_lvvit, eva=tiny_eva, beit=tiny_beit
+)
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,7 @@ class Subject:
     @property
     def images(self) -> Tensor:
         """Four random images."""
-        return torch.randn(4, *self.backbone().input_size, generator=torch.Generator().manual_seed(1))
+        return torch.randn(4, *self.backbone().shape, generator=torch.Generator().manual_seed(1))
 
     def run(self, method: Method | None = None, **options: Any) -> Output:
         """What comes of the images, traced, with this method or another."""
@@ -254,6 +250,17 @@ def two_flop_counters_agree(subject: Subject) -> None:
     _holds(abs(parts - counted.gmacs) <= 1e-6 * counted.gmacs, f"its parts are {parts:.4g} of {counted.gmacs:.4g} GMAC")
 
 
+def runs_in_half_precision(subject: Subject) -> None:
+    """In bf16 under autocast: logits, and in training losses, are finite."""
+    model, images = subject.model(), subject.images[:2]
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        _holds(bool(model(images).isfinite().all()), "logits are NaN or infinite in bf16")
+    model.train()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        losses = subject.method.losses(model.run(images), torch.tensor([0, 1]))
+    _holds(all(bool(loss.isfinite()) for loss in losses.values()), "a loss is NaN or infinite in bf16")
+
+
 def exports_with_a_dynamic_batch(subject: Subject) -> None:
     """By `torch.export`, of a model half as deep where the setting fits it: graphs of all blocks take long."""
     half = subject.backbone(depth=6) if subject.family != "swin" else subject.backbone()
@@ -296,6 +303,7 @@ CHECKS: tuple[Check, ...] = (
     gradients_reach_every_parameter,
     weights_are_all_there_is,
     two_flop_counters_agree,
+    runs_in_half_precision,
     exports_with_a_dynamic_batch,
 )
 

@@ -33,6 +33,7 @@ class Model(nn.Module):
 
     def __init__(self, backbone: Backbone, method: Method) -> None:
         super().__init__()
+        method = method.on(backbone)
         method.check(backbone)
         given = backbone.vit
         self.backbone = backbone = method.wrap(backbone)
@@ -44,6 +45,16 @@ class Model(nn.Module):
         )
         _like(given, self)
         self.use(method)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of logits."""
+        return int(self.vit.num_classes)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """How images are to be prepared: input_size, mean, std, crop_pct and interpolation, under timm's names."""
+        return self.backbone.config
 
     def idle(self) -> Sequence[nn.Parameter]:
         """Parameters of the timm model that no output depends on, such as relative positions of a Swin block that

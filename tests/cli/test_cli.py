@@ -21,7 +21,7 @@ from PIL import Image
 
 from tokenbench import backbones
 from tokenbench.cli import catalogue, main
-from tokenbench.cli.run import _plan
+from tokenbench.cli.run import plan_of
 from tokenbench.methods.base import KINDS
 from tokenbench.methods.evit import Attentive
 from tokenbench.runs import runner
@@ -135,7 +135,10 @@ def test_json_is_all_that_is_on_stdout() -> None:
             "--workers -1",
             "Invalid value for '-j' / '--workers': -1 is not in the range 0<=x<=1024. See `main run --help`.",
         ),
-        ("--precision fp8", "Invalid value for '--precision': 'fp8' is not one of 'fp32', 'bf16', 'fp16'. See "),
+        (
+            "--precision fp8",
+            "Invalid value for '--precision': 'fp8' is not one of 'fp32', 'bf16', 'fp16', 'int8'. See ",
+        ),
         ("--labels l.csv", "--labels says something of the images in --data-dir; give that too."),
         ("--restrict-classes", "--restrict-classes says something of the images in --data-dir; give that too."),
         ("--class-order upwards --data-dir .", "Data folder '.' has no class folders; put the images of each class"),
@@ -329,7 +332,7 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(outpu
 def planned(*args: str) -> runner.Plan:
     """The plan that a command line makes, without running it."""
     with main.commands["run"].make_context("run", list(args), parent=click.Context(main)) as ctx:
-        return _plan(ctx.params)
+        return plan_of(ctx.params)
 
 
 def test_flag_over_file_over_default() -> None:

@@ -24,7 +24,7 @@ from tokenbench.measure.tokens import per_block
 from tokenbench.methods import get
 from tokenbench.methods.base import Method
 from tokenbench.model import Model
-from tokenbench.reports.maps import overlays, traces, viewer
+from tokenbench.reports.maps import numbers, overlays, viewer
 
 Tiny = Callable[..., Backbone]
 
@@ -189,9 +189,9 @@ def test_maps_have_each_images_own_counts(images: Tensor, tmp_path: Any, monkeyp
             assert (maps.sizes(block)[0].sum() if len(maps.sizes(block)[0]) else 0) <= 36
             assert (maps.weights[block].any(2).sum(1) <= own[:, block] - 1).all()
     assert overlays.reducing([whole]) == [whole]
-    table = traces.numbers([whole])
+    table = numbers.numbers([whole])
     assert table["tokens"].tolist() == own.T.ravel().tolist()
-    assert traces.summary([whole])["tokens"].tolist() == [f"{own[:, -1].mean():.1f}"]
+    assert numbers.summary([whole])["tokens"].tolist() == [f"{own[:, -1].mean():.1f}"]
     for i in range(4):
         np.savez(tmp_path / f"{i}.npz", **files.arrays([whole], i))
         assert np.load(tmp_path / f"{i}.npz")["threshold/tokens"].tolist() == own[i].tolist()

@@ -84,3 +84,18 @@ def test_windows_mirror_and_sizes() -> None:
     torch.testing.assert_close(merged(pixelwise, images, (1.0,), True, 24), whole)
     smooth = torch.full((1, 3, 40, 56), 0.3)
     torch.testing.assert_close(merged(pixelwise, smooth, (0.5, 1.0, 1.75), True, 0), pixelwise(smooth).softmax(dim=1))
+
+
+@pytest.mark.parametrize("norm", ["train", "sync", "frozen"])
+def test_batch_norm_over_processes(norm: Any) -> None:
+    """Heads always, the body where the design says so; weights keep their names, and the optimizer its parameters."""
+    body: Any = Body()
+    body.stem = nn.Sequential(nn.BatchNorm2d(3))
+    model = Segmenter(body, 3, Design(width=16, norm=norm)).train()
+    names, before = list(model.state_dict()), [id(p) for p in model.parameters()]
+    model.synchronise()
+    assert list(model.state_dict()) == names and [id(p) for p in model.parameters()] == before
+    assert isinstance(body.stem[0], nn.SyncBatchNorm) is (norm == "sync")
+    heads = [m for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and "body" not in n]
+    assert heads and all(isinstance(module, nn.SyncBatchNorm) for module in heads)
+    assert body.stem[0].training is (norm != "frozen")

@@ -17,7 +17,8 @@ from tokenbench.backbones import Backbone
 from tokenbench.errors import UsageError
 from tokenbench.measure import speed
 from tokenbench.measure.running import OutOfMemory
-from tokenbench.measure.speed import Share, break_even, measure, median_interval, reduction_share
+from tokenbench.measure.speed import Share, measure, median_interval, reduction_share
+from tokenbench.measure.verdicts import break_even
 
 IMAGES = torch.zeros(8, 3, 2, 2)
 
@@ -51,10 +52,12 @@ class Costs(nn.Module):
         super().__init__()
         self.clock, self.seconds, self.runs = clock, seconds, 0
         self.log = [] if log is None else log
+        self.batches: list[int] = []
 
     def forward(self, images: Tensor) -> Tensor:
         self.clock.spend(self.seconds[self.runs % len(self.seconds)])
         self.runs += 1
+        self.batches.append(len(images))
         self.log.append(self)
         return images.flatten(1)
 
@@ -125,6 +128,9 @@ def test_rounds_go_on_where_they_were_cut_short(clock: Clock) -> None:
     assert {name: one.speedup for name, one in got.items()} == {"dense": 1.0, "a": 2.0, "b": 3.0}
     ran = sorted(model.runs - 1 for model in later.values() if isinstance(model, Costs))
     assert ran == [6, 7, 7], "dense beside what the cut round lacked, and six whole rounds"
+    for one in later.values():
+        assert isinstance(one, Costs)
+        assert one.batches == [1, *[len(IMAGES)] * (one.runs - 1)], "one image warms what was warm before"
     again = models()
     whole = {name: [(6.0 / one.speedup, 6.0)] * 10 for name, one in got.items() if one.speedup}
     assert measure(again, IMAGES, max_seconds=0, before=whole)["a"].runs == 10

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from conftest import served
 
-from tokenbench.contract import CHECKS, Check, Subject, exports_with_a_dynamic_batch
+from tokenbench.contract import CHECKS, Check, Subject, exports_with_a_dynamic_batch, runs_in_half_precision
 from tokenbench.methods.base import Method
 
 
@@ -20,8 +20,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _case(check: Check, family: str, method: Method, name: str) -> object:
-    """Exporting takes long, and families other than the first two differ in nothing that it would meet."""
-    late = check is exports_with_a_dynamic_batch and family not in ("vit", "swin")
+    """Some checks take long, and families other than the first two differ in nothing that they would meet."""
+    late = check in (exports_with_a_dynamic_batch, runs_in_half_precision) and family not in ("vit", "swin")
     marks = [pytest.mark.slow] if late else []
     return pytest.param(check, family, method, id=f"{name}-{check.__name__}", marks=marks)
 

@@ -15,9 +15,11 @@ from tokenbench.backbones import Backbone
 from tokenbench.core.block import Output
 from tokenbench.methods import get, kmedoids
 from tokenbench.methods.base import Method
+from tokenbench.methods.diffrate.search import COST
 from tokenbench.methods.dpcknn import DPCKNN
 from tokenbench.methods.dtps import squeezed_softly
 from tokenbench.methods.idlevit import cut_loss
+from tokenbench.methods.mctf import folded
 from tokenbench.methods.released import Stored
 from tokenbench.model import Model
 
@@ -170,6 +172,44 @@ def test_training_of_mctf() -> None:
         close(params[name].grad, case.out(run, f"grad/{name}"), GRADIENTS)
 
 
+def test_mctf_in_lower_precision() -> None:
+    """Attention may come in bf16 and weights in fp32, as under autocast on the CPU."""
+    matrix, place, weights = (
+        torch.rand(1, 1, 3, 3).softmax(-1),
+        torch.tensor([[0, 1, 1]]),
+        torch.tensor([[1.0, 2.0, 1.0]]),
+    )
+    found = folded(matrix.bfloat16(), place, weights, 2)
+    torch.testing.assert_close(found, folded(matrix, place, weights, 2), rtol=1e-2, atol=1e-2)
+
+
+def test_search_of_diffrate() -> None:
+    """The masked pass, what it costs, and the gradients of its scores: of the cross entropy and of the GFLOPs."""
+    case, run = Case("diffrate/train_96p8"), "train"
+    method = get("diffrate")(search=True, step=case.runs[run]["granularity"])
+    model = model_of(case, method).train()
+    out = model.run(case.io["in/input"])
+    close_logits(out.logits.detach(), case.out(run, "logits"))
+    cost, entropy = out.tokens.state[COST], method.losses(out, case.io["in/labels"])["class"]
+    close(entropy.detach().view(1), case.out(run, "ce"), LOSSES)
+    close(cost.detach().view(1) * 1e9, case.out(run, "flops"), LOSSES)
+    scores = [p for name, p in model.named_parameters() if name.endswith("selected_probability")]
+    for name, value in (("grad_ce", entropy), ("grad_gflops", cost)):
+        grads = torch.autograd.grad(value, scores, retain_graph=True, materialize_grads=True)
+        close(torch.stack(grads), case.out(run, name), GRADIENTS)
+    found, last = method.learnt(model.blocks), int(case.out(run, "mask").sum(1)[0])
+    assert not found.search and found.merge[-1] == last
+    prune, merge = (case.out(run, f"{name}_kept").long().tolist() for name in ("prune", "merge"))
+    searches = [block.reducers[0] for block in model.blocks][1:]
+    assert [search.counts() for search in searches] == list(zip(prune, merge, strict=True))[1:]
+    assert list(found.prune) == [min(a) for a in zip(prune, [prune[0], *found.merge], strict=False)]
+    with torch.inference_mode():
+        learning = model.eval().run(case.io["in/input"])
+        fixed = Model(Backbone(model.vit, "golden"), found).eval().run(case.io["in/input"])
+    assert torch.equal(learning.logits, fixed.logits) and learning.tokens.count == last == fixed.tokens.count
+    assert get("diffrate")().losses(out, case.io["in/labels"]).keys() == {"class", "target"}
+
+
 def test_checkpoints_of_dpcknn_are_known() -> None:
     """By their names; the keep rate by the options of TokenReduction's training."""
     tensors = {
@@ -181,6 +221,7 @@ def test_checkpoints_of_dpcknn_are_known() -> None:
     options = {"model": "dpcknn_small_patch16_224", "reduction_loc": [3, 6, 9], "keep_rate": [0.5]}
     release = DPCKNN.recognise(Stored(tensors, options))
     assert release is not None and dict(release.knobs) == {"keep_rate": 0.5} and release.refusal is None
+    options["model"] = "topk_small_patch16_224"
     assert DPCKNN.recognise(Stored({"blocks.0.norm1.weight": torch.zeros(1)}, options)) is None
     model = Model(Backbone(tiny_vit(), "tiny"), DPCKNN())
     assert set(DPCKNN().published(list(model.state_dict())).values()) >= set(tensors)

@@ -37,6 +37,7 @@ from formulas import (
 )
 from torch import Tensor
 
+from tokenbench.measure import flops
 from tokenbench.methods import all_methods, get
 
 EViT, TopK, Random, ToMe, DynamicViT, STViT, STViTR = (
@@ -508,6 +509,21 @@ def stvit_reach() -> Pairs:
             yield generated(keys="enlarged", reach=reach)
     (far, _), (farther, _) = (generated(keys="enlarged", reach=reach) for reach in (5, 9))
     assert torch.equal(far, farther), "windows end at the border"
+
+
+@options("stvit.projection")
+def stvit_projection() -> Pairs:
+    """The keys are the same and projected more often: counted, in thousands of multiply-adds."""
+    (one, expected), (other, _) = (generated(keys="enlarged", projection=how) for how in ("crops", "once"))
+    torch.testing.assert_close(other, one)
+    torch.testing.assert_close(other, expected, rtol=1e-4, atol=1e-4)
+    crops, once = (made(STViT(tokens=9, keys="enlarged", projection=how), tiny_swin) for how in ("crops", "once"))
+    often, few = (1e6 * torch.tensor(flops.count(model, images(160)[:1]).gmacs) for model in (crops, once))
+    # each of four windows looks at 64 of 100 tokens, and in the second block at its own 9 of 36 too
+    dim, (inside, all_of_it) = third_stage(crops)[1].shape[-1], (4 * 64 + 4 * (9 + 64), 100 + 36 + 100)
+    more = 2e-3 * dim * dim * (inside - all_of_it)
+    yield often, few + more
+    yield few, often - more
 
 
 # STViT-R in a plain ViT

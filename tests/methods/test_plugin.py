@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import femto
@@ -16,9 +16,10 @@ from click.testing import CliRunner
 
 from tokenbench import contract, methods
 from tokenbench.cli import main
-from tokenbench.errors import ContractBroken
+from tokenbench.core import registry
+from tokenbench.errors import ContractBroken, UsageError
 from tokenbench.reports.paper import tables
-from tokenbench.runs import matching, runner
+from tokenbench.runs import differing, runner
 from tokenbench.runs.results import Results
 from tokenbench.runs.row import Row
 
@@ -119,11 +120,11 @@ def test_edited_it_is_measured_again(file: str) -> None:
     (table,) = tables.tables([dense, halve])
     assert list(table.frame["method"]) == ["dense", "halve[block=1]"] and "method source" not in table.conditions
     assert f"halve[block=1]: a plug-in, source {halve.conditions['method_source']}." in table.notes
-    assert "conditions" not in matching.differ(dense, halve)
+    assert "conditions" not in differing.differ(dense, halve)
     Path(file).write_text(HALVE.replace("+ 1) // 2", "+ 1) // 3"))
     _, edited = ran()
     assert edited.id != halve.id and edited.tokens_mean != halve.tokens_mean
-    assert matching.differ(halve, edited)["conditions"] == (str(halve.conditions), str(edited.conditions))
+    assert differing.differ(halve, edited)["conditions"] == (str(halve.conditions), str(edited.conditions))
 
 
 def test_it_is_listed_and_documented(file: str) -> None:
@@ -244,3 +245,32 @@ def test_it_goes_through_the_contract(file: str) -> None:
     found = {word: int(count) for count, word in re.findall(r"(\d+) (passed|failed|error|skipped)", done.stdout)}
     assert done.returncode == 0, done.stdout[-2000:]
     assert found.get("passed", 0) >= 10 and "failed" not in found and "error" not in found
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """Puts a module where packages are, as pip leaves it, with an entry point that names it."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def install(name: str, code: str) -> None:
+        (tmp_path / f"{name}.py").write_text(code)
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[tokenbench.methods]\nhalve = {name}\n")
+        registry.installed.cache_clear()
+        monkeypatch.setattr(methods, "_registry", {})
+
+    yield install
+    registry.installed.cache_clear()
+    sys.modules.pop("halving", None)
+
+
+def test_an_installed_package_offers_methods_by_entry_points(installed: Callable[[str, str], None]) -> None:
+    installed("halving", HALVE)
+    cls = methods.get("halve")
+    assert cls.__module__ == "halving" and "tome" in methods.all_methods()
+    assert registry.source(cls) == hashlib.sha256(HALVE.encode()).hexdigest()[:16], "rows say which source it had"
+    installed("broken", "import nowhere_to_be_found")
+    with pytest.raises(UsageError, match="of broken does not import"):
+        methods.all_methods()

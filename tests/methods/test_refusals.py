@@ -66,6 +66,12 @@ def test_stages_of_swin_too() -> None:
     assert get("dynamicvit")(blocks=(3, 5), fall=0.0).refusal(swin) is None
 
 
+def test_a_search_counts_a_stem_of_one_convolution(tiny: Tiny) -> None:
+    search = get("diffrate")(search=True)
+    assert search.refusal(tiny()) is None
+    assert "a stem of one convolution" in (search.refusal(Backbone(FAMILIES["lvvit"]())) or "")
+
+
 @pytest.mark.parametrize("setting", ["tome[r=18]", "evit[tokens=36/36/36]", "evit[blocks=0/11]", "tome[r=0/0/18]"])
 def test_the_last_that_can_be_done_is_done(setting: str, tiny: Tiny) -> None:
     assert parse(setting)[0].refusal(tiny()) is None

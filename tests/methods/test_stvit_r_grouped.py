@@ -62,6 +62,27 @@ def test_grouped_as_gathered(layout: tuple[int, int], hide: bool, fused: bool, m
             torch.testing.assert_close(own, slope, rtol=1e-9, atol=1e-9)
 
 
+def test_what_is_kept_of_one_image_serves_the_next() -> None:
+    """In training after a look without gradients, in another precision, under a compiler's eyes; no more is kept than
+    so many sizes.
+    """
+    tested, layout = block(), (13, 20)
+    x = looks(layout, True)["generate"][0]
+    wanted = recover(tested, x, layout, looks(layout, True)["recover"][0], 7, 3, 27, True)
+    grouped._planned.cache_clear()
+    semantic = looks(layout, True)["recover"][0]
+    with torch.inference_mode():
+        seen = recover(tested, x, layout, semantic, 7, 3, 27, True)
+    again = recover(tested, x, layout, semantic, 7, 3, 27, True)
+    assert grouped._planned.cache_info().hits == 1 and torch.equal(again, seen) and again.shape == wanted.shape
+    assert torch.autograd.grad(again.sum(), tested.attn.q.weight)[0].isfinite().all()
+    half = recover(tested.float(), x.float(), layout, semantic.float(), 7, 3, 27, True)
+    torch.testing.assert_close(half.double(), seen, rtol=1e-3, atol=1e-3)
+    for rows in range(20, 20 + 2 * grouped.KEPT):
+        recover(tested, torch.randn(1, rows * 7, 8), (rows, 7), torch.randn(1, -(-rows // 7) * 9, 8), 7, 3, 27, True)
+    assert grouped._planned.cache_info().currsize <= grouped.KEPT
+
+
 def test_batch_norm_in_the_stems_convolutions() -> None:
     """Eval mode gives what the modules give one after another, and their gradients; training mode is left alone."""
     torch.manual_seed(0)

@@ -15,7 +15,7 @@ from PIL import Image
 from tokenbench.errors import ResultsError
 from tokenbench.maps.arrays import TokenMaps
 from tokenbench.reports import style
-from tokenbench.reports.maps import overlays, traces
+from tokenbench.reports.maps import numbers, overlays, traces
 
 
 @pytest.fixture
@@ -116,10 +116,10 @@ def test_dense_is_left_out_beside_others_and_shown_alone(dropping: TokenMaps) ->
 
 
 def test_summary_and_agreement_are_of_all_settings(dropping: TokenMaps, merging: TokenMaps) -> None:
-    table = traces.summary([dropping, merging])
+    table = numbers.summary([dropping, merging])
     assert table["kept %"].tolist() == ["40.0", "100.0"]
     assert table["largest"].tolist() == ["1.0", "3.0"]
-    assert traces.between([dropping, merging]).iloc[0, 1].startswith("0.40 / ")
+    assert numbers.between([dropping, merging]).iloc[0, 1].startswith("0.40 / ")
 
 
 def test_a_file_in_the_way_is_named(tmp_path: Path, dropping: TokenMaps) -> None:

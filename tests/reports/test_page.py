@@ -23,6 +23,7 @@ from tokenbench.methods.base import make
 from tokenbench.reports import files, groups, pareto, published, style
 from tokenbench.reports.page import html
 from tokenbench.reports.paper import figures, tables
+from tokenbench.runs.axes import AXES
 from tokenbench.runs.row import Row, WeightsId
 
 SHIPPED = Path(__file__).parents[2] / "benchmarks/imagenet/results.jsonl"
@@ -49,10 +50,10 @@ def test_a_saving_within_the_slack_is_none(points: list[tuple[int, int]]) -> Non
 
 
 def test_a_front_never_leaves_its_conditions() -> None:
-    better = row("evit", top1=99.0, gmacs=0.1, images_per_s=999.0, latency_p50=1.0)
+    better = row("evit", top1=99.0, gmacs=0.1, images_per_s=999.0, latency_p50=1.0, peak_memory_mb=1.0)
     assert [p.fronts for p in groups.grouped([row(), better])[0].points] == [
         frozenset(),
-        {a.field for a in pareto.AXES},
+        {a.field for a in AXES},
     ]
     for change in ({"batch": 1}, {"hardware": "B"}, {"precision": "bf16"}, {"image_size": (1, 1)}, {"dataset": "d"}):
         made = groups.grouped([row(), better.model_copy(update=change)])
@@ -200,29 +201,41 @@ def test_folders_that_are_imagenets_validation_set() -> None:
     assert published.is_imagenet(tome(dataset="photos", images=1000, images_total=50_000, imagenet_val=True))
 
 
-def test_the_first_words() -> None:
-    def said(*found: tuple[float, float, float, float]) -> str:
-        made = [row("topk", f"topk[keep_rate=0.{i}]", gmacs=1.5 - i / 2, **change(*f)) for i, f in enumerate(found)]
-        answer = data(html.page([row(), *made]))["groups"][0]["answers"]["gmacs"]
-        return "".join(part if isinstance(part, str) else f"*{part[0]}*" for part in answer["lead"])
+def test_a_front_across_backbones_is_of_one_machine_and_the_same_images() -> None:
+    big, small = row(backbone="vit_s", top1=80.0, gmacs=4.0), row(backbone="vit_ti", top1=75.0, gmacs=1.0)
+    pruned = row("evit", backbone="vit_s", top1=74.0, gmacs=2.0)
+    found = groups.grouped([big, pruned, small])
+    (together,) = groups.combined(found)
+    fronts = {(p.row.method, p.row.backbone): p.fronts for p in together.points}
+    assert "gmacs" in fronts["dense", "vit_s"] and "gmacs" in fronts["dense", "vit_ti"]
+    assert "gmacs" not in fronts["evit", "vit_s"], "the small dense model is more accurate and cheaper"
+    assert together.members == (0, 1) and together.conditions["backbone"] == "vit_s, vit_ti"
+    for change in ({"hardware": "B"}, {"sample_hash": "other"}, {"batch": 1}, {"top1": None}):
+        assert groups.combined(groups.grouped([big, small.model_copy(update=change)])) == [] or "top1" in change
+    page = data(html.page([big, pruned, small]))
+    assert [group["name"] for group in page["groups"]] == ["vit_s", "vit_ti", "vit_s, vit_ti · together"]
 
-    better, fine, more = (2.0, 1.0, 3.0, 0.001), (-0.1, -0.6, 0.4, 0.8), (-5.0, -7.0, -3.0, 1e-6)
-    less, unsure = (-2.0, -3.5, -0.5, 0.01), (-0.4, -2.0, 1.2, 0.7)
-    assert "On 100 images one is more accurate than dense. It is *topk[keep_rate=0.0]*, -25 % GMAC for +2.0" in said(
-        better
+
+def test_any_two_rows_are_told_beside_each_other(tmp_path: Path) -> None:
+    import numpy as np
+
+    from tokenbench.measure.predictions import Predictions
+    from tokenbench.runs.results import predictions_path
+
+    made, file = [row(), row("evit", gmacs=1.0), row("tome", gmacs=1.5)], tmp_path / "results.jsonl"
+    for wrong, one in zip((0, 3, 30), made, strict=True):
+        top = np.arange(100, dtype=np.int32)[:, None] < wrong
+        Predictions(top.astype(np.int32), np.zeros(100, np.int32)).save(predictions_path(file, one.id))
+    told = data(html.page(made, file=lambda _: file))
+    lines = [told["lines"][i] for i in told["pairs"]["0 2"]]
+    assert (
+        lines[0][0] == "top-1 %" and lines[0][1].startswith("-30.0 [") and lines[0][2].startswith("less accurate, more")
     )
-    assert "On 100 images one loses at most 1.0 point. It is *topk" in said(fine)
-    both = said(better, fine)
-    assert "one is more accurate than dense and one loses at most 1.0 point. Saving most" in both
-    assert "without losing more: *topk[keep_rate=0.1]*, -50 % GMAC for -0.1 [-0.6, +0.4] points; speed-up 1.00." in both
-    assert said(more, less, unsure).endswith(
-        "one loses more than 1.0 point, one is less accurate and one cannot be judged; "
-        "for that there are too few images."
-    )
-    assert said(unsure, unsure).endswith("2 cannot be judged; for that there are too few images.")
-    assert "dense" not in said(unsure), "what cannot be told from dense is not as good as dense"
-    chance = said(*[(1.0, 0.1, 1.9, 0.03)] * 5)
-    assert "5 lose at most 1.0 point" in chance, "each alone would be more accurate"
+    assert ["GMAC", "×0.75", ""] in lines and len(told["pairs"]) == 3
+    lines = [told["lines"][i] for i in told["pairs"]["1 2"]]
+    assert lines[0][1].startswith("-27.0 ["), "not only beside dense"
+    bare = data(html.page(made))
+    assert bare["lines"][bare["pairs"]["0 1"][0]][2].startswith("not paired"), "without predictions it is said"
 
 
 def data(page: str) -> Any:

@@ -19,9 +19,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from rows import row
 
-from tokenbench.reports import curves, groups, pareto, style
+from tokenbench.reports import curves, groups, style
 from tokenbench.reports.page import html
 from tokenbench.reports.paper import figures, tables
+from tokenbench.runs.axes import AXES, Axis
 from tokenbench.runs.row import Row
 from tokenbench.tasks.classification import Classification
 
@@ -206,9 +207,12 @@ def test_the_files_hold_the_same(tmp_path: Path) -> None:
     shown = [[cell.strip() for cell in line] for line in lines]
     assert shown[0] == list(CELLS[0]) and shown[2:] == [list(cells.values()) for cells in CELLS]
     body = latex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    names = []
     for cells, line in zip(CELLS, body, strict=True):
-        plain = re.sub(r"[{}\\]", "", line).replace("--", "–").split("&")
-        assert [cell.strip() for cell in plain] == list(cells.values())
+        plain = re.sub(r"[{}\\$]", "", line).replace("--", "–").split("&")
+        assert [cell.strip() for cell in plain][1:] == list(cells.values())[1:]
+        names.append(plain[0].strip())
+    assert names == ["dense", "evit (keep rate 0.7)", "tome (r = 13)", "evit (keep rate 0.9)", "topk (keep rate 0.5)"]
     assert_csv(list(csv.DictReader(text.splitlines())))
 
 
@@ -281,7 +285,8 @@ COLUMNS: dict[str, list[Any]] = {  # dense, evit 0.7, tome, evit 0.9, topk
     "differs": [None, True, False, None, None],
     "last_tokens": [197.0, 72.3, 41.0, None, None],
     "break_even": [8, 8, 8, None, None],
-    "fronts": [[], ["gmacs"], ["gmacs", "latency_p50", "images_per_s"], [], []],
+    "fronts": [[], ["gmacs"], ["gmacs", "latency_p50", "images_per_s", "peak_memory_mb"], [], []],
+    "fronts_across": [[]] * 5,
     "score": [80.04, 78.92, 80.36, 79.5, 88.0],
     "score_low": [78.16, 77.02, 79.02, None, None],
     "score_high": [81.83, 79.44, 82.13, None, None],
@@ -307,11 +312,11 @@ COLUMNS: dict[str, list[Any]] = {  # dense, evit 0.7, tome, evit 0.9, topk
     "peak_memory_mb": [41.4, 33.6, 28.5, None, None],
     "tokens_mean": [[197.0, 197.0], [139.0, 72.3], [184.0, 41.0], None, None],
     "tokens_std": [[0.0, 0.0], [0.0, 4.5], [0.0, 0.0], None, None],
-    "part_embed": [0.1, 0.1, 0.1, None, None],
-    "part_attention": [1.7, 1.1, 0.9, None, None],
-    "part_mlp": [2.75, 1.69, 2.06, None, None],
-    "part_selection": [0.0, 0.06, 0.13, None, None],
-    "part_head": [0.05, 0.04, 0.03, None, None],
+    "parts": [["attention", "mlp", "embed", "head", "selection"]] * 3 + [None] * 2,
+    "parts_of": [[1.7, 2.75, 0.1, 0.05, 0.0], [1.1, 1.69, 0.1, 0.04, 0.06], [0.9, 2.06, 0.1, 0.03, 0.13], None, None],
+    "times": [["rest", "selecting"]] * 3 + [None] * 2,
+    "times_of": [[155.04, 0.0], [120.942, 3.08835], [66.2796, 11.2404], None, None],
+    "t_times": ["rest 155.0, selecting 0.0", "rest 120.9, selecting 3.1", "rest 66.3, selecting 11.2", "", ""],
     "t_score": ["80.0 [78.2, 81.8]", "78.9 [77.0, 79.4]", "80.4 [79.0, 82.1]", "79.5", "88.0"],
     "t_diff": ["–", "-1.1 [-2.0, -0.2]", "+0.3 [-0.6, +1.3]", "–", "–"],
     "t_verdict": ["–", "less accurate", "at most 1.0 lost", "–", "–"],
@@ -368,16 +373,30 @@ def unpacked(column: dict[str, Any], count: int) -> list[Any]:
 def test_the_conditions_of_the_page(page: dict[str, Any]) -> None:
     (group,) = page["groups"]
     answers = group.pop("answers")
-    assert answers["gmacs"] == {
-        "headline": "deit_s: evit and tome are on the front of accuracy against GMAC",
+    assert answers["axis"] == "latency_p50"
+    slider = answers["sliders"]["drop gmacs"]
+    assert (slider["values"][slider["start"]], slider["texts"][slider["start"]]) == (1.0, "at most 1.0 point lost")
+    tome = "+0.3 [-0.6, +1.3] points, -30 % GMAC, 77.5 [75.1, 80.6] ms a batch"
+    evit = "-1.1 [-2.0, -0.2] points, -35 % GMAC, 124.0 [119.9, 131.6] ms a batch"
+    # of two: 2.241 standard errors of 0.95 / 1.96 below 0.32 is -0.766
+    assert answers["said"][slider["at"][slider["start"]]] == {
+        "headline": "Use tome[r=13]: -30 % GMAC, at most 0.8 points lost, 95 % sure on 1,900 images",
         "lead": [
-            "2 of 3 settings are beaten by no other. ",
-            "On 1,900 images one loses at most 1.0 point and one is less accurate.",
-            *(" It is ", ["tome[r=13]"], ", -30 % GMAC for +0.3 [-0.6, +1.3] points; speed-up 2.00 [1.90, 2.50]."),
+            *("In full: ", ["tome[r=13]"], f", {tome}. "),
+            *(["evit[keep_rate=0.7] (trained)"], f" cannot be judged yet ({evit})", ". "),
         ],
+        "use": 2,
     }
-    assert answers["latency_p50"]["headline"] == "deit_s: tome is on the front of accuracy against latency"
-    assert answers["latency_p50"]["lead"][0] == "1 of 3 settings is beaten by no other. "
+    slider = answers["sliders"]["latency_p50"]  # steps of 50: from the least, 77.5, to the most, 995
+    assert slider["values"] == [50.0 * i for i in range(1, 22)] and slider["texts"][1] == "within 100 ms a batch"
+    said = [answers["said"][at] for at in slider["at"]]
+    assert said[0]["headline"] == "Nothing here keeps {limit}: the nearest is tome[r=13] with 77.5"
+    assert said[0]["lead"] == ["3 settings do not keep to it."] and said[0]["use"] is None
+    assert said[1]["headline"].startswith("{Limit}, use tome[r=13], the most accurate: 80.4 %, at most 0.7 points lost")
+    assert group.pop("members") == [0]
+    keys = group.pop("keys")
+    assert keys["time"] == {"rest": 0, "selecting": 4}
+    assert keys["parts"] == {"attention": 0, "mlp": 1, "embed": 2, "head": 3, "selection": 4}
     assert group == {
         "notes": list(LEGEND),
         "name": "deit_s",
@@ -478,13 +497,13 @@ def group() -> groups.Group:
 @pytest.mark.parametrize(
     ("axis", "places"),
     [
-        (pareto.AXES[0], (4.6, 2.99, 3.22, 4.14)),
-        (pareto.AXES[1], (155.04, 124.03, 77.52, 995.02)),
-        (pareto.AXES[2], (51.6, 64.5, 103.2, 8.04)),
+        (AXES[0], (4.6, 2.99, 3.22, 4.14)),
+        (AXES[1], (155.04, 124.03, 77.52, 995.02)),
+        (AXES[2], (51.6, 64.5, 103.2, 8.04)),
     ],
     ids=lambda given: getattr(given, "field", ""),
 )
-def test_figure_of_accuracy(group: groups.Group, axis: pareto.Axis, places: tuple[float, ...]) -> None:
+def test_figure_of_accuracy(group: groups.Group, axis: Axis, places: tuple[float, ...]) -> None:
     dense, loses, close, slow = places
     axes = drawn(figures.accuracy(group, axis))
     assert points(axes, "dense") == [(dense, 80.04)]

@@ -247,3 +247,33 @@ def test_real_maps_are_small_and_open(visit: Callable[..., Any]) -> None:
     for _ in range(11):
         page.press(page.keys.ARROW_LEFT)
     assert page.number("a", "tokens") == "184" and page.number("b", "tokens") == "196"
+
+
+def test_clips_play_and_step_and_colours_stay(opened: Callable[..., Page]) -> None:
+    """Two clips of three frames: by the buttons and keys within one, round and round, a token in one colour."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    page = opened([replace(settings(6)[3], frames=3)])
+
+    def comes(frame: int) -> None:
+        WebDriverWait(page.driver, 20).until(lambda _: page.text(".time output") == f"frame {frame} of 3")
+
+    comes(1)
+    before, token = page.pixels(), page.all(".sheet button")[0].get_attribute("style")
+    page.all(".time .go")[1].click()
+    comes(2)
+    assert (page.pixels() != before).any() and page.all(".sheet button")[0].get_attribute("style") == token
+    page.all(".time .go")[0].click()
+    comes(1)
+    page.all(".time .go")[0].click()
+    comes(3)  # from the first to the last of the clip
+    page.press("]")
+    comes(1)  # of the next clip
+    page.press("p")
+    assert page.text(".play") == "Pause"
+    comes(2)
+    page.press("p")
+    assert page.text(".play") == "Play"
+    chosen = [button.get_attribute("aria-pressed") for button in page.all(".images button")].index("true")
+    assert chosen >= 3, "it stays in its clip"
+    assert not opened(settings(2)).all(".time")

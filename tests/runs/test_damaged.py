@@ -17,6 +17,7 @@ from tokenbench.cli import screen
 from tokenbench.reports.page import html
 from tokenbench.reports.paper import tables
 from tokenbench.runs import reading, results
+from tokenbench.runs.glance import Glance
 from tokenbench.runs.row import Row, dumps
 
 GOOD = row("evit", gmacs_by_block=[1.0, 0.5], gmacs_by_part={"mlp": 1.0}, tokens_mean=[197.0], diff_dense=-1.0)
@@ -78,7 +79,7 @@ def test_any_field_of_any_kind(tmp_path: Path) -> None:
 
 
 def test_a_quick_look_takes_nothing_that_a_careful_one_would_not() -> None:
-    glance, good = reading.Glance(), json.loads(dumps(GOOD))
+    glance, good = Glance(), json.loads(dumps(GOOD))
     assert glance.told(line(good)) == reading.told(line(good)) == glance.told(line({**good, "env": good["env"]}))
     taken = 0
     for path, value in itertools.product(PATHS, ODD):

@@ -11,7 +11,8 @@ from rows import ENV, row
 from tokenbench.errors import UnknownName, UsageError
 from tokenbench.methods import get
 from tokenbench.methods.base import make
-from tokenbench.runs.matching import CONDITIONS, Found, differ, matched, named
+from tokenbench.runs.differing import CONDITIONS, differ
+from tokenbench.runs.matching import Found, matched, named
 from tokenbench.runs.row import Row
 
 FILE, OTHER = Path("a.jsonl"), Path("b.jsonl")

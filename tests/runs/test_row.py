@@ -361,7 +361,7 @@ def timed(clock: Clock, label: str, batch: int) -> dict[str, Any]:
     rounds = rounds_of(clock, batch)
     seconds, reference = ([whole for _, whole in clock.passes[name, batch][-rounds:]] for name in (label, "dense"))
     ratios = sorted(ref / own for ref, own in zip(reference, seconds, strict=True))
-    shares = [inside / whole for inside, whole in clock.passes[label, batch][-rounds - 2 - ROUNDS : -rounds - 2]]
+    shares = [inside / whole for inside, whole in clock.passes[label, batch][-rounds - 2 - timing.SHARES : -rounds - 2]]
     middle, out = statistics.median(seconds), left_out(rounds)
     sure = sorted(seconds) if label == "dense" else ratios  # its own time stands for dense
     return {
@@ -552,7 +552,7 @@ def test_every_measurement_is_made_as_the_plan_says(
         assert [args[0].method.label for args, _ in heard[name]] == labels
         assert all(torch.allclose(args[1], images, atol=1e-6) for args, _ in heard[name])
     assert {args[2] for name in ("peak", "reduction_share") for args, _ in heard[name]} == {"bf16"}
-    assert {args[3] for args, _ in heard["reduction_share"]} == {ROUNDS}
+    assert {args[3] for args, _ in heard["reduction_share"]} == {timing.SHARES}
     assert rows[0].reason == "peak memory measured before compiling"
     assert rows[1].reason == "peak memory and the share of selecting measured before compiling"
     (timed,) = heard["measure"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -150,14 +153,50 @@ def test_what_cannot_be_trained_on(folder: Path, tmp_path: Path) -> None:
     assert found.value is not None and found.images == 2
 
 
+def test_in_bfloat16(trained: tuple[Job, Path], tmp_path: Path) -> None:
+    """Losses are those of float32 but for rounding, weights stay in float32, and what is held out is scored so too."""
+    job, output = trained
+    half = replace(job, output=tmp_path / "half", precision="bf16", recipe=RECIPE.change({"updates": 2}))
+    assert train(half, Quiet()).images == 4
+    one, other = (logs.read(out / "log.jsonl")[0] for out in (output, half.output))
+    for name in ("loss", "loss_mask", "loss_classifier", "loss_objectness"):
+        assert other[name] == pytest.approx(one[name], rel=0.05) and other[name] != one[name]
+    assert all(tensor.dtype != torch.bfloat16 for tensor in load_file(half.output / "model.safetensors").values())
+
+
 @pytest.mark.slow
 def test_disks_are_learned(tmp_path: Path) -> None:
-    """The smoke recipe: the loss falls, and boxes and masks are found."""
+    """The smoke recipe: the loss falls, boxes and masks are found, and a killed run ends with the same bits."""
     data = scenes.coco(tmp_path / "disks", train=24, val=6)
     recipe: Any = DETECTION["smoke"].change({"crop": 96})
-    job = Job(STViTR(), "swin_nano", recipe, data, tmp_path / "out", task=TASK, save_every=20)
+    job = Job(STViTR(), "swin_nano", recipe, data, tmp_path / "out", task=TASK, save_every=10, evaluate_every=15)
     train(job, Quiet())
     rows = logs.read(tmp_path / "out" / "log.jsonl")
     losses = [row["loss"] for row in rows if "loss" in row]
     assert losses[-1] < 0.7 * losses[0]
     assert rows[-1]["box_ap50"] > 5 and rows[-1]["mask_ap50"] > 5
+    again = replace(job, output=tmp_path / "again")
+    with pytest.raises(KeyboardInterrupt):
+        train(again, Quiet(until=105))
+    train(again, Quiet())
+    one, other = (load_file(out / "model.safetensors") for out in (job.output, again.output))
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(folder: Path, tmp_path: Path) -> None:
+    """All parameters get gradients in both, of images without objects too; one speaks, and `run` reads the result."""
+    words = WRITTEN.replace("head=mask", "head=cascade").replace("fc=32", "fc=32,box_convs=1")
+    args = ["--task", words, "--backbone", "swin_nano", "--data-dir", str(folder)]
+    changes = {**RECIPE.model_dump(include={"crop", "before", "after"}), "updates": 4, "warmup_updates": 1, "batch": 4}
+    train_args = ["--method", "stvit_r", "--recipe", "smoke", "--save-every", "2", "-o", str(tmp_path / "two")]
+    train_args += [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "tokenbench", "train", *args, *train_args, "--device", "cpu"]
+    ran = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("box AP") == 1, "one of them speaks"
+    rows = [row for row in logs.read(tmp_path / "two" / "log.jsonl") if "loss" in row]
+    assert [row["update"] for row in rows] == [2, 4] and all(row["loss"] > 0 for row in rows)
+    rest = ("--methods", "stvit_r", "--weights", str(tmp_path / "two"), "--image-size", "64", "--rounds", "3")
+    call("run", *args, *rest, "-o", str(tmp_path / "r.jsonl"))

@@ -24,6 +24,7 @@ from tokenbench.methods.dense import Dense
 from tokenbench.runs.results import load
 from tokenbench.tasks.segmentation import Segmentation
 from tokenbench.training import Job, train
+from tokenbench.training import log as logs
 
 TASK = Segmentation(head="light", width=16, short=0)
 RECIPE = SEGMENTATION["mini"].change({"updates": 12, "warmup_updates": 2, "batch": 4, "crop": 64})
@@ -48,6 +49,17 @@ def test_killed_it_goes_on_bit_for_bit(trained: tuple[Job, Path], tmp_path: Path
     train(again, Quiet())
     one, other = (load_file(out / "model.safetensors") for out in (output, again.output))
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_in_bfloat16(trained: tuple[Job, Path], tmp_path: Path) -> None:
+    job, output = trained
+    half = replace(job, output=tmp_path / "half", precision="bf16", recipe=RECIPE.change({"updates": 2}))
+    assert train(half, Quiet()).images == 3
+    one, other = (logs.read(out / "log.jsonl")[0] for out in (output, half.output))
+    assert one["update"] == other["update"] == 2
+    for name in ("loss_pixels", "loss_auxiliary"):
+        assert other[name] == pytest.approx(one[name], rel=0.05) and other[name] != one[name]
+    assert all(tensor.dtype != torch.bfloat16 for tensor in load_file(half.output / "model.safetensors").values())
 
 
 def test_rows(trained: tuple[Job, Path], tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from tokenbench import backbones
 from tokenbench.methods import all_methods
 from tokenbench.methods.dense import Dense
+from tokenbench.methods.diffrate.diffrate import DiffRate
 from tokenbench.methods.dynamicvit.dynamicvit import DynamicViT
 from tokenbench.methods.evit import EViT
 from tokenbench.methods.recipe import DEIT, Recipe
@@ -142,6 +143,27 @@ def cosine(update: int, high: float, low: float, start: float, warm: int, total:
 
 
 # each update
+
+
+def test_a_search_ends_with_its_counts(folder: Path, dense: Path, tmp_path: Path) -> None:
+    """What is written is the dense weights, under the setting that was found."""
+    how = {"epochs": 1, "warmup_epochs": 0, "backbone_lr": 0, "weight_decay": 0, "lr": 1.0, "start": "dense"}
+    method = DiffRate(search=True, step=1, target=1e-3)  # as few tokens as can be
+    job = Job(
+        method, "deit_femto", RECIPE.change(how), folder, tmp_path / "run", weights=str(dense), evaluate_every=100
+    )
+    done = train(job, Quiet())
+    written = files.header(done.path)["setting"]
+    found = DiffRate(**written)
+    depth = backbones.create("deit_femto", classes=3).depth
+    assert not found.search and found.prune is not None and found.merge is not None
+    assert len(found.prune) == len(found.merge) == depth and found.prune[0] == found.merge[0]
+    pairs = [count for pair in zip(found.prune, found.merge, strict=True) for count in pair]
+    assert pairs == sorted(pairs, reverse=True) and pairs[-1] < pairs[0] // 2
+    before, after = load_file(dense), load_file(done.path)
+    assert {name.removeprefix("vit.") for name in after} == set(before)
+    assert all(torch.equal(value, before[name.removeprefix("vit.")]) for name, value in after.items())
+    checkpoints.load(Model(backbones.create("deit_femto", classes=3), found), str(done.path))
 
 
 def test_the_learning_rate_of_each_update(job: Job, followed: Followed) -> None:
@@ -347,11 +369,9 @@ DYNAMIC_SWIN = {  # arXiv 2207.01580, its released settings
 STUDY = {  # arXiv 2308.04657, shared by the methods of the study: from DeiT's weights, all at one rate
     **{**TUNE, "lr": 1e-3, "lr_batch": 1024, "min_lr": 1e-5, "warmup_epochs": 20, "weight_decay": 0.05, "ema": 0.99996}
 }
-NOT_YET = {  # held to no source here so far; what is added to RECIPES goes from this list
-    *(("avit", "tiny"), ("avit", "small"), ("cropr", "finetune"), ("dtem", "modular"), ("dtps", "finetune")),
-    *(("evovit", "scratch"), ("idlevit", "finetune"), ("ltmp", "thresholds"), ("mctf", "finetune"), ("sit", "distil")),
-    *(("ppt", "finetune"), ("spvit", "finetune"), ("tokenlearner", "finetune")),
-}
+# A-ViT, arXiv 2112.07658: 100 epochs from DeiT's weights, 5e-4 at 4 x 128 images for T and 3e-4 at 4 x 96 for S
+HALTING = {**SCRATCH, "epochs": 100, "start": "dense"}
+OWN = {**TUNE, "lr": 5e-5, "weight_decay": 0.05}  # tokenbench's own: nothing was published for these
 RECIPES = {
     **{(name, "finetune"): STUDY for name in ("patchmerger", "sinkhorn", "sit")},
     ("evit", "scratch"): {**SCRATCH, "knobs": {"shrink_start": 10, "shrink_epochs": 100}},
@@ -359,20 +379,85 @@ RECIPES = {
     ("dynamicvit", "finetune"): DYNAMIC,
     ("dynamicvit", "swin"): DYNAMIC_SWIN,
     ("stvit", "scratch"): SCRATCH,
-    ("stvit", "finetune"): {**TUNE, "lr": 5e-5, "weight_decay": 0.05},  # tokenbench's own
+    ("stvit", "finetune"): OWN,
+    ("tokenlearner", "finetune"): OWN,
+    ("avit", "tiny"): {**HALTING, "batch": 512},
+    ("avit", "small"): {**HALTING, "batch": 384, "lr": 3e-4, "lr_batch": 384},
+    # arXiv 2412.00965 trains with a classifier on each module; how long a classifier is tuned it does not say
+    ("cropr", "finetune"): {**SCRATCH, "epochs": 30, "start": "dense", "knobs": {"heads": True}},
+    # DTEM (2412.10569), modular: only its layers learn, 30 epochs, 1e-4 to 1e-6, decay 1e-4, gradients to 5, r 16
+    ("dtem", "modular"): {
+        **{**SCRATCH, "epochs": 30, "lr": 1e-4, "lr_batch": 1024, "min_lr": 1e-6, "warmup_epochs": 0, "start": "dense"},
+        **{"weight_decay": 1e-4, "clip_grad": 5.0, "backbone_lr": 0.0, "knobs": {"train_r": 16}},
+    },
+    # dTPS, arXiv 2304.10716: 2.5e-4 at 1024 images, the backbone at 0.01 of it, from the first epoch and all of it
+    ("dtps", "finetune"): {
+        **{**SCRATCH, "epochs": 30, "lr": 2.5e-4, "lr_batch": 1024, "min_lr": 1e-6, "start": "dense"},
+        **{"teacher": "dense", "backbone_lr": 0.01},
+    },
+    # DiffRate, arXiv 2305.17997: counts alone are learnt, 3 epochs at 1024 images, 0.01 to 0.001 on a cosine, no decay
+    ("diffrate", "search"): {
+        **{**SCRATCH, "epochs": 3, "lr": 1e-2, "lr_batch": 1024, "min_lr": 1e-3, "warmup_epochs": 0, "start": "dense"},
+        **{"weight_decay": 0.0, "drop_path": 0.0, "backbone_lr": 0.0, "knobs": {"search": True}},
+    },
+    # Evo-ViT, arXiv 2108.01390: DeiT's 300 epochs, the first 200 of which part tokens anew in each block; two heads
+    ("evovit", "scratch"): {**SCRATCH, "knobs": {"heads": True, "layer_wise_epochs": 200.0}},
+    # IdleViT, arXiv 2310.05654: 30 epochs, 1e-5 x batch / 512 to 1e-6, a weight of 10 on distillation
+    ("idlevit", "finetune"): {**TUNE, "lr": 1e-5, "teacher": "dense", "knobs": {"distill_weight": 10.0}},
+    # LTMP, arXiv 2307.10780: one epoch at 128 images, thresholds at 5e-3 and weights at 5e-6, merging from 0.9 on
+    ("ltmp", "thresholds"): {
+        **{**SCRATCH, "epochs": 1, "batch": 128, "lr": 5e-3, "lr_batch": 128, "warmup_epochs": 0, "start": "dense"},
+        **{"backbone_lr": 1e-3, "knobs": {"merge_from": 0.9}},
+    },
+    # MCTF, arXiv 2403.10030: 30 epochs, 1.5e-5 x batch / 512 to 1e-6, decay 0.05, drop path 0.1, images unmixed
+    ("mctf", "finetune"): {**TUNE, "lr": 1.5e-5, "weight_decay": 0.05, "drop_path": 0.1, "mixup": 0, "cutmix": 0},
+    ("ppt", "finetune"): {**TUNE, "lr": 1e-5},  # arXiv 2310.01812: 30 epochs at 1e-5
+    # SiT, arXiv 2111.12624, feature recycling: 125 epochs, 2e-4 x batch / 512, no warm-up, the dense model as teacher
+    ("sit", "distil"): {
+        **{**SCRATCH, "epochs": 125, "lr": 2e-4, "warmup_epochs": 0, "start": "dense", "teacher": "dense"},
+        "knobs": {"reverse": True},
+    },
+    # SPViT, arXiv 2112.13890: 30 epochs (S), predictors at 5e-4 x batch / 512, the backbone 5 epochs at 0, then at 0.01
+    ("spvit", "finetune"): {
+        **{**SCRATCH, "epochs": 30, "start": "dense", "teacher": "dense", "backbone_lr": 0.01, "backbone_wait": 5},
+    },
+}
+WEIGHTS = {  # of the terms of losses, and what else of a method only training reads, as its source has it
+    ("avit", "ponder_weight"): 5e-4,
+    ("avit", "prior_weight"): 1e-3,
+    ("avit", "prior_depth"): 8,
+    ("diffrate", "target_weight"): 5.0,
+    ("diffrate", "step"): 4,
+    ("dtem", "partners"): 3,
+    ("dtem", "tau"): 0.1,
+    ("dtem", "tau_first"): 0.1,
+    ("dtps", "ratio_weight"): 2.0,
+    ("dtps", "distill_weight"): 0.5,
+    ("dtps", "token_mse"): False,
+    ("idlevit", "cut_weight"): 20.0,
+    ("idlevit", "distill_weight"): 5.0,
+    ("ltmp", "budget_weight"): 10.0,
+    ("ltmp", "prune_to"): 0.0,
+    ("mctf", "consistency"): 3.0,
+    ("mctf", "confidence"): 0.4,
+    ("sit", "token_weight"): 2.0,
+    ("sit", "logit_weight"): 2.0,
+    ("spvit", "ratio_weight"): 2.0,
+    ("spvit", "distill_weight"): 0.5,
+    ("spvit", "token_mse"): True,
+    ("spvit", "shares"): (0.617, 0.369, 0.137),
 }
 
 
 def test_every_recipe_is_what_its_source_says() -> None:
     found = {(name, way): recipe for name, cls in all_methods().items() for way, recipe in cls.recipes.items()}
-    assert set(found) - set(RECIPES) >= NOT_YET
     for (name, way), recipe in found.items():
-        if (name, way) in NOT_YET:
-            continue
         wanted = RECIPES.get((name, way), {"scratch": SCRATCH, "finetune": TUNE}.get(way))
         assert wanted is not None, f"the recipe {way} of {name} is held to nothing here"
         assert recipe.model_dump(exclude={"source"}) == wanted, (name, way)
         assert recipe.source
     assert set(RECIPES) <= set(found) and set(SCRATCH) == set(Recipe.model_fields) - {"source"}
     assert found["dynamicvit", "finetune"].scaled_lr == 1e-3 and found["evit", "finetune"].scaled_lr == 4e-5
+    for (name, knob), value in WEIGHTS.items():
+        assert getattr(all_methods()[name](), knob) == value, (name, knob)
     assert [next(iter(cls.recipes)) for cls in (EViT, DynamicViT)] == ["scratch", "finetune"], "the default comes first"

@@ -226,8 +226,15 @@ def test_averaged_weights_are_taken_when_asked_for_or_named_best(tmp_path: Path)
         published.read(saved(path, one), "dense", averaged=True)
 
 
-def suite(model: str, rates: list[float], blocks: tuple[int, ...] = (3, 6, 9)) -> argparse.Namespace:
-    return argparse.Namespace(model=f"{model}_small_patch16_224", keep_rate=rates, reduction_loc=list(blocks))
+def suite(model: str, rates: list[float], blocks: tuple[int, ...] = (3, 6, 9), **more: Any) -> argparse.Namespace:
+    name = "reduction_ratio" if model == "atc" else "keep_rate"
+    return argparse.Namespace(model=f"{model}_small_patch16_224", reduction_loc=list(blocks), **{name: rates}, **more)
+
+
+def dpcknn(dim: int, learnt: bool = True) -> State:
+    shapes = {"weight": (1, dim), "bias": (1,)}
+    parts = {f"cluster_layers.{s}.score.{part}": torch.zeros(shape) for s in range(3) for part, shape in shapes.items()}
+    return deit(dim) | (parts if learnt else {})
 
 
 @pytest.mark.parametrize(
@@ -239,13 +246,45 @@ def suite(model: str, rates: list[float], blocks: tuple[int, ...] = (3, 6, 9)) -
         (suite("dyvit", [0.7]), dynamicvit(384), "dynamicvit[keep_rate=0.7]"),
         (suite("tome", [0.7]), deit(384), "tome[r=0/0/0/59/0/0/41/0/0/29]"),
         (suite("tome", [0.25]), deit(384), "tome[r=0/0/0/147/0/0/37/0/0/9]"),
+        (suite("ats", [0.7]), deit(384), "ats[program=suite]"),
+        (suite("ats", [0.25], (4, 8)), deit(384), "ats[program=suite,keep_rate=0.25,blocks=4/8]"),
+        (suite("dpcknn", [0.5], k_neighbors=7, equal_weight=False), dpcknn(384), "dpcknn[keep_rate=0.5,k=7]"),
+        (
+            suite("dpcknn", [0.9], k_neighbors=5, equal_weight=True),
+            dpcknn(384, learnt=False),
+            "dpcknn[keep_rate=0.9,equal_weight=true]",
+        ),
+        (suite("kmedoids", [0.7], cluster_iters=5, equal_weight=False), deit(384), "kmedoids[keep_rate=0.7,rounds=5]"),
+        (
+            suite("kmedoids", [0.5], cluster_iters=3, equal_weight=True),
+            deit(384),
+            "kmedoids[keep_rate=0.5,equal_weight=true]",
+        ),
+        (
+            suite("heuristic", [0.5], heuristic_pattern="l1", min_radius=1.0, not_contiguous=True),
+            deit(384),
+            "radial[norm=l1,keep_rate=0.5]",
+        ),
+        (
+            suite("heuristic", [0.7], (3, 9), heuristic_pattern="linf", min_radius=2.0, not_contiguous=False),
+            deit(384),
+            "radial[norm=linf,keep_rate=0.7,contiguous=true,least=2.0,blocks=3/9]",
+        ),
+        (suite("atc", [0.25], linkage="average", proportional_attn=True), deit(384), "atc[keep_rate=0.25]"),
+        (
+            suite("atc", [0.9], linkage="complete", proportional_attn=False),
+            deit(384),
+            "atc[keep_rate=0.9,linkage=complete,prop_attn=false]",
+        ),
     ],
 )
 def test_tokenreductions_own_where_the_method_is_the_same(
     tmp_path: Path, options: argparse.Namespace, state: State, label: str
 ) -> None:
     found = published.read(saved(tmp_path / "a.pth", state, args=options))
-    assert (found.method.label, found.backbone, found.layout) == (label, "deit_s", "JoakimHaurum/TokenReduction")
+    layout = "JoakimHaurum/ATC" if label.startswith("atc") else "JoakimHaurum/TokenReduction"
+    assert (found.method.label, found.backbone, found.layout) == (label, "deit_s", layout)
+    assert found.assumed == () or "twin" in found.assumed[0]
     baseline = argparse.Namespace(model="deit_small_patch16_224_local", keep_rate=[], reduction_loc=[])
     assert published.read(saved(tmp_path / "b.pth", deit(384), args=baseline)).method.name == "dense"
 
@@ -265,7 +304,8 @@ def test_tokenreductions_own_where_it_is_not(tmp_path: Path) -> None:
         (suite("tome", [137.0, 96.0, 67.0]), deit(384), "which no one keep_rate gives"),
         (suite("topk", [0.7]), deit(384, patches=576), "counts are those of 196 patches, and it has 576"),
         (suite("dyvit", [0.7, 0.5]), dynamicvit(384), "2 keep rates for 3 blocks"),
-        (suite("heuristic", [0.7]), deit(384), "TokenReduction's 'heuristic', which is no method of tokenbench"),
+        (suite("local", [0.7]), deit(384), "TokenReduction's 'local', which is no method of tokenbench"),
+        (suite("kmedoids", [0.9, 0.5, 0.3]), deit(384), "keeps 176/98/58 patches, which no one keep_rate gives"),
         (suite("evit", [0.7]) or None, deit(384, patches=576), "it has 576"),
         (
             argparse.Namespace(reduction_loc=3, keep_rate=[0.7], model="topk_small_patch16_224"),
@@ -275,6 +315,8 @@ def test_tokenreductions_own_where_it_is_not(tmp_path: Path) -> None:
     ):
         with pytest.raises(WeightsError, match=why):
             published.read(saved(path, state, args=options))
+    with pytest.raises(BadSetting, match="linkage=ward is not allowed"):
+        published.read(saved(path, deit(384), args=suite("atc", [0.7], linkage="ward")))
 
 
 def test_options_of_yacs_are_read_without_yacs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,10 @@ SHORT_NAMES = {
     "eva02_s": "eva02_small_patch14_336.mim_in22k_ft_in1k",
     "beit_b": "beit_base_patch16_224.in22k_ft_in22k_in1k",
     "swin_nano": "swin_nano",
+    "swin3d_nano": "swin3d_nano",
+    "swin3d_t": "swin3d_t",
+    "swin3d_s": "swin3d_s",
+    "swin3d_b": "swin3d_b",
     "lvvit_t": "lvvit_t",
     "lvvit_s": "lvvit_s",
     "lvvit_m": "lvvit_m",
@@ -164,5 +168,5 @@ def _fused(model: nn.Module) -> nn.Module:
 
 
 def random_images(backbone: Backbone, batch: int, seed: int = 0) -> Tensor:
-    """Standard-normal images (B, channels, H, W) for counting and timing."""
-    return torch.randn(batch, *backbone.input_size, generator=torch.Generator().manual_seed(seed))
+    """Standard-normal images (B, channels, H, W), or clips, for counting and timing."""
+    return torch.randn(batch, *backbone.shape, generator=torch.Generator().manual_seed(seed))

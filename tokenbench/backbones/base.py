@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from tokenbench.core import registry
 from tokenbench.core.block import Block, Reducer
 from tokenbench.core.tokens import Tokens
 from tokenbench.errors import Unsupported
@@ -31,6 +32,7 @@ class Backbone:
     class_names: tuple[str, ...] | None = None  # what the weights call their classes, where they say it
     placed: ClassVar[bool] = False  # whether blocks read where each token lies, so that merged ones would lie nowhere
     windowed: ClassVar[bool] = False  # whether blocks attend within windows, which need all tokens of a grid
+    clips: ClassVar[bool] = False  # whether it takes clips (B, channels, frames, H, W) in place of images
 
     def __init_subclass__(cls) -> None:
         if "family" in vars(cls):
@@ -40,6 +42,7 @@ class Backbone:
         """An adapter of the family that serves this model."""
         if cls is not Backbone:
             return object.__new__(cls)
+        registry.installed("tokenbench.backbones")  # which register themselves
         for family in cls.families:
             if family.knows(vit):
                 return object.__new__(family)
@@ -131,6 +134,11 @@ class Backbone:
         """Channels, height and width of an image."""
         height, width = self.vit.patch_embed.img_size
         return int(self.vit.in_chans), int(height), int(width)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What a model takes: channels, height and width of an image; of a clip frames come after channels."""
+        return self.input_size
 
     @property
     def unseen(self) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +19,7 @@ from tokenbench.core.borrowed import thirds, unmeddled
 from tokenbench.core.tokens import Tokens
 from tokenbench.core.windows import Pair, cut, lay, spread
 
+ONCE = "once"  # in `Tokens.state`: keys that several windows look at are projected once, and not in each window
 STAGE = 2  # the third, which holds most blocks and where semantic tokens are made
 
 
@@ -40,6 +41,16 @@ def swin_nano(pretrained: bool = False, **kwargs: Any) -> SwinTransformer:
     }
     model.pretrained_cfg = model.default_cfg = config
     return model
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of windowed blocks: the blocks, their width, rows and columns of a window and of the map."""
+
+    blocks: Sequence[Any]
+    dim: int
+    window: Pair
+    layout: Pair
 
 
 class SwinTurn(Block):
@@ -75,7 +86,7 @@ class SwinTurn(Block):
         unmeddled(block, block.attn)
         window = semantic_window(layout, block.window_size)
         out = shifted(block.attn, block.norm1(tokens.x), layout, window, any(block.target_shift_size))
-        return self.mlp(tokens.with_x(tokens.x + block.drop_path1(out)))
+        return self.mlp(tokens.with_x(tokens.x + self.dropped(1, out, tokens)))
 
     def attention(self, tokens: Tokens) -> tuple[Tokens, Attn]:
         """Cross-attention to the context.
@@ -90,10 +101,11 @@ class SwinTurn(Block):
         y, keys, window = block.norm1(tokens.x), block.norm1(context.x), layout
         if views is not None:
             whole = halved(tokens.grid, self.halvings)
-            window = (layout[0] * block.window_size[0] // whole[0], layout[1] * block.window_size[1] // whole[1])
-            y, keys = cut(y, layout, window), keys[:, views].flatten(0, 1)
-        out, attn = cross(block.attn, y, keys)
-        x = tokens.x + block.drop_path1(out if views is None else lay(out, layout, window))
+            side = self.window
+            window = (layout[0] * side[0] // whole[0], layout[1] * side[1] // whole[1])
+            y = cut(y, layout, window)
+        out, attn = self.cross(y, keys, views, ONCE in tokens.state)
+        x = tokens.x + self.dropped(1, out if views is None else lay(out, layout, window), tokens)
         if context.source is not None:
             weights = attn.weights()
             if views is not None:
@@ -105,7 +117,24 @@ class SwinTurn(Block):
     def mlp(self, tokens: Tokens) -> Tokens:
         """The tokens after the MLP and its residual."""
         block = self.borrowed[0]
-        return tokens.with_x(tokens.x + block.drop_path2(block.mlp(block.norm2(tokens.x))))
+        return tokens.with_x(tokens.x + self.dropped(2, block.mlp(block.norm2(tokens.x)), tokens))
+
+    @property
+    def window(self) -> Pair:
+        """Rows and columns of the block's windows."""
+        rows, cols = self.borrowed[0].window_size
+        return int(rows), int(cols)
+
+    def cross(self, y: Tensor, keys: Tensor, views: Tensor | None, once: bool) -> tuple[Tensor, Attn]:
+        """Cross-attention by the block's projections, as the function `asking` has it."""
+        attn = self.borrowed[0].attn
+        q, k, v = asking(attn, y, keys, views, once)
+        return _out(attn, q, k, v, None), Attn(q, k, v, attn.scale, 0)
+
+    def dropped(self, branch: int, x: Tensor, tokens: Tokens) -> Tensor:
+        """What stochastic depth leaves of a residual branch, 1 or 2, of these tokens."""
+        block = self.borrowed[0]
+        return block.drop_path1(x) if branch == 1 else block.drop_path2(x)  # type: ignore[no-any-return]
 
 
 class Swin(Backbone):
@@ -142,6 +171,12 @@ class Swin(Backbone):
     def depth(self) -> int:
         """Number of blocks of all stages."""
         return sum(self.stages)
+
+    def stage(self, index: int) -> Stage:
+        """What is known of a stage."""
+        blocks = self.vit.layers[index].blocks
+        rows, cols = blocks[0].window_size
+        return Stage(list(blocks), int(blocks[0].dim), (int(rows), int(cols)), halved(self.grid, index))
 
     def turn(self, index: int, reducers: Sequence[Reducer], proportional: bool) -> Block:
         """A timm block, after the patch merging of its stage if it is the first."""
@@ -194,13 +229,13 @@ def halved(grid: Pair, times: int) -> Pair:
     return (-(-grid[0] // 2**times), -(-grid[1] // 2**times))
 
 
-def whole_windows(vit: Swin, side: int) -> str | None:
+def whole_windows(vit: Any, side: int) -> str | None:
     """The reason if the third stage is not whole windows of more than `side` tokens a side, else None."""
     if len(vit.stages) <= STAGE:
         return f"it works in the third stage, and this backbone has {len(vit.stages)}"
-    if not vit.vit.patch_embed.strict_img_size:
+    if not getattr(vit.vit.patch_embed, "strict_img_size", True):
         return "it needs one image size, and this backbone takes any"
-    grid, window = halved(vit.grid, STAGE), vit.vit.layers[STAGE].blocks[0].window_size
+    grid, window = vit.stage(STAGE).layout, vit.stage(STAGE).window
     if grid[0] % window[0] or grid[1] % window[1]:
         return f"its windows of {window[0]}x{window[1]} tokens do not divide the third stage's map {grid[0]}x{grid[1]}"
     if side >= min(window):
@@ -214,20 +249,24 @@ def semantic_window(layout: Pair, window: Pair) -> Pair:
     return rows, cols
 
 
-def cross(attn: Any, y: Tensor, keys: Tensor) -> tuple[Tensor, Attn]:
-    """A `WindowAttention`'s projections as cross-attention, without its relative positions.
+def asking(attn: Any, y: Tensor, keys: Tensor, views: Tensor | None, once: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries (B * W, H, M, d), keys and values (B * W, H, K, d) of cross-attention without relative positions.
 
     Args:
-        attn: timm's module.
-        y: (B, M, C) normalised tokens that ask.
+        attn: a module with one layer, `qkv`, for all three.
+        y: (B * W, M, C) normalised tokens that ask, window by window.
         keys: (B, N, C) normalised tokens to attend to.
-
-    Returns:
-        The projected output (B, M, C), and what may be asked of it.
+        views: (W, K) places among them that each window looks at; None: one window that looks at all.
+        once: project them before windows take theirs, which gives the same for less; or after.
     """
     (q,) = heads(thirds(attn.qkv, y, 0, 1), attn.num_heads, 1)
-    k, v = heads(thirds(attn.qkv, keys, 1, 3), attn.num_heads, 2)
-    return _out(attn, q, k, v, None), Attn(q, k, v, attn.scale, 0)
+    if views is None or once:
+        k, v = heads(thirds(attn.qkv, keys, 1, 3), attn.num_heads, 2)
+        if views is not None:
+            k, v = (t[:, :, views].transpose(1, 2).flatten(0, 1) for t in (k, v))
+        return q, k, v
+    k, v = heads(thirds(attn.qkv, keys[:, views].flatten(0, 1), 1, 3), attn.num_heads, 2)
+    return q, k, v
 
 
 def shifted(attn: Any, y: Tensor, layout: Pair, window: Pair, shift: bool, always: bool = False) -> Tensor:

@@ -12,7 +12,7 @@ from tokenbench.cli.screen import WIDE, add, console, plain
 from tokenbench.errors import PLUGIN
 from tokenbench.methods import all_methods, get
 from tokenbench.methods.base import KINDS, Method
-from tokenbench.methods.recipe import Learning
+from tokenbench.methods.learning import Learning
 from tokenbench.reports.cells import MISSING
 from tokenbench.tasks import all_tasks
 from tokenbench.tasks import get as get_task
@@ -97,7 +97,7 @@ def print_task(name: str) -> None:
     out.print()
     out.print(grid)
     _print_knobs(cls)
-    for title, recipe in cls().recipes(None).items() if cls.has_head else ():
+    for title, recipe in cls().recipes(None).items() if cls.recipes is not Task.recipes else ():
         out.print()
         out.print(plain(f"recipe {title} ({recipe.source})", "bold"))
         out.print(plain(f"  {_told(recipe)}"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import click
 
 from tokenbench.cli.check import check
+from tokenbench.cli.choose import choose
 from tokenbench.cli.compare import compare
 from tokenbench.cli.convert import convert
 from tokenbench.cli.export import export
@@ -16,6 +17,7 @@ from tokenbench.cli.report import merge, report
 from tokenbench.cli.run import run
 from tokenbench.cli.trace import trace
 from tokenbench.cli.train import train
+from tokenbench.cli.tune import tune
 from tokenbench.cli.verify import verify
 
 
@@ -28,5 +30,21 @@ def main() -> None:
     """
 
 
-for command in (run, train, list_, show, env, trace, report, compare, merge, convert, export, check, verify):
+for command in (
+    run,
+    train,
+    list_,
+    show,
+    env,
+    trace,
+    report,
+    choose,
+    tune,
+    compare,
+    merge,
+    convert,
+    export,
+    check,
+    verify,
+):
     main.add_command(command)

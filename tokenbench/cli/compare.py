@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,19 +12,7 @@ import click
 from tokenbench.cli import options
 
 if TYPE_CHECKING:
-    from tokenbench.runs.compare import Change, Pair
-
-LINES = {  # field: its name, and the format of its values
-    "top1": ("top-1 %", "{:.1f}"),
-    "top5": ("top-5 %", "{:.1f}"),
-    "agreement": ("agreement %", "{:.1f}"),
-    "gmacs": ("GMAC", "{:.3f}"),
-    "params_m": ("params M", "{:.2f}"),
-    "images_per_s": ("img/s", ""),
-    "speedup": ("speed-up over dense", "{:.2f}"),
-    "latency_p50": ("ms a batch", "{:.1f}"),
-    "peak_memory_mb": ("peak MiB", "{:.0f}"),
-}
+    from tokenbench.runs.compare import Pair
 
 
 @click.command()
@@ -33,17 +22,19 @@ LINES = {  # field: its name, and the format of its values
     "conditions",
     multiple=True,
     metavar="CONDITION",
-    help="Exit code 1 where it holds: top1<-0.5 (points), images_per_s<0.95 (second over first), p_value<0.05.",
+    help="Exit code 1 where it holds: top1<-0.5 or box_ap<-0.5 (points), images_per_s<0.95 (second over first), "
+    "p_value<0.05.",
 )
 @options.margin
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines, one a pair, instead of tables.")
 @options.plugin
 def compare(what: tuple[str, ...], conditions: tuple[str, ...], margin: float, as_json: bool) -> int:
-    """What changes from one row to another: accuracy paired image by image, speed, GMACs, memory.
+    """What changes from one row to another: what the task measures paired image by image, speed, GMACs, memory.
 
     Two results files are compared setting by setting; in one file, two settings, or dense and one. The second is told
-    against the first: top-1, top-5 in points, everything else as a ratio. Conditions of --fail-if ask about these, and
-    about top1_low, images_per_s_high and the like, the ends of 95 % intervals.
+    against the first: what the task measures as a difference, in points where it is in percent, everything else as a
+    ratio. Conditions of --fail-if ask about these by the names that the CSV of a report has, and about top1_low,
+    images_per_s_high and the like, the ends of 95 % intervals.
     """
     from tokenbench.runs import compare as comparing
     from tokenbench.runs import gates
@@ -58,7 +49,7 @@ def compare(what: tuple[str, ...], conditions: tuple[str, ...], margin: float, a
     else:
         for pair in pairs:
             _show(pair)
-        click.echo(f"\n{_note(sum('top1' in pair.changes for pair in pairs))}")
+        click.echo(f"\n{_note(pairs)}")
     for pair, gate in failed:
         click.echo(
             f"Failed: {gate.text}: {gates.value(pair, gate.field):.6g} from {pair.first} to {pair.second}.", err=True
@@ -74,6 +65,7 @@ def _show(pair: Pair) -> None:
     from rich.table import Table
 
     from tokenbench.cli.screen import console, plain
+    from tokenbench.reports import changes
 
     out, (first, second) = console(), (pair.first, pair.second)
     same = first.row.label == second.row.label
@@ -86,29 +78,25 @@ def _show(pair: Pair) -> None:
     for i, name in enumerate(("", *names, "change", "")):
         grid.add_column(plain(name), justify="right" if 0 < i < 4 else "left", no_wrap=i != 4)
     for field, change in pair.changes.items():
-        grid.add_row(*(plain(text) for text in _line(field, change)))
+        grid.add_row(*(plain(text) for text in changes.line(pair, field, change)))
     out.print(grid)
     for name, (mine, theirs) in pair.differ.items():
         out.print(plain(f"· {name} differs: {mine} → {theirs}", "dim"))
 
 
-def _line(field: str, change: Change) -> tuple[str, ...]:
-    from tokenbench.reports.cells import MISSING, interval, number, rate
+def _note(pairs: Sequence[Pair]) -> str:
+    from tokenbench.tasks import all_tasks
 
-    name, form = LINES[field]
-    sides = [number(v, form) if form else rate(v) for v in (change.first, change.second)]
-    if field == "agreement":
-        return (name, MISSING, MISSING, number(change.value, form), "the same first guess")
-    shown = interval(change.value, change.low, change.high, "{:+.1f}" if field in ("top1", "top5") else "×{:.2f}")
-    words = change.words if change.p is None else f"{change.words} (p = {change.p:.3g})"
-    return (name, *sides, shown, words)
-
-
-def _note(scored: int) -> str:
-    many = f" with Holm's correction over what is compared here ({scored} pairs with accuracy)" if scored > 1 else ""
+    scored = [pair for pair in pairs if pair.main is not None and pair.main.p is not None]
+    many = f" with Holm's correction over what is compared here ({len(scored)} pairs)" if len(scored) > 1 else ""
+    speeds = "of speeds from those of both rows"
+    if not scored:
+        return f"Brackets: 95 % intervals, {speeds}."
+    main, formula = scored[0].metrics[0], all_tasks()[scored[0].second.row.task].intervals.get("diff_dense")
+    test = "McNemar's exact test" if formula == "Tango" else "the same draws"
     return (
-        f"Brackets: 95 % intervals; of top-1 paired (Tango), of speeds from those of both rows. Accuracy differs by "
-        f"McNemar's exact test at 5 %{many}; p is of one pair alone."
+        f"Brackets: 95 % intervals; of {main.short} paired ({formula or 'by the task'}), {speeds}. "
+        f"{main.noun[:1].upper()}{main.noun[1:]} differs by {test} at 5 %{many}; p is of one pair alone."
     )
 
 

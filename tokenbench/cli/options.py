@@ -18,6 +18,7 @@ from tokenbench.errors import UnknownName, UsageError
 from tokenbench.measure.verdicts import MARGIN
 
 if TYPE_CHECKING:
+    from tokenbench.runs.results import Problem, Rows
     from tokenbench.tasks.base import Task
     from tokenbench.weights.choice import Take
 
@@ -164,9 +165,35 @@ _annotations = click.option("--annotations", metavar="FILE", help="Annotations i
 _strict = click.option("--strict", is_flag=True, help="Take anything odd in annotations for an error.")
 
 
+def rows_of(results: Sequence[Path]) -> tuple[Rows, list[Problem]]:
+    """The rows of results files, of `DEFAULT_RESULTS` if none is given; raises `UsageError` where that is not here."""
+    from tokenbench.runs.results import load
+
+    if not results and not DEFAULT_RESULTS.exists():
+        raise UsageError(f"There is no {DEFAULT_RESULTS} here; run `tokenbench run` first, or name a results file.")
+    return load(results or (DEFAULT_RESULTS,))
+
+
 def scenes(command: Any) -> Any:
     """Where the data of a dense task is, and how it is checked."""
     return _images(_annotations(_strict(command)))
+
+
+VIEWS = ("frames", "stride", "views", "clips")  # knobs of tasks on clips, as flags
+_frames = click.option("--frames", type=click.IntRange(min=1), help="Of a clip of a video.")
+_stride = click.option("--stride", type=click.IntRange(min=1), help="Every how manyth frame of a video.")
+_views = click.option("--views", metavar="TIMESxCROPS", help="Clips of a video, as 4x3.")
+_clips = click.option("--clips", metavar="FILE", help="Index of videos with their classes.")
+
+
+def stretch(command: Any) -> Any:
+    """Which frames a clip has."""
+    return _frames(_stride(command))
+
+
+def viewing(command: Any) -> Any:
+    """Which clips a video has, and where videos are listed."""
+    return stretch(_views(_clips(command)))
 
 
 def taking(command: Any) -> Any:
@@ -191,8 +218,9 @@ def task_of(flags: Mapping[str, Any], knobs: Sequence[str]) -> Task:
         raise UsageError(f"--{odd.replace('_', '-')} says nothing to {task.name}; see `tokenbench show {task.name}`.")
     if not given:
         return task
-    if flags["data_dir"] is None and "annotations" not in given:
-        flag = next(iter(given)).replace("_", "-")
+    of_data = [knob for knob in given if knob not in ("frames", "stride", "views")]
+    if of_data and flags["data_dir"] is None and "annotations" not in given:
+        flag = of_data[0].replace("_", "-")
         raise UsageError(f"--{flag} says something of the images in --data-dir; give that too.")
     return make(type(task), {**task.model_dump(include=task.model_fields_set), **given})
 

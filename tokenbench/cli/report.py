@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tokenbench.cli import options, streams
 from tokenbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from tokenbench.runs.results import Rows
+    from tokenbench.runs.row import Row
 
 
 @click.command()
@@ -18,33 +23,55 @@ from tokenbench.errors import UsageError
     type=click.Path(path_type=Path),
     help="Token maps to show, as `tokenbench trace` writes them.  [default: OUTPUT/maps, where there are any]",
 )
+@click.option("--table", "columns", metavar="COLUMNS", help="Print one LaTeX table instead, as method,top1,gmacs.")
+@click.option("--caption", help="Of that table.  [default: its data and machine]")
+@click.option("--label", help="Of that table, as tab:results.")
 @options.margin
-def report(results: tuple[Path, ...], output: Path, maps: Path | None, margin: float) -> None:
-    """A page, tables and figures of RESULTS (results.jsonl if none is given) in --output; the tables here, too."""
+def report(
+    results: tuple[Path, ...],
+    output: Path,
+    maps: Path | None,
+    columns: str | None,
+    caption: str | None,
+    label: str | None,
+    margin: float,
+) -> None:
+    """A page, tables and figures of RESULTS (results.jsonl if none is given) in --output; the tables here, too.
+
+    Columns of --table: method, backbone, batch, top1 and other metrics, diff_dense, gmacs, saved, params_m,
+    images_per_s, speedup, latency_p50, peak_memory_mb.
+    """
+    if columns is not None:
+        from tokenbench.reports.paper import latex
+
+        click.echo(latex.table(_told(results)[1], columns, caption, label), nl=False)
+        return
+    if caption is not None or label is not None:
+        raise UsageError("--caption and --label are of a LaTeX table; say which by --table method,top1,gmacs.")
     from tokenbench.cli import screen
     from tokenbench.maps import files as mapfiles
     from tokenbench.reports import files
     from tokenbench.reports.maps import viewer
-    from tokenbench.runs.results import load
 
-    if not results and not options.DEFAULT_RESULTS.exists():
-        raise UsageError(
-            f"There is no {options.DEFAULT_RESULTS} here; run `tokenbench run` first, or name a results file."
-        )
-    found, problems = load(results or (options.DEFAULT_RESULTS,))
-    rows = list(found)
-    for problem in problems:
-        click.echo(streams.printable(f"Left out {problem}"), err=True)
+    found, rows = _told(results)
     if maps is None and any((output / "maps").glob("*.npz")):
         maps = output / "maps"
     shown = viewer.fragment(mapfiles.load(maps)) if maps else ""
-    written = files.write(rows, output, shown, margin)
+    written = files.write(rows, output, shown, margin, lambda row: found.place(row.id))
     screen.print_results(rows, margin)
     for sentence in written.left_out:
         click.echo(f"\n{sentence}", err=True)
     drawn = f"{len(written.figures)} files in {output / 'figures'}"
     click.echo(f"\nWritten: {', '.join(map(str, written.tables))}, {drawn}, and the page")
     click.echo(written.page)
+
+
+def _told(results: tuple[Path, ...]) -> tuple[Rows, list[Row]]:
+    """The rows of results files; what is left out of them is told."""
+    found, problems = options.rows_of(results)
+    for problem in problems:
+        click.echo(streams.printable(f"Left out {problem}"), err=True)
+    return found, list(found)
 
 
 @click.command()

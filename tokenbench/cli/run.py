@@ -22,62 +22,81 @@ _OF_CLUSTERS = ("cpus_per_job", "gpus_per_job", "settings_per_job")
 _LABELS = ("class_order", "labels", "restrict_classes")  # knobs of tasks that have flags of their own
 
 
+_OPTIONS = (
+    options.task,
+    click.option(
+        "--backbone", default="deit_nano", show_default=True, help="Short or timm names, separated by commas."
+    ),
+    click.option(
+        "--data-dir",
+        type=click.Path(path_type=Path),
+        help="The data to score on: an ImageFolder, or as the task has it.",
+    ),
+    options.class_order,
+    options.labels,
+    click.option("--restrict-classes", is_flag=True, help="Guess only from the classes that the data has."),
+    options.scenes,
+    options.viewing,
+    options.weights,
+    options.taking,
+    click.option(
+        "-b", "--batch-size", default=None, help="Sizes to time, as 1,32,128; or auto.  [default: 32; GPU 128]"
+    ),
+    options.workers,
+    options.device,
+    click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16", "int8"]), default="fp32", show_default=True),
+    options.amp,
+    click.option(
+        "--runtime",
+        type=click.Choice(["torch", "onnxruntime", "openvino"]),
+        default="torch",
+        show_default=True,
+        help="Score and time models exported to it, on the CPU.",
+    ),
+    click.option("--compile", "compiled", is_flag=True, help="Time under torch.compile."),
+    options.image_size,
+    options.pixels,
+    options.limit,
+    click.option(
+        "--rounds", type=click.IntRange(min=3), default=10, show_default=True, help="Least number of timed runs."
+    ),
+    options.threads,
+    options.seed,
+    click.option("-o", "--output", type=click.Path(path_type=Path), default=options.DEFAULT_RESULTS, show_default=True),
+    click.option("--force", is_flag=True, help="Run what is done already, too."),
+    click.option("--json", "as_json", is_flag=True, help="Print rows as JSON lines instead of a table."),
+    options.quiet,
+    options.verbose,
+    options.config,
+    options.plugin,
+)
+
+
+def measuring(command: Any) -> Any:
+    """The flags of what is measured, and how; `plan_of` makes a plan of them."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
 @click.command()
-@options.task
 @options.methods
-@click.option("--backbone", default="deit_nano", show_default=True, help="Short or timm names, separated by commas.")
-@click.option(
-    "--data-dir", type=click.Path(path_type=Path), help="The data to score on: an ImageFolder, or as the task has it."
-)
-@options.class_order
-@options.labels
-@click.option("--restrict-classes", is_flag=True, help="Guess only from the classes that the data has.")
-@options.scenes
-@options.weights
-@options.taking
-@click.option("-b", "--batch-size", default=None, help="Sizes to time, as 1,32,128; or auto.  [default: 32; GPU 128]")
-@options.workers
-@options.device
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16", "int8"]), default="fp32", show_default=True)
-@options.amp
-@click.option(
-    "--runtime",
-    type=click.Choice(["torch", "onnxruntime", "openvino"]),
-    default="torch",
-    show_default=True,
-    help="Score and time models exported to it, on the CPU.",
-)
-@click.option("--compile", "compiled", is_flag=True, help="Time under torch.compile.")
-@options.image_size
-@options.pixels
-@options.limit
-@click.option("--rounds", type=click.IntRange(min=3), default=10, show_default=True, help="Least number of timed runs.")
-@options.threads
-@options.seed
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=options.DEFAULT_RESULTS, show_default=True)
+@measuring
 @click.option("--engine", type=click.Choice(["here", "ray"]), default="here", show_default=True, help="Where jobs run.")
 @click.option("--address", help="Of a Ray cluster, as 10.0.0.1:6379 or auto.  [default: this machine alone]")
 @click.option("--cpus-per-job", type=click.FloatRange(min=0, min_open=True), help="With --engine ray.")
 @click.option("--gpus-per-job", type=click.FloatRange(min=0), help="With --engine ray; below 1, speed is not timed.")
 @click.option("--settings-per-job", type=click.IntRange(min=1), help="With --engine ray.  [default: 1]")
 @click.option("--shard", metavar="I/N", help="Only this part of the settings, as 3/16; see `merge`.")
-@click.option("--force", is_flag=True, help="Run what is done already, too.")
-@click.option("--json", "as_json", is_flag=True, help="Print rows as JSON lines instead of a table.")
-@options.quiet
-@options.verbose
-@options.config
-@options.plugin
 def run(**flags: Any) -> int:
     """Measure accuracy, GMACs, speed, memory and tokens.
 
     Finished work is skipped. Without --data-dir, accuracy is measured for deit_nano only, on the images that ship.
     """
     from tokenbench.cli import screen
-    from tokenbench.runs.results import Results
     from tokenbench.runs.row import dumps
 
-    with screen.Watching(flags["quiet"]) as watch:
-        rows = (_on_ray if flags["engine"] == "ray" else _here)(flags, Results(flags["output"]), watch)
+    rows = measured(flags)
     if int(os.environ.get("RANK", 0)):  # of the processes that torchrun started, the first one speaks
         return 0
     if flags["as_json"]:
@@ -91,13 +110,22 @@ def run(**flags: Any) -> int:
     return int(any(row.status in ("failed", "oom") for row in rows))
 
 
+def measured(flags: dict[str, Any]) -> list[Row]:
+    """The rows of what the flags of `run` describe, measured now or before; progress goes to stderr."""
+    from tokenbench.cli import screen
+    from tokenbench.runs.results import Results
+
+    with screen.Watching(flags["quiet"]) as watch:
+        return (_on_ray if flags["engine"] == "ray" else _here)(flags, Results(flags["output"]), watch)
+
+
 def _here(flags: dict[str, Any], results: Results, watch: Watch) -> list[Row]:
     from tokenbench.runs import runner
 
     odd = next((name for name in (*_OF_CLUSTERS, "address") if flags[name] is not None), None)
     if odd is not None:
         raise UsageError(f"--{odd.replace('_', '-')} says something of a cluster; add --engine ray.")
-    return runner.run(_plan(flags), results, watch)
+    return runner.run(plan_of(flags), results, watch)
 
 
 def _on_ray(flags: dict[str, Any], results: Results, watch: Watch) -> list[Row]:
@@ -107,12 +135,12 @@ def _on_ray(flags: dict[str, Any], results: Results, watch: Watch) -> list[Row]:
         raise UsageError("--shard and --engine ray both divide the settings; give one of them.")
     plugins = click.get_current_context().meta.get(options.PLUGINS, ())
     share = cluster.Share(flags["cpus_per_job"], flags["gpus_per_job"], flags["settings_per_job"] or 1)
-    plan = _plan({**flags, "device": "cpu"})  # the device is a worker's
-    return cluster.run(partial(_plan, flags), plan, results, watch, flags["address"], share, plugins)
+    plan = plan_of({**flags, "device": "cpu"})  # the device is a worker's
+    return cluster.run(partial(plan_of, flags), plan, results, watch, flags["address"], share, plugins)
 
 
-def _plan(flags: dict[str, Any]) -> Plan:
-    """The plan that the flags of `run` describe; raises `UsageError` for a value that means nothing."""
+def plan_of(flags: dict[str, Any]) -> Plan:
+    """The plan that the flags describe; raises `UsageError` for a value that means nothing."""
     import torch
 
     from tokenbench.methods.sweep import parse
@@ -124,7 +152,7 @@ def _plan(flags: dict[str, Any]) -> Plan:
     device = "cpu" if elsewhere else options.device_of(flags["device"])
     if flags["threads"]:
         torch.set_num_threads(flags["threads"])
-    task = options.task_of(flags, (*_LABELS, *options.SCENES))
+    task = options.task_of(flags, (*_LABELS, *options.SCENES, *options.VIEWS))
     usual = task.batch or (128 if device.startswith("cuda") else 32)
     batch = flags["batch_size"] if flags["batch_size"] is not None else str(usual)
     return Plan(
@@ -145,7 +173,7 @@ def _plan(flags: dict[str, Any]) -> Plan:
         force=flags["force"],
         pixels=options.pixels_of(flags),
         take=options.take_of(flags),
-        shard=_shard(flags["shard"]),
+        shard=_shard(flags.get("shard")),
         runtime=flags["runtime"],
     )
 

@@ -111,6 +111,8 @@ def print_results(rows: Sequence[Row], margin: float = MARGIN) -> None:
         out.print()
         out.print(plain(table.title, "bold"))
         out.print(plain(table.conditions, "dim"))
+        if table.answer:
+            out.print(plain(f"{table.answer}.", "italic"))
         cells, notes = _fitted(table, out.width)
         out.print(_grid(cells))
         for note in notes:
@@ -145,14 +147,14 @@ def print_environment(values: Mapping[str, Any]) -> None:
 
 def print_maps(maps: Sequence[TokenMaps]) -> None:
     """The numbers of token maps, means over the images, and how far the settings agree."""
-    from tokenbench.reports.maps import traces
+    from tokenbench.reports.maps import numbers
 
     out = console()
     count = len(maps[0].names)
     title = f"{maps[0].backbone}, {count} image{'s' if count > 1 else ''}, after the last block"
-    frames = {title: traces.summary(maps)}
+    frames = {title: numbers.summary(maps)}
     if len(maps) > 1:
-        frames["agreement: IoU of the kept patches / NMI of the clusters"] = traces.between(maps)
+        frames["agreement: IoU of the kept patches / NMI of the clusters"] = numbers.between(maps)
     for heading, frame in frames.items():
         out.print()
         out.print(plain(heading, "bold"))
@@ -162,6 +164,15 @@ def print_maps(maps: Sequence[TokenMaps]) -> None:
 def plain(text: str, style: str = "") -> Text:
     """Text as it is: brackets are no markup, and what could steer a terminal is left out."""
     return Text("".join(sign if sign.isprintable() else " " for sign in text), style)
+
+
+def print_lines(lines: Sequence[Mapping[str, str]]) -> None:
+    """A table of lines that all have the same keys; columns in which nothing stands are left out."""
+    import pandas as pd
+
+    if lines:
+        frame = pd.DataFrame(lines)
+        console().print(_grid(frame[[name for name in frame if (frame[name] != MISSING).any()]]))
 
 
 def _grid(cells: pd.DataFrame) -> Grid:

@@ -24,6 +24,7 @@ SHOWN = 8  # images of a task's data that are drawn where no limit is given
 @options.backbone
 @click.option("--images", type=click.Path(path_type=Path), multiple=True, help="A file or folder; may be repeated.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Data of a task with a head of its own.")
+@options.stretch
 @options.weights
 @options.taking
 @options.image_size
@@ -46,7 +47,7 @@ def trace(**flags: Any) -> None:
     from tokenbench.methods.sweep import parse
     from tokenbench.reports.maps import traces
 
-    task = options.task_of(flags, ())
+    task = options.task_of(flags, options.VIEWS[:2])
     if task.has_head:
         _scenes(task, flags)
         return
@@ -63,10 +64,24 @@ def trace(**flags: Any) -> None:
             pixels=options.pixels_of(flags),
             take=options.take_of(flags),
             say=lambda text: click.echo(streams.printable(text), err=True),
+            **_of_clips(task, flags),
         )
     for file in traces.write(maps, flags["output"], flags["kind"]):
         click.echo(file)
     screen.print_maps(maps)
+
+
+def _of_clips(task: Task, flags: dict[str, Any]) -> dict[str, Any]:
+    """What else is said where images are those of clips."""
+    from tokenbench.tasks.video import Video
+
+    if not isinstance(task, Video):
+        return {}
+    if not flags["images"]:
+        raise UsageError("--task video draws on videos; give some, or folders of frames, as --images.")
+    from tokenbench.data.viewing import Views
+
+    return {"task": task.name, "on": task.on, "views": Views(task.frames, task.stride, 1, 1)}
 
 
 def _scenes(task: Task, flags: dict[str, Any]) -> None:
@@ -95,8 +110,13 @@ def _scenes(task: Task, flags: dict[str, Any]) -> None:
         plan, environment.describe(device), lambda text: click.echo(streams.printable(text), err=True)
     )
     trained = [(candidate, model) for candidate, model in group.live() if candidate.own is not None]
+    lost = [f"{one.method.label}: {'; '.join(one.notes)}." for one in group.candidates if one.status != "ok"]
     if not trained:
-        raise UsageError(f"None of the methods has weights trained for {task.name}; give --weights of a run.")
+        raise UsageError(
+            lost[0] if lost else f"None of the methods has weights trained for {task.name}; give --weights of a run."
+        )
+    for reason in lost:
+        click.echo(streams.printable(reason), err=True)
     for candidate, model in trained:
         found = group.plan.task.scenes(model, group.data, group.backbone, flags["limit"] or SHOWN, device)
         folder = flags["output"] if len(trained) == 1 else flags["output"] / candidate.method.name

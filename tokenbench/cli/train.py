@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 )
 @options.class_order
 @options.labels
+@options.viewing
 @click.option("--strict", is_flag=True, help="Take anything odd in annotations for an error.")
 @click.option(
     "-o",
@@ -90,30 +91,35 @@ def train(ctx: click.Context, /, **flags: Any) -> int:
     model. `tokenbench show METHOD` lists its recipes. Several settings or seeds are a sweep, each in a folder of
     its own below --output.
     """
+    done = trained(flags, ctx.meta.get("recipe", {}))
+    for job, found in done:  # not above, where what is printed goes to stderr
+        if not isinstance(found, Exception):
+            _say(job, found)
+    return int(any(isinstance(found, Exception) for _, found in done))
+
+
+def trained(flags: dict[str, Any], table: dict[str, Any]) -> list[tuple[Job, Trained | Exception]]:
+    """Every run that the flags of `train` describe, with what came of it; of a sweep, an error stops its run only."""
     from tokenbench import training
     from tokenbench.cli import screen
 
-    jobs = _jobs(flags, ctx.meta.get("recipe", {}))
-    done: list[tuple[Job, Trained]] = []
+    jobs = _jobs(flags, table)
     with screen.Watching(flags["quiet"]) as watch:
         if len(jobs) == 1:
-            done.append((jobs[0], training.train(jobs[0], watch)))
-        else:
-            for job, found in training.train_all(jobs, watch, flags["together"]):
-                if isinstance(found, training.Trained):
-                    done.append((job, found))
-                else:
-                    watch.say(f"{job.output} failed: {found}")
-    for job, trained in done:  # not above, where what is printed goes to stderr
-        _say(job, trained)
-    return int(len(done) < len(jobs))
+            return [(jobs[0], training.train(jobs[0], watch))]
+        done: list[tuple[Job, Trained | Exception]] = []
+        for job, found in training.train_all(jobs, watch, flags["together"]):
+            if isinstance(found, Exception):
+                watch.say(f"{job.output} failed: {found}")
+            done.append((job, found))
+        return done
 
 
 def _say(job: Job, found: Trained) -> None:
     if found.leads:
         main = job.task.metrics[0]
         value = "is not known" if found.value is None else f"{found.value:.2f} {main.unit}".rstrip()
-        click.echo(f"{found.path}: {main.short} {value} on {found.images} {found.split} images.")
+        click.echo(f"{found.path}: {main.short} {value} on {found.images} {found.split} {job.task.items}.")
 
 
 def _jobs(flags: dict[str, Any], table: dict[str, Any]) -> list[Job]:
@@ -124,9 +130,10 @@ def _jobs(flags: dict[str, Any], table: dict[str, Any]) -> list[Job]:
     from tokenbench.training import RESULT
 
     settings, seeds = parse(flags["method"]), _seeds(flags["seed"])
-    task, teacher = options.task_of(flags, ("class_order", "labels", "strict")), str(flags["teacher"])
+    task, teacher = options.task_of(flags, ("class_order", "labels", "strict", *options.VIEWS)), str(flags["teacher"])
     if flags["threads"]:
         torch.set_num_threads(flags["threads"])
+    settings = [_on(method, task, flags["backbone"]) for method in settings]
     dense = next((method for method in settings if method.name == "dense"), None)
     if teacher == "swept" and (dense is None or len(settings) == 1):
         raise UsageError(
@@ -140,6 +147,19 @@ def _jobs(flags: dict[str, Any], table: dict[str, Any]) -> list[Job]:
         taught = str(folder / _name(dense) / RESULT) if dense is not None and teacher == "swept" else teacher
         jobs += [_job(flags, table, task, method, seed, folder / _name(method), taught) for method in settings]
     return jobs
+
+
+def _on(method: Method, task: Task, backbone: str) -> Method:
+    """The setting as it is on that backbone, so that its folder is called so."""
+    import torch
+
+    from tokenbench import backbones
+    from tokenbench.methods.base import Method
+
+    if type(method).on is Method.on:
+        return method
+    with torch.device("meta"):  # no memory for weights
+        return method.on(task.on(backbones.create(backbone)))
 
 
 def _name(method: Method) -> str:

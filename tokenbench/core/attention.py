@@ -11,8 +11,6 @@ from torch import Tensor
 from tokenbench.core.borrowed import thirds
 from tokenbench.core.policy import softmax_with_policy
 
-ALL = slice(None)
-
 
 @dataclass(frozen=True)
 class Attn:
@@ -43,17 +41,21 @@ class Attn:
         """As `class_row`, of each head: (B, H, N - prefix). Costs N * C."""
         return self.rows(slice(0, 1))[:, :, 0, self.prefix :]
 
-    def rows(self, queries: slice = ALL) -> Tensor:
+    def rows(self, queries: slice | None = None) -> Tensor:
         """Attention of these queries, all by default, to all keys: (B, H, m, N). Costs m * N * C."""
-        return self.logits(queries).softmax(dim=-1) if self.matrix is None else self.matrix[:, :, queries]
+        if self.matrix is None:
+            return self.logits(queries).softmax(dim=-1)
+        return self.matrix if queries is None else self.matrix[:, :, queries]
 
-    def received(self, queries: slice = ALL) -> Tensor:
+    def received(self, queries: slice | None = None) -> Tensor:
         """What each key receives from these queries, all by default, in sum: (B, H, N); nothing comes from padding.
 
         Costs m * N * C, and the memory of those rows.
         """
         rows = self.rows(queries)
-        return (rows if self.real is None else rows * self.real[:, None, queries, None]).sum(2)
+        if self.real is not None:
+            rows = rows * (self.real if queries is None else self.real[:, queries])[:, None, :, None]
+        return rows.sum(2)
 
     def weights(self) -> Tensor:
         """All attention, mean over heads: (B, M, N). Costs M * N * C; quadratic memory."""
@@ -74,12 +76,13 @@ class Attn:
         norms: Tensor = self.v.norm(dim=(1, 3))
         return norms
 
-    def logits(self, queries: slice = ALL) -> Tensor:
+    def logits(self, queries: slice | None = None) -> Tensor:
         """What softmax is taken of, (B, H, m, N), bias included. Costs m * N * C."""
-        logits = (self.q[:, :, queries] * self.scale) @ self.k.transpose(-2, -1)
+        q = self.q if queries is None else self.q[:, :, queries]
+        logits = (q * self.scale) @ self.k.transpose(-2, -1)
         if self.bias is None:
             return logits
-        return logits + (self.bias if self.bias.shape[-2] == 1 else self.bias[..., queries, :])
+        return logits + (self.bias if queries is None or self.bias.shape[-2] == 1 else self.bias[..., queries, :])
 
     def written_out(self, policy: Tensor | None = None) -> Attn:
         """With its matrix; under a policy (B, N), 1 kept and 0 dropped, by the masked softmax of training."""

@@ -1,4 +1,6 @@
-"""Registries of methods and tasks: classes with a name, found by walking a folder or brought by a plug-in file."""
+"""Registries of methods and tasks: classes with a name, found by walking a folder, offered by an installed package or
+brought by a plug-in file.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,8 @@ import re
 import sys
 from collections.abc import Collection, Iterable, MutableMapping
 from contextlib import redirect_stdout
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -53,6 +57,37 @@ def register(registry: MutableMapping[str, Any], module: ModuleType, base: type)
     return [cls.name for cls in found]
 
 
+@cache
+def installed(group: str) -> tuple[ModuleType, ...]:
+    """The modules that installed packages offer as entry points of a group, such as `tokenbench.methods`.
+
+    An entry point names a module, or a class in one. Rows say which source it had, as of a plug-in file.
+
+    Raises:
+        UsageError: one does not import.
+    """
+    found = []
+    for point in entry_points(group=group):
+        try:
+            with redirect_stdout(sys.stderr):
+                loaded = point.load()
+        except (Exception, SystemExit) as error:
+            package = f" of {point.dist.name}" if point.dist else ""
+            raise UsageError(
+                f"Plug-in '{point.name}'{package} does not import ({type(error).__name__}: {first_line(error)}); mend "
+                "it, or uninstall its package."
+            ) from error
+        module = loaded if isinstance(loaded, ModuleType) else sys.modules[loaded.__module__]
+        if module.__file__ is not None:
+            setattr(module, SOURCE, _hash(Path(module.__file__)))
+        found.append(module)
+    return tuple(dict.fromkeys(found))
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
 def check_name(name: object, what: str, taken: Collection[str]) -> None:
     """Raise `UsageError` for a name that cannot be written in a command, or that others have."""
     if not isinstance(name, str) or not NAME.fullmatch(name) or name == "all":
@@ -81,7 +116,7 @@ def run_file(path: str | Path, what: str) -> ModuleType:
     if spec is None or spec.loader is None:
         raise UsageError(f"Plug-in '{path}' is not a Python file; give the path of a .py file with a {what} in it.")
     module = importlib.util.module_from_spec(spec)
-    setattr(module, SOURCE, hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+    setattr(module, SOURCE, _hash(path))
     sys.modules[name] = module  # where dataclasses and pydantic look up the names in annotations
     try:
         with redirect_stdout(sys.stderr):

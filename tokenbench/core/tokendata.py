@@ -24,7 +24,8 @@ def empty() -> Mapping[str, Any]:
 class TokenData:
     """The tokens of a batch: B images, N tokens, the first `prefix` class, distillation or register tokens, width C.
 
-    P is the number of patches of the grid.
+    P is the number of patches of the grid. Of a clip each of its `frames` is an image here, one after the other, so
+    that what works on images works on frames.
 
     Where images keep different numbers of tokens, those with fewer are padded at the end: `present` says which tokens
     are real. Padding is no key to any token, is in no map, count or mean, and what it holds is of no account.
@@ -45,6 +46,7 @@ class TokenData:
     present: Tensor | None = None  # (B, N - prefix) bool, False at padding; None while all images have as many tokens
     marks: Mapping[str, Tensor] = field(default_factory=empty)  # (B, N) or (B, N, D) by name, of each token; `mark`
     state: Mapping[str, Any] = field(default_factory=empty)  # anything else for a later block, by name; `store`
+    frames: int = 1  # of a clip, each a row of the batch
 
     @property
     def count(self) -> int:
@@ -53,9 +55,14 @@ class TokenData:
 
     @property
     def counts(self) -> Tensor:
-        """Tokens of each image, (B,), prefix included; without padding and those that a mask has dropped."""
+        """Tokens of each image, (B,), prefix included; without padding and those that a mask has dropped.
+
+        Of clips (B / frames,), those of all their frames.
+        """
         here = self._here()
-        return self.prefix + (here if self.alive is None else here & (self.alive > 0.5)).sum(1)
+        each: Tensor = self.prefix + (here if self.alive is None else here & (self.alive > 0.5)).sum(1)
+        of_clips: Tensor = each.unflatten(0, (-1, self.frames)).sum(1)
+        return of_clips
 
     @property
     def real(self) -> Tensor | None:

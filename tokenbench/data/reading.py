@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from tokenbench.data.opening import reason
 from tokenbench.errors import DataError
@@ -20,13 +20,14 @@ class Readable:
     def __init__(self, images: Any, mode: str = "RGB") -> None:
         self.images, self.mode, self.unread = images, mode, dict[int, str]()
 
-    def __call__(self, first: int) -> tuple[Image.Image, int, dict[str, str]]:
-        """Raises `DataError` where none can be read."""
+    def __call__(self, first: int, read: Callable[[int], Any] | None = None) -> tuple[Any, int, dict[str, str]]:
+        """What `read` makes of the first that it can read, by default the picture; `DataError` where it can none."""
+        read = read or (lambda index: self.images.open(index, self.mode))
         passed: dict[str, str] = {}
         for index in chain(range(first, len(self.images)), range(first)):
             if index not in self.unread:
                 try:
-                    return self.images.open(index, self.mode), index, passed
+                    return read(index), index, passed
                 except Exception as error:  # a damaged file makes PIL raise nearly anything
                     self.unread[index] = reason(error)
             passed[self.images.label(index)] = self.unread[index]
@@ -41,4 +42,6 @@ def seed_all(*key: int) -> None:
     words = np.random.SeedSequence([abs(k) for k in key]).generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))
-    torch.manual_seed(int(words[2]))
+    torch.default_generator.manual_seed(int(words[2]))
+    if torch.cuda.is_initialized():  # if not, torch.manual_seed would write down a whole stack for later
+        torch.cuda.manual_seed_all(int(words[2]))

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads
-from torchvision.models.detection.roi_heads import RoIHeads, paste_masks_in_image
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from tokenbench.heads.cascade import IOUS, STDS, CascadeHeads, Stage
 from tokenbench.heads.neck import LevelNeck
 from tokenbench.heads.norms import hold
+from tokenbench.heads.pasting import pasted
 from tokenbench.heads.regions import BoxPredictor, MaskPredictor, Pool, Sampling, imaged, proposals
 
 DIVISOR = 32  # pixels, which images are padded to
@@ -196,7 +197,7 @@ def _at(found: Mapping[str, Tensor], size: Size, original: Size) -> dict[str, Te
     scale = found["boxes"].new_tensor([original[1] / size[1], original[0] / size[0]] * 2)
     made = {**found, "boxes": found["boxes"] * scale}
     if "masks" in found:
-        made["masks"] = paste_masks_in_image(found["masks"], made["boxes"], original)[:, 0] > 0.5
+        made["masks"] = pasted(found["masks"], made["boxes"], original)
     return made
 
 

@@ -59,23 +59,31 @@ class Lessons(Dataset[Any]):
     def __getitem__(self, place: tuple[int, int, int]) -> tuple[Tensor, dict[str, Tensor], dict[str, str]]:
         epoch, position, index = place
         image, index, skipped = self.readable(index)
-        seed_all(self.seed, epoch, position)
         size = (image.height, image.width)
         things = [thing for thing in self.scenes.things[index] if not thing.crowd]
-        masks = [decoded(thing.outline, size) for thing in things] if self.masks else []
+        boxes = torch.tensor([thing.box for thing in things]).reshape(-1, 4)
         sample = {
             "image": tv_tensors.Image(torch.from_numpy(np.array(image)).permute(2, 0, 1)),
-            "boxes": tv_tensors.BoundingBoxes(
-                torch.tensor([thing.box for thing in things]).reshape(-1, 4), format="XYWH", canvas_size=size
+            "boxes": F.convert_bounding_box_format(
+                tv_tensors.BoundingBoxes(boxes, format="XYWH", canvas_size=size), new_format="XYXY"
             ),
-            "labels": torch.tensor([thing.label + 1 for thing in things], dtype=torch.int64),
-            "masks": tv_tensors.Mask(torch.from_numpy(np.stack(masks)) if masks else torch.zeros(len(things), *size)),
         }
-        sample["boxes"] = F.convert_bounding_box_format(sample["boxes"], new_format="XYXY")
-        sample = _clean(_augmented(sample, self.recipe))
-        pixels = self.normalise.tensor(sample["image"])
-        target = {name: sample[name].as_subclass(Tensor) for name in ("boxes", "labels", "masks")}  # type: ignore[arg-type]
-        return pixels, target, skipped
+        seed_all(self.seed, epoch, position)
+        seen = _augmented(sample, self.recipe)
+        boxes, kept = _clean(seen["boxes"])
+        target = {
+            "boxes": boxes,
+            "labels": torch.tensor([things[i].label + 1 for i in kept], dtype=torch.int64),
+            "masks": torch.zeros(len(kept), *seen["image"].shape[1:], dtype=torch.uint8),
+        }
+        if self.masks and kept:  # only of what is left: of all they may fill hundreds of megabytes
+            masks = torch.from_numpy(np.stack([decoded(things[i].outline, size) for i in kept]))
+            seed_all(self.seed, epoch, position)
+            again = _augmented(
+                {"image": tv_tensors.Image(sample["image"][:1]), "masks": tv_tensors.Mask(masks)}, self.recipe
+            )
+            target["masks"] = again["masks"].as_subclass(Tensor).to(torch.uint8)
+        return self.normalise.tensor(seen["image"].as_subclass(Tensor)), target, skipped
 
     @staticmethod
     def collate(
@@ -116,7 +124,7 @@ def _resized(sample: dict[str, Any], shorts: Sequence[int], long: int) -> dict[s
     size = scaled(tuple(sample["image"].shape[1:]), short, long)
     if size == tuple(sample["image"].shape[1:]):
         return sample
-    return {name: value if name == "labels" else F.resize(value, list(size)) for name, value in sample.items()}
+    return {name: F.resize(value, list(size)) for name, value in sample.items()}
 
 
 def _cropped(sample: dict[str, Any], height: int, width: int) -> dict[str, Any]:
@@ -124,32 +132,27 @@ def _cropped(sample: dict[str, Any], height: int, width: int) -> dict[str, Any]:
     rows, cols = sample["image"].shape[1:]
     top, left = int(torch.randint(rows - height + 1, ())), int(torch.randint(cols - width + 1, ()))
     window = (top, left, height, width)
-    return {name: value if name == "labels" else F.crop(value, *window) for name, value in sample.items()}
+    return {name: F.crop(value, *window) for name, value in sample.items()}
 
 
 def _turned(sample: dict[str, Any], turns: int) -> dict[str, Any]:
     """Turned left by so many quarters."""
     for _ in range(turns):
-        boxes, width = sample["boxes"].as_subclass(Tensor), sample["image"].shape[2]
-        x1, y1, x2, y2 = boxes.unbind(1)
-        turned = torch.stack([y1, width - x2, y2, width - x1], dim=1)
-        size = (sample["image"].shape[2], sample["image"].shape[1])
-        sample = {
-            "image": tv_tensors.Image(torch.rot90(sample["image"], 1, (1, 2))),
-            "boxes": tv_tensors.BoundingBoxes(turned, format="XYXY", canvas_size=size),
-            "labels": sample["labels"],
-            "masks": tv_tensors.Mask(torch.rot90(sample["masks"], 1, (1, 2))),
-        }
+        height, width = sample["image"].shape[1:]
+        made: dict[str, Any] = {}
+        for name, value in sample.items():
+            if name == "boxes":
+                x1, y1, x2, y2 = value.as_subclass(Tensor).unbind(1)
+                turned = torch.stack([y1, width - x2, y2, width - x1], dim=1)
+                made[name] = tv_tensors.BoundingBoxes(turned, format="XYXY", canvas_size=(width, height))
+            else:
+                made[name] = tv_tensors.wrap(torch.rot90(value.as_subclass(Tensor), 1, (1, 2)), like=value)
+        sample = made
     return sample
 
 
-def _clean(sample: dict[str, Any]) -> dict[str, Any]:
-    """Boxes held to the image, and no objects of which nothing is left."""
-    boxes = F.clamp_bounding_boxes(sample["boxes"]).as_subclass(Tensor)
-    kept = (boxes[:, 2] - boxes[:, 0] >= 1) & (boxes[:, 3] - boxes[:, 1] >= 1)
-    return {
-        "image": sample["image"].as_subclass(Tensor),
-        "boxes": boxes[kept].float(),
-        "labels": sample["labels"][kept],
-        "masks": sample["masks"][kept].as_subclass(Tensor).to(torch.uint8),
-    }
+def _clean(boxes: Any) -> tuple[Tensor, list[int]]:
+    """Boxes held to the image, without those of which nothing is left, and the places of the others."""
+    held = F.clamp_bounding_boxes(boxes).as_subclass(Tensor)
+    kept = (held[:, 2] - held[:, 0] >= 1) & (held[:, 3] - held[:, 1] >= 1)
+    return held[kept].float(), kept.nonzero()[:, 0].tolist()

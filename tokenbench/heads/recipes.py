@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, NonNegativeInt
 
-from tokenbench.methods.recipe import Learning
+from tokenbench.methods.learning import Learning
 
 
 def _sides(value: Any) -> Any:
@@ -79,7 +79,7 @@ DETECTION: Mapping[str, DetectionRecipe] = {
     "3x": THREE,
     "1x": THREE.change({"epochs": 12, "milestones": (8, 11), "source": "Swin's detection code"}),
     "mini": MINI,
-    "smoke": MINI.change({"updates": 60, "warmup_updates": 10, "batch": 4, "source": "tokenbench: for its tests"}),
+    "smoke": MINI.change({"updates": 120, "warmup_updates": 10, "batch": 4, "source": "tokenbench: for its tests"}),
 }
 
 

@@ -20,6 +20,6 @@ def plain(found: Mapping[str, Tensor]) -> tuple[Any, Any, Any, tuple[bytes, ...]
     if "masks" in found and len(boxes):
         from faster_coco_eval.core import mask as api
 
-        pixels = np.asfortranarray(found["masks"].permute(1, 2, 0).to("cpu").numpy().astype(np.uint8))
-        masks = tuple(one["counts"] for one in api.encode(pixels))
+        columns = found["masks"].transpose(1, 2).contiguous().cpu().numpy().view(np.uint8)  # (N, W, H), as encoded
+        masks = tuple(one["counts"] for one in api.encode(columns.transpose(2, 1, 0)))
     return boxes, found["labels"].cpu().numpy() - 1, found["scores"].double().cpu().numpy(), masks

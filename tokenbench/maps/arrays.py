@@ -39,6 +39,7 @@ class TokenMaps:
     fused: tuple[Bools, ...]  # a block: (B, P), patches that were dropped into a fused token
     counts: tuple[int, ...]  # a block: tokens, prefix included; where images differ, of the one that has most
     each: Ints | None = None  # (blocks, B) tokens of each image, prefix included; None where all have `counts`
+    frames: int = 1  # of a clip, each an image here, one after the other
 
     @property
     def depth(self) -> int:

@@ -43,18 +43,22 @@ def arrays(maps: Sequence[TokenMaps], image: int) -> dict[str, np.ndarray]:
                 found[f"{m.label}/heat/{block}"] = m.heat(block)[image]
         about = {"method": m.method, "label": m.label, "note": m.note, "since": since}
         settings.append(about | {"held": [w.shape[1] for w in m.weights]})
-    about = {"name": maps[0].names[image], "backbone": maps[0].backbone, "settings": settings}
-    return found | {"about": np.array(json.dumps(about))}
+    told: dict[str, Any] = {"name": maps[0].names[image], "backbone": maps[0].backbone, "settings": settings}
+    told["order"] = image
+    if maps[0].frames > 1:
+        told["frames"] = maps[0].frames
+    return found | {"about": np.array(json.dumps(told))}
 
 
 def load(path: str | Path) -> list[TokenMaps]:
-    """The maps in a file that `tokenbench trace` wrote, or in all such files of a folder, images in order of name.
+    """The maps in a file that `tokenbench trace` wrote, or in all such files of a folder, images as they were traced.
 
     Raises:
         ResultsError: nothing to read there, a damaged file, or files of different settings.
     """
     given = Path(path)
     files = sorted(given.glob("*.npz")) if given.is_dir() else [given]
+    files.sort(key=_order)
     if not files:
         raise ResultsError(f"Folder '{path}' has no token maps (*.npz); give one that `tokenbench trace` wrote.")
     images = [_read(file) for file in files]
@@ -64,6 +68,15 @@ def load(path: str | Path) -> list[TokenMaps]:
                 f"'{file}' and '{files[0]}' are of different settings or grids; give the files of one run."
             )
     return [_together(parts) for parts in zip(*images, strict=True)]
+
+
+def _order(file: Path) -> int:
+    """Where an image stood among those that were traced; 0 in files of earlier versions, and in what is none."""
+    try:
+        with atomic.regular(file).open("rb") as opened, np.load(opened) as found:
+            return int(json.loads(str(found["about"])).get("order", 0))
+    except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+        return 0  # `_read` says what is wrong with it
 
 
 def _read(file: Path) -> list[TokenMaps]:
@@ -102,12 +115,13 @@ def _setting(found: Mapping[str, np.ndarray], about: Mapping[str, Any], setting:
         weights=tuple(weights),
         fused=tuple((fused >= 0).reshape(len(fused), 1, -1)),
         counts=tuple(found[f"{label}/tokens"].tolist()),
+        frames=about.get("frames", 1),
     )
 
 
 def _run(m: TokenMaps) -> tuple[object, ...]:
     """What maps that belong together have in common."""
-    return m.label, m.note, m.backbone, m.grid, [weights.shape for weights in m.weights], m.pictures.shape
+    return m.label, m.note, m.backbone, m.grid, m.frames, [weights.shape for weights in m.weights], m.pictures.shape
 
 
 def _together(parts: Sequence[TokenMaps]) -> TokenMaps:

@@ -13,8 +13,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tokenbench.backbones import Backbone
+from tokenbench.backbones.frames import JointViT
 from tokenbench.data import pictures
+from tokenbench.data.viewing import Views
 from tokenbench.errors import BadSetting, DataError, Unsupported
+from tokenbench.maps import overtime
 from tokenbench.maps.arrays import TokenMaps
 from tokenbench.methods import get
 from tokenbench.methods.base import Method, make
@@ -83,6 +86,9 @@ def trace_all(
     limit: int | None = None,
     pixels: Mapping[str, Any] | None = None,
     take: Take = ALL,
+    task: str = sources.CLASSIFIER,
+    on: Callable[[Backbone], Backbone] | None = None,
+    views: Views | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[TokenMaps]:
     """The maps of several settings on the same images and backbone.
@@ -97,21 +103,25 @@ def trace_all(
         limit: if given, use this many images, spread evenly.
         pixels: mean, std, crop_pct and interpolation, where other than the model's own.
         take: which weights, of a file that holds several.
+        task: that models are for.
+        on: makes of the backbone what takes clips; `images` are videos then, or folders of frames.
+        views: what of clips is seen.
         say: told of each thing left out, in a sentence.
 
     Raises:
         TokenbenchError: as `trace`, and where nothing is left to trace.
     """
-    files = pictures.find(images, limit) if images else []
-    given = sources.find(weights, backbone, take)
+    files = pictures.find(images, limit) if images and views is None else []
+    given = sources.find(weights, backbone, take, task)
     adapted, found = prepare(backbone, given, seed, image_size, pixels)
+    adapted = adapted if on is None else on(adapted)
     adapted.vit.to(device)
     if found.note:
         say(f"{found.note[0].upper()}{found.note[1:]}.")
     if adapted.unseen:
         say(f"{backbone}: {adapted.unseen}.")
     settings = []
-    for method in methods:
+    for method in (method.on(adapted) for method in methods):
         reason = method.refusal(adapted)
         if reason:
             say(f"{method.label} is left out on {backbone}: {reason}.")
@@ -119,8 +129,11 @@ def trace_all(
             settings.append(method)
     if not settings:
         raise Unsupported(f"None of the methods given can run on {backbone}; see `tokenbench list --backbones`.")
-    names, opened = _opened(files, say) if images else pictures.sample(adapted.input_size[0] == 1, limit)
-    batch = pictures.inputs(opened, adapted.config)
+    if views is None:
+        names, opened = _opened(files, say) if images else pictures.sample(adapted.input_size[0] == 1, limit)
+        batch = pictures.inputs(opened, adapted.config)
+    else:
+        names, batch = overtime.opened(images, adapted, views, limit, say)
     return [
         follow(method, adapted, batch, names, _note(found), seed, given.trained(method, backbone))
         for method in settings
@@ -163,31 +176,42 @@ def follow(
     """
     if len(images) == 0:
         raise DataError("No images were given to trace; give one at least.")
-    if not getattr(backbone.vit, "dynamic_img_size", False) and tuple(images.shape[1:]) != backbone.input_size:
+    if backbone.clips != (images.dim() == 5):
+        takes, has = ("clips", "images; give --task video") if backbone.clips else ("images", "clips")
+        raise BadSetting(f"{backbone.name} takes {takes}, and these are {has}.")
+    own_size = (images.shape[1], *images.shape[-2:]) == backbone.input_size
+    if not own_size and not getattr(backbone.vit, "dynamic_img_size", False):
         raise BadSetting(
             f"Images of {tuple(images.shape[1:])} are not what {backbone.name} takes, {backbone.input_size} "
             "(channels, height, width); give files, or a batch of that shape."
         )
-    was_training, like = backbone.vit.training, next(backbone.vit.parameters())
+    method, was_training, like = method.on(backbone), backbone.vit.training, next(backbone.vit.parameters())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = sources.model(method, backbone, own)[0]
-    at_once = max(1, CELLS // (backbone.grid[0] * backbone.grid[1]) ** 2)
+    frames = images.shape[2] if backbone.clips else 1
+    at_once = max(1, CELLS // (frames * (backbone.grid[0] * backbone.grid[1]) ** 2))
     with torch.inference_mode():
         passes = [model.run(chunk.to(like), trace=True).trace for chunk in images.split(at_once)]
     backbone.vit.train(was_training)
     blocks = list(zip(*passes, strict=True))  # of each block, the tokens of every chunk
-    each = np.array([torch.cat([t.counts for t in tokens]).tolist() for tokens in blocks])  # (blocks, B)
+    first, joint = blocks[0][0], isinstance(backbone, JointViT)
+    steps = frames if joint else first.frames  # rows of the batch that a clip has in the maps
+    each = np.array([torch.cat([overtime.counts(t, steps) for t in tokens]).tolist() for tokens in blocks])
     return TokenMaps(
         method=method.name,
         label=method.label,
         backbone=backbone.name,
         note=", ".join(filter(None, ["untrained" if method.trained and own is None else "", "" if own else note])),
-        names=tuple(names),
-        pictures=pictures.pixels(images, backbone.config),
-        grid=blocks[0][0].grid,
-        weights=_joined([t.source for t in tokens] for tokens in blocks),
-        fused=tuple(array > 0 for array in _joined([t.fused for t in tokens] for tokens in blocks)),
+        names=tuple(overtime.called(names, steps) if backbone.clips else names),
+        pictures=pictures.pixels(overtime.shown(images, steps) if backbone.clips else images, backbone.config),
+        grid=(first.grid[0] // steps, first.grid[1]) if joint else first.grid,
+        weights=_joined([overtime.split(t.source, steps, joint, 2) for t in tokens] for tokens in blocks),
+        fused=tuple(
+            array > 0
+            for array in _joined([overtime.split(t.fused, steps, joint, 1) for t in tokens] for tokens in blocks)
+        ),
+        frames=steps,
         counts=tuple(each.max(1).tolist()),
         each=each if np.ptp(each, axis=1).any() else None,
     )

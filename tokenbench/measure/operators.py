@@ -148,8 +148,9 @@ class Met(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _is_view(op: OpOverload) -> bool:
+    """Whether it only looks at a tensor in another way, or changes in place how that looks (`transpose_`)."""
     returns = [r.alias_info for r in op._schema.returns]
-    return any(alias is not None and not alias.is_write for alias in returns)
+    return torch.Tag.inplace_view in op.tags or any(alias is not None and not alias.is_write for alias in returns)
 
 
 def _is_free(op: OpOverload) -> bool:

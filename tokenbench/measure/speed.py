@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tokenbench.errors import UsageError
 from tokenbench.measure.running import OutOfMemory, blocks_of, evaluating, forward
 
-__all__ = ["OutOfMemory", "Share", "Speed", "break_even", "measure", "median_interval", "reduction_share"]
+__all__ = ["OutOfMemory", "Share", "Speed", "measure", "median_interval", "reduction_share"]
 
 
 Pair = tuple[float, float | None]  # seconds of a model, and of the reference in the same round
@@ -87,7 +87,8 @@ def measure(
         max_rounds: rounds to stop after in any case.
         goal: half the width of the interval of each speed-up, relative to it, to stop at between the two.
         max_seconds: when to stop between the two in any case.
-        warmup: runs of each model before its first that counts; one where an earlier call is gone on with.
+        warmup: runs of each model before its first that counts. Where an earlier call is gone on with, one run, on a
+            CPU of one image: there a first run costs no more once the process is warm, unless it compiles.
         seed: of the order.
         progress: called after each round with the number of rounds done so far.
         before: the pairs of an earlier call that was cut short, as `keep` got them; the rounds go on from there.
@@ -110,10 +111,11 @@ def measure(
 
     with evaluating(*models.values()), _compiled(models) if compile else nullcontext(models) as run:
         warm: set[str] = set()
+        first = images[:1] if images.device.type == "cpu" and not compile else images
 
         def time(name: str) -> float:
             for _ in range(0 if name in warm else min(1, warmup) if pairs[name] else warmup):
-                _time(run[name], images, precision, name)
+                _time(run[name], first if pairs[name] else images, precision, name)
             warm.add(name)
             return _time(run[name], images, precision, name)
 
@@ -196,23 +198,6 @@ def reduction_share(
             handle.remove()
     p25, p50, p75 = (float(q) for q in np.percentile(shares[warmup:], [25, 50, 75]))
     return Share(p50, p75 - p25, runs)
-
-
-def break_even(speedups: Mapping[int, float]) -> int | None:
-    """The smallest batch from which on the model is no slower than the reference.
-
-    Args:
-        speedups: measured speed-up by batch size.
-
-    Returns:
-        The smallest measured batch such that it and every larger one have a speed-up of 1 or more; None if none has.
-    """
-    found = None
-    for batch in sorted(speedups, reverse=True):
-        if speedups[batch] < 1:
-            break
-        found = batch
-    return found
 
 
 def _time(model: nn.Module, images: Tensor, precision: str, name: str | None = None) -> float:

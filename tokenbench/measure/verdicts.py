@@ -8,7 +8,7 @@ few images to say.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
@@ -107,6 +107,15 @@ class Verdict:
         return f"less accurate, {bound}" if self.differs else bound
 
 
+@dataclass(frozen=True)
+class Bound:
+    """Whether a setting loses at most the margin, where one is going to be picked of several."""
+
+    holds: bool | None  # at most the margin (True), more than it (False), or None: too few images to say
+    at_most: float | None  # points lost at most, of all of them at once; below 0 where something is gained
+    more: float | None  # how many times the images would make it hold, if the difference stays what it is
+
+
 def mcnemar(gained: int, lost: int) -> float:
     """Exact two-sided p-value that two models are equally often right (McNemar's test on the same images).
 
@@ -149,8 +158,7 @@ def judge(found: Sequence[Difference], margin: float = MARGIN) -> list[Verdict]:
     Raises:
         UsageError: the margin is no number of points.
     """
-    if not 0 <= margin <= 100:
-        raise UsageError(f"A margin of {margin} points is not allowed; give 0 to 100.")
+    _check_margin(margin)
     verdicts = []
     for one, p in zip(found, holm([one.p for one in found]), strict=True):
         differs, bounded = p < ALPHA, None
@@ -160,11 +168,80 @@ def judge(found: Sequence[Difference], margin: float = MARGIN) -> list[Verdict]:
     return verdicts
 
 
+def bounds(found: Sequence[Difference], margin: float = MARGIN, among: int = 0) -> list[Bound]:
+    """For each of several settings, one of which is going to be picked, whether it loses at most the margin.
+
+    Who picks the cheapest of forty that seem good enough picks chance too. So the one-sided tests of non-inferiority
+    are corrected by Holm for all that stand to choose, at half of 5 %; of a single one that is `judge`'s rule, that the
+    95 % interval ends above minus the margin. Between an interval's middle and its ends differences count as normal.
+
+    Args:
+        found: differences from the reference.
+        margin: points that may be lost.
+        among: of how many they are, where more are going to be looked at.
+
+    Raises:
+        UsageError: the margin is no number of points.
+    """
+    _check_margin(margin)
+    ends = [_halves(one) for one in found]
+    able = [i for i, half in enumerate(ends) if half is not None]
+    tests = [_tail(found[i].value + margin, half) for i, half in enumerate(ends) if half is not None]
+    held = dict(zip(able, holm([*tests, *[1.0] * (among - len(able))]), strict=False))
+    strict = _normal(1 - ALPHA / max(1, among, len(able)))
+    made = []
+    for i, (one, half) in enumerate(zip(found, ends, strict=True)):
+        if half is None:
+            made.append(Bound(None, None, None))
+            continue
+        below, above = half
+        at_most = strict * below - one.value
+        if held[i] <= ALPHA / 2 * (1 + 1e-9):
+            made.append(Bound(True, min(at_most, margin), 1.0))
+        elif one.value + _normal(LEVEL) * above < -margin:
+            made.append(Bound(False, at_most, None))
+        else:
+            room = one.value + margin
+            made.append(Bound(None, at_most, (strict * below / room) ** 2 if room > 0 else None))
+    return made
+
+
+def independent(value: float, ends: Ends, reference: float, reference_ends: Ends) -> Difference:
+    """The difference of two accuracies in percent that were not paired, from the interval of each.
+
+    By the method of variance estimates recovery, as `quotient` (Newcombe, Stat. Med. 17, 1998, method 10, where the
+    intervals are Wilson's). Of the same images it is wider than need be, for models err on the same ones.
+    """
+    low = math.hypot(value - ends[0], reference_ends[1] - reference)
+    high = math.hypot(ends[1] - value, reference - reference_ends[0])
+    d = value - reference
+    towards = low if d > 0 else high
+    p = min(1.0, 2 * NormalDist().cdf(-abs(d) * _normal(LEVEL) / towards)) if towards else 1.0
+    return Difference(d, d - low, d + high, p)
+
+
 def speed(low: float | None, high: float | None) -> str:
     """What an interval of a ratio of speeds says."""
     if low is None or high is None:
         return "not judged"
     return "faster" if low > 1 else "slower" if high < 1 else "no difference shown"
+
+
+def break_even(speedups: Mapping[int, float]) -> int | None:
+    """The smallest batch from which on the model is no slower than the reference.
+
+    Args:
+        speedups: measured speed-up by batch size.
+
+    Returns:
+        The smallest measured batch such that it and every larger one have a speed-up of 1 or more; None if none has.
+    """
+    found = None
+    for batch in sorted(speedups, reverse=True):
+        if speedups[batch] < 1:
+            break
+        found = batch
+    return found
 
 
 def median_ends(median: float, spread: float, runs: int) -> Ends:
@@ -186,6 +263,27 @@ def quotient(value: float, ends: Ends, reference: float, reference_ends: Ends) -
     low = math.hypot(mine - math.log(ends[0]), math.log(reference_ends[1]) - theirs)
     high = math.hypot(math.log(ends[1]) - mine, theirs - math.log(reference_ends[0]))
     return math.exp(mine - theirs - low), math.exp(mine - theirs + high)
+
+
+def _check_margin(margin: float) -> None:
+    if not 0 <= margin <= 100:
+        raise UsageError(f"A margin of {margin} points is not allowed; give 0 to 100.")
+
+
+def _halves(one: Difference) -> Ends | None:
+    """The standard errors below and above a difference, from its 95 % interval; None where that has no width."""
+    if one.low is None or one.high is None or not one.low < one.high:
+        return None
+    z = _normal(LEVEL)
+    return (one.value - one.low) / z, (one.high - one.value) / z
+
+
+def _tail(room: float, half: Ends) -> float:
+    """The one-sided p-value that the true difference is so far below the one found."""
+    below = half[0]
+    if below <= 0:
+        return 0.0 if room >= 0 else 1.0
+    return NormalDist().cdf(-room / below)
 
 
 def _normal(level: float) -> float:

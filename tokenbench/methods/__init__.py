@@ -15,6 +15,8 @@ def all_methods() -> dict[str, type[Method]]:
     """Every method by name: dense first, then in order of name."""
     if "dense" not in _registry:
         registry.walk(_registry, __name__, __path__, Method)
+        for module in registry.installed(__name__):
+            registry.register(_registry, module, Method)
     return registry.in_order(_registry, "dense")
 
 

@@ -15,6 +15,7 @@ from tokenbench.core.attention import Attn
 from tokenbench.core.block import Reducer
 from tokenbench.core.tokens import Tokens
 from tokenbench.methods.base import Kind, Method, Paper, Places, outside, quarters
+from tokenbench.methods.released import Release, Stored, suite, with_told
 from tokenbench.methods.tome import PerBlock, schedule
 from tokenbench.methods.topk import kept
 
@@ -121,6 +122,13 @@ class ATC(Method):
         if total >= vit.grid[0] * vit.grid[1]:
             return f"r takes {total} of its {vit.grid[0] * vit.grid[1]} patches in all"
         return None
+
+    @classmethod
+    def recognise(cls, stored: Stored) -> Release | None:
+        """Its authors', by the options of their training; the tensors have a DeiT's names."""
+        run = suite(stored, "atc")
+        options = {"linkage": "linkage", "prop_attn": "proportional_attn"}
+        return with_told(None if run is None else run.compounding(stored), stored, options)
 
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
         """One a stage, or one in every block that merges any."""

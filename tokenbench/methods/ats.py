@@ -16,6 +16,7 @@ from tokenbench.core.attention import Attn
 from tokenbench.core.block import Reducer
 from tokenbench.core.tokens import Tokens
 from tokenbench.methods.base import Kind, Method, Paper, Places, outside, quarters, unscored
+from tokenbench.methods.released import Release, Stored, suite
 
 
 class Sample(Reducer):
@@ -140,6 +141,15 @@ class ATS(Method):
         if self.blocks is None and self.program == "official":
             return tuple(range(vit.depth // 4, vit.depth))
         return quarters(self.blocks, vit)
+
+    @classmethod
+    def recognise(cls, stored: Stored) -> Release | None:
+        """TokenReduction's, by the options of its training; the tensors have a DeiT's names."""
+        run = suite(stored, "ats")
+        if run is None:
+            return None
+        release = run.compounding(stored)
+        return release if release.refusal else replace(release, knobs={"program": "suite", **release.knobs})
 
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
         """One a stage."""

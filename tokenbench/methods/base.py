@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
@@ -101,6 +101,7 @@ class Method(BaseModel):
     control: ClassVar[bool] = False  # True: saves no token, and shows what something else of a method gives
     trial: ClassVar[Mapping[str, Any]] = {}  # knobs for tiny random models, where defaults ask for more than these have
     windowed: ClassVar[bool] = False  # True: leaves whole grids, as backbones that attend within windows need
+    clips: ClassVar[bool] = False  # True: does so in every frame, as windows that reach over time need
     reported: ClassVar[tuple[Reported, ...]] = ()
     recipes: ClassVar[Mapping[str, Recipe]] = {"scratch": DEIT, "finetune": FINETUNE}  # the first is the default
     in_training: ClassVar[frozenset[str]] = frozenset()  # knobs that say nothing once the model is trained
@@ -132,6 +133,15 @@ class Method(BaseModel):
         """The reducers of each block that has any. The only part a method must have."""
         raise NotImplementedError
 
+    def on(self, vit: Backbone) -> Self:
+        """The setting on that backbone, where defaults hang on it; what was given stays. Asked again, the same."""
+        return self
+
+    def defaulted(self, values: Mapping[str, Any]) -> Self:
+        """With these knobs where they were not given."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return make(type(self), {**values, **given})
+
     def supports(self, vit: Backbone) -> str | None:
         """Why this setting cannot run on that backbone, as a clause; None if it can."""
         return None
@@ -139,6 +149,16 @@ class Method(BaseModel):
     def caveat(self, vit: Backbone) -> str | None:
         """What this setting does on that backbone other than its knobs say, as a clause; None if it does as told."""
         return None
+
+    def ladder(self, vit: Backbone) -> Sequence[Method]:
+        """This setting with its main knob from changing least to changing most, as far as the backbone takes it.
+
+        Raises:
+            UsageError: the knob's values have no such order.
+        """
+        from tokenbench.methods.ladder import ladder
+
+        return ladder(self, vit)
 
     def refusal(self, vit: Backbone) -> str | None:
         """As `supports`, after asking whether the method is made for the backbone's family at all.
@@ -148,6 +168,8 @@ class Method(BaseModel):
         """
         if vit.windowed and not self.windowed:
             return "it drops or merges tokens one by one, and this backbone's windows need all tokens of a grid"
+        if vit.windowed and vit.clips and not self.clips:
+            return "it works in windows of images, and this backbone's reach over time"
         if vit.placed and self.blends:
             return (
                 "it makes one token of several, and this backbone's blocks read where each token lies (RoPE or "
@@ -186,6 +208,10 @@ class Method(BaseModel):
 
     def lean(self) -> Method:
         """The setting without what only training needs, such as auxiliary heads: what training writes is of it."""
+        return self
+
+    def learnt(self, blocks: Sequence[nn.Module]) -> Method:
+        """The setting that a trained model's blocks say, where training finds knobs and not weights; else this one."""
         return self
 
     def twin(self) -> Method | None:

@@ -22,6 +22,7 @@ class Dense(Method):
     held: ClassVar[str] = "timm, bit for bit"
     neutral: ClassVar[Mapping[str, Any] | None] = {}
     windowed: ClassVar[bool] = True
+    clips: ClassVar[bool] = True
     reported = (
         Reported("deit_t", {}, 72.19, 1.3, note="timm weights", params_m=5.72),
         Reported("deit_s", {}, 79.86, 4.6, note="timm weights", params_m=22.05),
@@ -32,6 +33,9 @@ class Dense(Method):
         Reported("swin_t", {}, 81.39, 4.51, note="timm weights", params_m=28.29, reason=NORMS),
         Reported("swin_s", {}, 83.23, 8.77, note="timm weights", params_m=49.61, reason=NORMS),
         Reported("swin_b", {}, 83.60, 15.47, note="timm weights", params_m=87.77, reason=NORMS),
+        Reported("swin3d_t", {}, None, 87.9, note="clips of 32 frames; top-1 78.8 on Kinetics-400", reason=NORMS),
+        Reported("swin3d_s", {}, None, 165.9, note="clips of 32 frames; top-1 80.6 on Kinetics-400", reason=NORMS),
+        Reported("swin3d_b", {}, None, 281.6, note="clips of 32 frames; top-1 80.6 on Kinetics-400", reason=NORMS),
     )
 
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:

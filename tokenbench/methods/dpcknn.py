@@ -16,7 +16,7 @@ from tokenbench.core.attention import Attn
 from tokenbench.core.block import Reducer
 from tokenbench.core.tokens import Tokens
 from tokenbench.methods.base import Kind, Method, Paper, Places, outside, quarters
-from tokenbench.methods.released import SUITE, Release, Stored, suite, suite_model
+from tokenbench.methods.released import SUITE, Release, Stored, suite, with_told
 from tokenbench.methods.topk import STUDY, kept
 
 NOISE = 1e-6  # the most that training adds to a density
@@ -119,10 +119,11 @@ class DPCKNN(Method):
     @classmethod
     def recognise(cls, stored: Stored) -> Release | None:
         """By the linear layers of its stages; the keep rate only where TokenReduction's options are stored."""
-        if not any(re.fullmatch(r"cluster_layers\.\d+\.score\.weight", name) for name in stored.tensors):
-            return None
-        run = suite(stored, suite_model(stored) or "")
-        return Release(SUITE, unknown=("keep_rate",)) if run is None else run.compounding(stored)
+        run = suite(stored, "dpcknn")
+        if run is not None:
+            return with_told(run.compounding(stored), stored, {"k": "k_neighbors", "equal_weight": "equal_weight"})
+        named = any(re.fullmatch(r"cluster_layers\.\d+\.score\.weight", name) for name in stored.tensors)
+        return Release(SUITE, unknown=("keep_rate",)) if named else None
 
     def published(self, names: Sequence[str]) -> dict[str, str]:
         """The linear layers are counted by stage there, and by block here."""

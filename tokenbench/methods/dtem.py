@@ -47,7 +47,8 @@ def relaxed(scores: Tensor, r: int, partners: int, tau_first: float, tau: float)
         left = 1 - once.sum(2, keepdim=True)
         logits = logits + left.clamp(min=torch.finfo(torch.float32).eps).log()
     over = (chosen.sum(2, keepdim=True) - 1).clamp(min=0).detach()
-    return torch.zeros_like(scores).scatter(2, place, chosen / (over + 1))
+    share = chosen / (over + 1)  # autocast takes the softmax in float32
+    return share.new_zeros(scores.shape).scatter(2, place, share)
 
 
 class Decoupled(Reducer):

@@ -15,6 +15,7 @@ from tokenbench.core.block import Reducer
 from tokenbench.core.tokens import Tokens
 from tokenbench.methods.base import Kind, Method, Paper, Places, outside, quarters
 from tokenbench.methods.dpcknn import distances, nearest
+from tokenbench.methods.released import Release, Stored, suite, with_told
 from tokenbench.methods.topk import STUDY, kept
 
 RECEIVED = "attention received"
@@ -124,6 +125,13 @@ class KMedoids(Method):
         if 0 in blocks and not self.equal_weight:
             return "before block 0 no attention has been received; give other blocks, or equal_weight=true"
         return outside(blocks, vit)
+
+    @classmethod
+    def recognise(cls, stored: Stored) -> Release | None:
+        """TokenReduction's, by the options of its training; the tensors have a DeiT's names."""
+        run = suite(stored, "kmedoids")
+        options = {"rounds": "cluster_iters", "equal_weight": "equal_weight"}
+        return with_told(None if run is None else run.compounding(stored), stored, options)
 
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
         """One a stage, and one in the block before it that marks what tokens receive; none at keep_rate 1."""

@@ -105,6 +105,7 @@ def folded(matrix: Tensor, place: Tensor, weights: Tensor, count: int) -> Tensor
         weights: (B, N) of the rows in their means.
         count: number of merged tokens.
     """
+    matrix = matrix.to(weights.dtype)  # which may be lower, under autocast
     batch, heads, total, _ = matrix.shape
     columns = matrix.new_zeros(batch, heads, total, count)
     columns = columns.scatter_add(3, place[:, None, None].expand_as(matrix), matrix)

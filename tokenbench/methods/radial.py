@@ -13,6 +13,7 @@ from tokenbench.core.attention import Attn
 from tokenbench.core.block import Reducer
 from tokenbench.core.tokens import Tokens
 from tokenbench.methods.base import Kind, Method, Paper, Places, outside, quarters
+from tokenbench.methods.released import SUITE, Release, Stored, suite, with_told
 from tokenbench.methods.topk import STUDY
 
 Norm = Literal["l1", "l2", "linf"]
@@ -106,6 +107,17 @@ class Radial(Method):
             return shrinking(grid, self.norm, stages, self.least)
         radius, total = radii(grid, self.norm), grid[0] * grid[1]
         return [float(nearest_ring(radius, int(total * self.keep_rate ** (stage + 1)))) for stage in range(stages)]
+
+    @classmethod
+    def recognise(cls, stored: Stored) -> Release | None:
+        """TokenReduction's, by the options of its training; the tensors have a DeiT's names."""
+        run, options = suite(stored, "heuristic"), stored.options
+        if run is None:
+            return None
+        if options.get("not_contiguous"):
+            return with_told(run.compounding(stored), stored, {"norm": "heuristic_pattern"})
+        release = Release(SUITE, {"contiguous": True, "blocks": run.blocks})
+        return with_told(release, stored, {"norm": "heuristic_pattern", "least": "min_radius"})
 
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
         """One a stage."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from tokenbench.backbones import sizes
 
 SUITE = "JoakimHaurum/TokenReduction"
+CLUSTERING = "JoakimHaurum/ATC"  # trains as TokenReduction does
 SUITE_PATCHES = 196  # its top-k and EViT count from a 14x14 grid whatever the image
 
 
@@ -44,6 +45,7 @@ class Suite:
     blocks: tuple[int, ...]
     shares: tuple[float, ...]
     refusal: str | None = None
+    layout: str = SUITE
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -58,9 +60,9 @@ class Suite:
         if powers != self.counts:
             refusal = refusal or f"it keeps {slashed(self.counts)} patches, which no one keep_rate gives"
         return (
-            Release(SUITE, refusal=refusal)
+            Release(self.layout, refusal=refusal)
             if refusal
-            else Release(SUITE, {"keep_rate": rate} | places(self.blocks, stored))
+            else Release(self.layout, {"keep_rate": rate} | places(self.blocks, stored))
         )
 
 
@@ -69,7 +71,7 @@ def suite(stored: Stored, model: str) -> Suite | None:
     if suite_model(stored) != model:
         return None
     blocks = tuple(stored.options["reduction_loc"])
-    rates = tuple(stored.options.get("keep_rate") or ())
+    rates = tuple(stored.options.get("keep_rate") or stored.options.get("reduction_ratio") or ())
     positions = stored.tensors.get("pos_embed")
     if len(rates) == 1:
         rates = tuple(rates[0] ** (stage + 1) for stage in range(len(blocks)))
@@ -78,12 +80,23 @@ def suite(stored: Stored, model: str) -> Suite | None:
         refusal = f"it gives {len(rates)} keep rates for {len(blocks)} blocks"
     elif positions is not None and positions.shape[1] != SUITE_PATCHES + 1:
         refusal = f"its counts are those of {SUITE_PATCHES} patches, and it has {positions.shape[1] - 1}"
-    return Suite(blocks, rates, refusal)
+    return Suite(blocks, rates, refusal, CLUSTERING if "reduction_ratio" in stored.options else SUITE)
+
+
+def with_told(release: Release | None, stored: Stored, options: Mapping[str, str]) -> Release | None:
+    """A reading with the knobs that stored options tell, by knob the name of its option; those that they lack are
+    unknown. Nothing changes where there is none, or it is a refusal.
+    """
+    if release is None or release.refusal:
+        return release
+    told = {knob: stored.options[name] for knob, name in options.items() if name in stored.options}
+    lacking = tuple(knob for knob in options if knob not in told)
+    return replace(release, knobs={**release.knobs, **told}, unknown=(*release.unknown, *lacking))
 
 
 def suite_model(stored: Stored) -> str | None:
     """TokenReduction's name of the model in a checkpoint (`topk`); None for checkpoints of others."""
-    if "reduction_loc" not in stored.options:
+    if "reduction_loc" not in stored.options or "model" not in stored.options:
         return None
     match = re.fullmatch(r"([a-z]+)_(?:tiny|small|base)_patch16_224(?:_local)?", str(stored.options.get("model")))
     return match[1] if match else str(stored.options.get("model"))

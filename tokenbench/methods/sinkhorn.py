@@ -18,7 +18,7 @@ from tokenbench.core.tokens import Tokens
 from tokenbench.methods import soft
 from tokenbench.methods.base import Counts, Kind, Method, Paper, Places
 from tokenbench.methods.recipe import Recipe
-from tokenbench.methods.released import Release, Stored
+from tokenbench.methods.released import Release, Stored, with_told
 from tokenbench.methods.topk import STUDY
 
 
@@ -92,12 +92,8 @@ class Sinkhorn(Method):
     @classmethod
     def recognise(cls, stored: Stored) -> Release | None:
         """TokenReduction's, by the options of its training."""
-        release = soft.compared(stored, "sinkhorn")
-        if release is None or release.refusal:
-            return release
         given = {"epsilon": "sinkhorn_eps", "iterations": "cluster_iters"}
-        told = {knob: stored.options[name] for knob, name in given.items() if name in stored.options}
-        return Release(release.layout, {**release.knobs, **told}, tuple(knob for knob in given if knob not in told))
+        return with_told(soft.compared(stored, "sinkhorn"), stored, given)
 
     def published(self, names: Sequence[str]) -> dict[str, str]:
         """Modules are counted by stage there."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from tokenbench.measure.verdicts import ALPHA, MARGIN, Difference, Verdict, judge
+from tokenbench.measure.verdicts import ALPHA, Verdict
 from tokenbench.runs.row import FIRST_TASK, Row
-from tokenbench.tasks import metrics_of, parts_of
-from tokenbench.tasks.base import PAIRED, Metric
+from tokenbench.tasks import known, metrics_of, parts_of
+from tokenbench.tasks.base import PAIRED, Metric, Task
 
 MISSING = "–"
 ELSEWHERE = "†"  # of another session than the dense row beside it
@@ -31,7 +31,7 @@ _COSTS = (
     Column("GMAC", "gmacs", "gmacs"),
     Column("Δ GMAC", "change", "gmacs"),
     Column("params M", "params", "params_m", spare=True),
-    Column("img/s", "speed", "images_per_s"),
+    Column(Task.rate, "speed", "images_per_s"),
     Column("speed-up", "speedup", "speedup", "95 % interval of the median over rounds"),
     Column("spread", "spread", "spread", spare=True),
     Column("ms a batch", "latency", "latency_p50", "10th and 90th percentile"),
@@ -41,7 +41,7 @@ _COSTS = (
 )
 
 
-def columns(metrics: Sequence[Metric], parts: Sequence[str] = ()) -> tuple[Column, ...]:
+def columns(metrics: Sequence[Metric], parts: Sequence[str] = (), rate: str = Task.rate) -> tuple[Column, ...]:
     """The columns of rows whose task measures this, the main metric first; its column is always called `score`.
 
     Of models of several `parts` the first has columns of its own, so that what is saved in it is not taken for what is
@@ -54,7 +54,7 @@ def columns(metrics: Sequence[Metric], parts: Sequence[str] = ()) -> tuple[Colum
         Column("verdict", "verdict", "p_value"),
         *(Column(m.heading, m.name, m.name, "95 % interval", spare=True) for m in others if m.shown),
         Column("trained with", "budget", "budget_images", spare=True),
-        *_COSTS,
+        *(replace(column, title=rate) if column.name == "speed" else column for column in _COSTS),
         *(_of_parts(parts) if parts else ()),
     )
 
@@ -66,20 +66,6 @@ def _of_parts(parts: Sequence[str]) -> tuple[Column, ...]:
         Column(f"GMAC: {' + '.join(parts)}", "parts_gmacs", "gmacs", spare=True),
         Column(f"ms: {' + '.join(parts)}", "parts_ms", "latency_p50", spare=True),
     )
-
-
-def judged(rows: Sequence[Row], margin: float = MARGIN) -> dict[int, Verdict]:
-    """By `id(row)`, the verdicts on those of some rows, shown together, that were compared with dense."""
-    told, changes = [], []
-    for row in rows:
-        value, low, high, p = (row.metrics.get(name) for name in PAIRED)
-        if row.status == "ok" and value is not None and p is not None:
-            told.append(row)
-            less_is_better = metrics_of(row.task, list(row.metrics))[0].sign < 0
-            changes.append(
-                Difference(value, low, high, p).turned() if less_is_better else Difference(value, low, high, p)
-            )
-    return {id(row): verdict for row, verdict in zip(told, judge(changes, margin), strict=True)}
 
 
 def cells(row: Row, dense: Row | None, verdict: Verdict | None) -> dict[str, str]:
@@ -139,14 +125,15 @@ def _parts(row: Row, dense: Row | None) -> dict[str, str]:
 def line(row: Row, dense: Row | None, verdict: Verdict | None) -> dict[str, str]:
     """The cells by the titles of their columns, in order."""
     texts, metrics = cells(row, dense, verdict), metrics_of(row.task, list(row.metrics))
-    return {column.title: texts[column.name] for column in columns(metrics, parts_of(row.task))}
+    return {column.title: texts[column.name] for column in columns(metrics, parts_of(row.task), known(row.task).rate)}
 
 
 def notes(rows: Sequence[Row], verdicts: Mapping[int, Verdict], dense: Row | None) -> list[str]:
     """What must be known to read the cells of some rows that are shown together."""
     shown = [(row, cells(row, dense, verdicts.get(id(row)))) for row in rows]
     kinds: dict[str, list[str]] = {}
-    for column in columns(metrics_of(rows[0].task, list(rows[0].metrics)), parts_of(rows[0].task)):
+    task = rows[0].task
+    for column in columns(metrics_of(task, list(rows[0].metrics)), parts_of(task), known(task).rate):
         kind = _together([(_kind(column, row), row.label) for row, texts in shown if "[" in texts[column.name]])
         if kind:
             kinds.setdefault(kind, []).append(column.title)

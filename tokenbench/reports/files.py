@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenbench.core import atomic
 from tokenbench.errors import ResultsError
 from tokenbench.measure.verdicts import MARGIN
-from tokenbench.reports.page import html
+from tokenbench.reports.page import html, pairs
 from tokenbench.reports.paper import figures, tables
 from tokenbench.runs.row import Row
 
@@ -24,7 +24,9 @@ class Written:
     left_out: list[str]
 
 
-def write(rows: Sequence[Row], folder: Path, maps: str = "", margin: float = MARGIN) -> Written:
+def write(
+    rows: Sequence[Row], folder: Path, maps: str = "", margin: float = MARGIN, file: pairs.Of | None = None
+) -> Written:
     """Write `index.html`, `tables` and `figures` to a folder, all of them or none; the rest is as in `html.page`.
 
     Raises:
@@ -34,7 +36,7 @@ def write(rows: Sequence[Row], folder: Path, maps: str = "", margin: float = MAR
     with atomic.filling(folder, ResultsError) as stage:
         made = tables.write(rows, stage, margin)
         drawn = figures.write(rows, stage)
-        html.write(rows, stage, maps, margin)
+        html.write(rows, stage, maps, margin, file)
     left_out = []
     if drawn.left_out:
         left_out.append(f"Of {folder / 'figures'}, {drawn.left_out}; report fewer results files to have them.")

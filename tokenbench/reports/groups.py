@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from tokenbench.measure.verdicts import MARGIN, Verdict
 from tokenbench.reports import cells, pareto
 from tokenbench.reports.paper import tables
 from tokenbench.reports.published import is_trained
+from tokenbench.runs import conditions
+from tokenbench.runs.axes import AXES, SLACK
 from tokenbench.runs.row import Row
-from tokenbench.tasks import metrics_of
+from tokenbench.tasks import known, metrics_of
 from tokenbench.tasks.base import Metric
 
 
@@ -39,6 +41,7 @@ class Group:
     """Points under one set of conditions, dense first."""
 
     points: tuple[Point, ...]
+    members: tuple[int, ...] = ()  # of several backbones: their places among the groups
 
     @property
     def first(self) -> Row:
@@ -47,8 +50,8 @@ class Group:
 
     @property
     def dense(self) -> Row | None:
-        """The row of the dense model, if it is here."""
-        return self.first if self.first.method == "dense" else None
+        """The row of the dense model, if it is here and the only one."""
+        return self.first if self.first.method == "dense" and not self.members else None
 
     @property
     def notes(self) -> list[str]:
@@ -71,19 +74,22 @@ class Group:
         """That accuracy is of a part of the split only, in words; None where it is not, or no row says."""
         rows = [p.row for p in self.points]
         total = max(row.images_total or 0 for row in rows)
-        return f"a subset: {self.images:,} of {total:,} images" if tables.is_subset(rows) else None
+        items = known(self.first.task).items
+        return f"a subset: {self.images:,} of {total:,} {items}" if tables.is_subset(rows) else None
 
     @property
     def conditions(self) -> dict[str, str]:
         """Everything all these rows share, by its name."""
         row, env = self.first, self.first.env
+        backbones = ", ".join(dict.fromkeys(p.row.backbone for p in self.points))
+        weights = "random" if row.weights.kind == "random" else f"{row.weights.name} ({row.weights.kind})"
         height, width = row.image_size
-        data = f"{self.images:,} images of {row.dataset} ({row.split})"
+        data = f"{self.images:,} {known(row.task).items} of {row.dataset} ({row.split})"
         return {
             "task": row.task,
-            "backbone": row.backbone,
-            "weights": "random" if row.weights.kind == "random" else f"{row.weights.name} ({row.weights.kind})",
-            "weights hash": row.weights.hash or "none",
+            "backbone": backbones,
+            "weights": "of each backbone" if self.members else weights,
+            "weights hash": "of each" if self.members else row.weights.hash or "none",
             "image size": f"{height}×{width}",
             "data": data if self.images else "no accuracy",
             "sample": row.sample_hash or "none",
@@ -126,35 +132,41 @@ class Group:
 
 def grouped(rows: Iterable[Row], margin: float = MARGIN) -> list[Group]:
     """Rows by their conditions, in the order these first appear; for `margin` see `verdicts.judge`."""
-    return [_group(members, margin) for members in tables.grouped(rows).values()]
+    return [_group(members, margin) for members in conditions.grouped(rows).values()]
+
+
+def combined(groups: Sequence[Group]) -> list[Group]:
+    """Groups of one machine and one set of data whose backbones may be weighed against each other, as one each."""
+    shared: dict[str, list[int]] = {}
+    for i, group in enumerate(groups):
+        if any(point.score is not None for point in group.points):
+            shared.setdefault(next(iter(conditions.across([group.first]))), []).append(i)
+    found = []
+    for members in (members for members in shared.values() if len(members) > 1):
+        points = [point for i in members for point in groups[i].points]
+        fronts = _fronts([point.row for point in points])
+        points = [replace(point, fronts=frozenset(fronts[i])) for i, point in enumerate(points)]
+        found.append(Group(tuple(points), tuple(members)))
+    return found
 
 
 def names(groups: Sequence[Group]) -> list[str]:
     """A short name a group: its backbone, and of the other conditions those in which groups differ."""
-    conditions = [group.conditions for group in groups]
-    keys = list(dict.fromkeys(key for c in conditions for key in c))
-    differ = [key for key in keys if len({c.get(key) for c in conditions}) > 1]
-    shown = ["backbone", *(key for key in differ if key != "backbone")]
-    found = [
-        " · ".join(f"batch {c[key]}" if key == "batch" else c[key] for key in shown if key in c) for c in conditions
-    ]
+    told = [group.conditions for group in groups]
+    keys = list(dict.fromkeys(key for c in told for key in c))
+    differ = [key for key in keys if len({c.get(key) for c in told}) > 1]
+    twins = Counter((c["backbone"], c["weights"], c["weights hash"]) for c in told)
+    one = len(twins) == len({c["backbone"] for c in told})  # each backbone has its weights, and no others
+    shown = ["backbone", *(key for key in differ if key != "backbone" and not (one and key.startswith("weights")))]
+    found = [" · ".join(f"batch {c[key]}" if key == "batch" else c[key] for key in shown if key in c) for c in told]
     twice = Counter(found)  # sample hashes and the like are in "data" only where accuracy was measured
     return [f"{name} · {i}" if twice[name] > 1 else name for i, name in enumerate(found, 1)]
 
 
 def _group(rows: Sequence[Row], margin: float) -> Group:
     rows = sorted(rows, key=lambda row: (row.method != "dense", is_trained(row) and row.method == "dense"))
-    fronts: dict[int, set[str]] = defaultdict(set)
-    main = metrics_of(rows[0].task, list(rows[0].metrics))[0]
-    worth = [None if (value := row.metrics.get(main.name)) is None else main.sign * value for row in rows]
-    for axis in pareto.AXES:
-        able = [i for i, r in enumerate(rows) if r.status == "ok" and worth[i] is not None and getattr(r, axis.field)]
-        costs = [axis.cost(getattr(rows[i], axis.field)) for i in able]
-        flags = pareto.front(costs, [worth[i] or 0.0 for i in able], pareto.SLACK)
-        for i, best in zip(able, flags, strict=True):
-            if best:
-                fronts[i].add(axis.field)
-    lines, judged = _lines(rows), cells.judged(rows, margin)
+    fronts, main = _fronts(rows), metrics_of(rows[0].task, list(rows[0].metrics))[0]
+    lines, judged = _lines(rows), conditions.judged(rows, margin)
     dense = rows[0].gmacs if rows[0].method == "dense" else None
     points = []
     for i, row in enumerate(rows):
@@ -163,6 +175,21 @@ def _group(rows: Sequence[Row], margin: float) -> Group:
         score, verdict = row.metrics.get(main.name), judged.get(id(row))
         points.append(Point(row, *lines[i], frozenset(fronts[i]), saved, time, score, verdict))
     return Group(tuple(points))
+
+
+def _fronts(rows: Sequence[Row]) -> dict[int, set[str]]:
+    """By the place of each row, the axes on whose front it is."""
+    fronts: dict[int, set[str]] = defaultdict(set)
+    main = metrics_of(rows[0].task, list(rows[0].metrics))[0]
+    worth = [None if (value := row.metrics.get(main.name)) is None else main.sign * value for row in rows]
+    for axis in AXES:
+        able = [i for i, r in enumerate(rows) if r.status == "ok" and worth[i] is not None and getattr(r, axis.field)]
+        costs = [axis.cost(getattr(rows[i], axis.field)) for i in able]
+        flags = pareto.front(costs, [worth[i] or 0.0 for i in able], SLACK)
+        for i, best in zip(able, flags, strict=True):
+            if best:
+                fronts[i].add(axis.field)
+    return fronts
 
 
 def _lines(rows: Sequence[Row]) -> list[tuple[str, float | None]]:

@@ -1,32 +1,8 @@
-"""What is compared with accuracy, and which settings no other beats on both."""
+"""Which settings no other beats on both accuracy and a cost."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A cost or a speed: the field of the row, its name with the unit, and which way is better."""
-
-    field: str
-    title: str
-    short: str
-    more_is_better: bool = False
-
-    def cost(self, value: float) -> float:
-        """A value as a cost: less is better, and positive if the value is."""
-        return 1 / value if self.more_is_better else value
-
-
-SLACK = 0.005  # two counters of GMACs agree to this; a smaller saving is none
-
-AXES = (
-    Axis("gmacs", "GMAC an image", "GMAC"),
-    Axis("latency_p50", "median latency of a batch, ms", "latency"),
-    Axis("images_per_s", "images a second", "images/s", more_is_better=True),
-)
 
 
 def front(costs: Sequence[float], values: Sequence[float], slack: float = 0.0) -> list[bool]:

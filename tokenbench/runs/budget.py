@@ -23,7 +23,8 @@ class Budget(BaseModel):
     @property
     def words(self) -> str:
         """It in a cell: 10 epochs, 39,680 images, with a teacher."""
-        epochs = f"{self.epochs:.3g} epoch{'' if self.epochs == 1 else 's'}, {self.images:,} images"
+        number = f"{self.epochs:.3g}"
+        epochs = f"{number} epoch{'' if number == '1' else 's'}, {self.images:,} images"
         start = "" if self.start else ", from scratch"
         return f"{epochs}{start}{', with a teacher' if self.teacher else ''}"
 

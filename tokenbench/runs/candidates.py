@@ -39,7 +39,6 @@ from tokenbench.weights import checkpoints, files, sources
 _log = logging.getLogger(__name__)
 AUTO_BATCH = 256  # where `--batch-size auto` starts halving
 USUAL = {"fused_attention": True, "matmul_precision": "highest"}
-COUNTED = 32  # items that multiply-adds and tokens are counted on, where they depend on the item
 ACCURACY_BATCH = 128  # at most: larger ones are timed, but bring no speed to the pass over the data
 
 
@@ -150,6 +149,7 @@ class Group:
     def row(self, candidate: Candidate, batch: int) -> Row:
         """A candidate's row at a batch size, as it stands."""
         loader, weights, method, plan = self.loader, self.weights, candidate.method, self.plan
+        scores = {**candidate.scores, **plan.task.derived(candidate.measured)}
         return Row(
             task=plan.task.name,
             method=method.name,
@@ -182,7 +182,7 @@ class Group:
             reason="; ".join(candidate.notes) or None,
             budget=candidate.budget,
             imagenet_val=getattr(loader, "imagenet_val", None),
-            metrics={key: candidate.scores.get(key) for key in plan.task.metric_names()},
+            metrics={key: scores.get(key) for key in plan.task.metric_names()},
             intervals=plan.task.intervals if candidate.scores else {},
             **candidate.measured,
         )
@@ -222,7 +222,7 @@ def prepare(plan: Plan, env: Mapping[str, Any], say: Callable[[str], None]) -> l
     for header in (header for found in given.values() for header in found.own.values()):
         plan = replace(plan, task=plan.task.told(header.get("task_setting", {})))
     size = None if plan.task.any_size else plan.image_size
-    made = [(name, given[name].create(name, size, pixels=plan.pixels)) for name in plan.backbones]
+    made = [(name, plan.task.on(given[name].create(name, size, pixels=plan.pixels))) for name in plan.backbones]
     for name, backbone in made:
         backbone.class_names = given[name].class_names(name)
     opened = [plan.task.open(plan.data_dir, backbone) for _, backbone in made]
@@ -266,6 +266,7 @@ def _group(
     dense = given.header or checkpoints.header(weights)
     candidates = []
     for method in (Dense(), *(m for m in plan.methods if m.name != "dense")):
+        method = method.on(backbone)
         candidate = Candidate(method, None, [])
         with failing(candidate):
             reason = method.refusal(backbone)
@@ -290,8 +291,9 @@ def _group(
         candidate.batches = list(batches)
     if data is not None and (weights.kind != "random" or any(candidate.own for candidate in candidates)):
         group.loader = task.loader(data, backbone, min(max(batches), ACCURACY_BATCH), plan.workers, plan.limit)
-        if task.depends:
-            group.few = task.loader(data, backbone, COUNTED, 0, min(COUNTED, plan.limit or COUNTED))
+        if task.depends and not (backbone.clips and backbone.windowed):  # whole grids cost the same, and clips are long
+            few = min(task.counted_items, plan.limit or task.counted_items)
+            group.few = task.loader(data, backbone, few, 0, few)
     return group
 
 

@@ -1,8 +1,8 @@
 """A sweep on a Ray cluster: each setting is a job on some node, and rows stream into one file here.
 
 A job is a shard, of one setting or a few, that `runner.run` measures beside their dense model, in a file of the
-worker's own. What is done already it knows from the rows it is given; one that is repeated, since its worker died, has
-one row.
+worker's own. What is done already it knows from the rows it is given, so a job that is repeated, since its worker died,
+has one row.
 """
 
 from __future__ import annotations

@@ -1,27 +1,32 @@
-"""Any two rows side by side, paired image by image where both have predictions."""
+"""Any two rows side by side, paired item by item as their task does it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tokenbench.core.settings import make
 from tokenbench.errors import ResultsError, UsageError
 from tokenbench.measure import verdicts
-from tokenbench.measure.accuracy import Predictions, paired
 from tokenbench.measure.verdicts import MARGIN, Difference
-from tokenbench.runs.matching import Found, differ, matched, named
+from tokenbench.runs.differing import differ
+from tokenbench.runs.matching import Found, matched, named
 from tokenbench.runs.results import load, predictions_path
-from tokenbench.runs.row import FIRST_TASK, Row
+from tokenbench.runs.row import Row
+from tokenbench.tasks import all_tasks, metrics_of
+from tokenbench.tasks.base import Metric, Task
 
 RATIOS = ("gmacs", "params_m", "images_per_s", "speedup", "latency_p50", "peak_memory_mb")
 TIMED = ("images_per_s", "speedup")
 
+Reader = Callable[[Task, Found], Any]
+
 
 @dataclass(frozen=True)
 class Change:
-    """One number of two rows: second minus first for percentages (points), second over first for all others."""
+    """One number of two rows: second minus first for what the task measures, second over first for all others."""
 
     first: float | None
     second: float | None
@@ -40,6 +45,16 @@ class Pair:
     second: Found
     changes: dict[str, Change]  # by field, those that both have
     differ: dict[str, tuple[str, str]]  # conditions that are not the same, with both values
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What their task measures, the main metric first."""
+        return metrics_of(self.first.row.task, list(self.first.row.metrics))
+
+    @property
+    def main(self) -> Change | None:
+        """That of the main metric."""
+        return self.changes.get(self.metrics[0].name) if self.metrics else None
 
 
 def compare(files: Sequence[Path], settings: Sequence[str] = (), margin: float = MARGIN) -> list[Pair]:
@@ -63,53 +78,88 @@ def compare(files: Sequence[Path], settings: Sequence[str] = (), margin: float =
     names = ("dense", *settings) if len(files) == 1 and len(settings) == 1 else settings
     wanted = (names[0], names[-1]) if names else (None, None)
     first, second = (named(_rows(f), name, f) for f, name in zip((files[0], files[-1]), wanted, strict=True))
-    return _judged([_pair(a, b) for a, b in matched(first, second, by_setting=not names)], margin)
+    return _judged([beside(a, b, kept) for a, b in matched(first, second, by_setting=not names)], margin)
 
 
 def _rows(file: Path) -> list[Found]:
     return [Found(row, file) for row in load(file)[0]]
 
 
-def _pair(first: Found, second: Found) -> Pair:
-    changes: dict[str, Change] = {}
-    if first.row.task == FIRST_TASK and None not in (first.row.metrics.get("top1"), second.row.metrics.get("top1")):
-        changes |= _accuracy(first, second)
+def beside(first: Found, second: Found, read: Reader | None = None) -> Pair:
+    """What changes from one row to another, without a verdict on the main metric.
+
+    Args:
+        first: a row.
+        second: another.
+        read: gives what is kept of a row's model, as `kept` does; None: the task's metrics are left out.
+
+    Raises:
+        UsageError: metrics cannot be paired, for predictions are missing or of other images.
+    """
+    pair = Pair(first, second, {}, differ(first.row, second.row))
+    changes = {} if read is None else _scores(pair, read)
     for name in RATIOS:
         a, b = getattr(first.row, name), getattr(second.row, name)
         if a and b is not None:
             low, high = _ends(first.row, second.row, name) if b else (None, None)
             words = verdicts.speed(low, high) if name in TIMED else ""
             changes[name] = Change(a, b, b / a, low, high, words=words)
-    return Pair(first, second, changes, differ(first.row, second.row))
+    return replace(pair, changes=changes)
 
 
-def _accuracy(first: Found, second: Found) -> dict[str, Change]:
-    """Accuracies of the same images; the verdict comes later, when all pairs are known."""
+def _scores(pair: Pair, read: Reader) -> dict[str, Change]:
+    """Metrics of the same items; the verdict comes later, when all pairs are known."""
+    first, second = pair.first, pair.second
+    both = {m.name: (first.row.metrics.get(m.name), second.row.metrics.get(m.name)) for m in pair.metrics}
+    if not pair.metrics or None in both[pair.metrics[0].name]:
+        return {}
     if first.row.sample_hash != second.row.sample_hash:
         raise UsageError(
             f"{first} and {second} are of other images ({first.row.dataset}, sample {first.row.sample_hash}; "
             f"{second.row.dataset}, sample {second.row.sample_hash}); run both with the same --data-dir and --limit."
         )
-    one, other = _predictions(first), _predictions(second)
+    told = _paired(first, second, read)
+    found: dict[str, Change] = {}
+    for name, (a, b) in both.items():
+        change = told.get(name)
+        if isinstance(change, float):
+            found[name] = Change(None, None, change)
+        elif a is not None and b is not None and change is None:
+            found[name] = Change(a, b, round(b - a, 6))
+        elif isinstance(change, Difference):
+            found[name] = Change(a, b, round(change.value, 6), change.low, change.high, change.p)
+    return found
+
+
+def _paired(first: Found, second: Found, read: Reader) -> Mapping[str, Difference | float]:
+    """What the task says of both on the same items; nothing for a task that keeps no items, or is not loaded."""
+    task = _task(second.row)
+    if task is None or not task.keeps_parts:
+        return {}
+    one, other = read(task, first), read(task, second)
     try:
-        change, agreement = paired(other, one).told, other.agreement(one)
+        return task.changes(other, one, second.row.seed)
     except UsageError:
         raise UsageError(
-            f"The predictions of {first} and {second} are of other images (some could be read in one run only); "
+            f"The predictions of {first} and {second} are of other {task.items} (some could be read in one run only); "
             f"run both again with --force."
         ) from None
-    found = {"top1": Change(one.top1, other.top1, change.value, change.low, change.high, change.p)}
-    if one.top5 is not None and other.top5 is not None:
-        found["top5"] = Change(one.top5, other.top5, round(other.top5 - one.top5, 6))
-    return found | {"agreement": Change(None, None, agreement)}
 
 
-def _predictions(found: Found) -> Predictions:
-    path = predictions_path(found.file, found.row.id)
+def _task(row: Row) -> Task | None:
+    """The task as a row was measured with it; None where it is of a plug-in that is not loaded."""
+    found = all_tasks().get(row.task)
+    if found is None:
+        return None
+    return make(found, {name: value for name, value in row.conditions.items() if name in found.model_fields})
+
+
+def kept(task: Task, found: Found) -> Any:
+    """What a row's model said of each item; raises `UsageError` where that was not kept."""
     try:
-        return Predictions.load(path)
+        return task.load(predictions_path(found.file, found.row.id))
     except ResultsError as error:  # exit code 1 is for a condition that holds
-        raise UsageError(f"{found} cannot be paired image by image: {error}") from None
+        raise UsageError(f"{found} cannot be paired {task.items[:-1]} by {task.items[:-1]}: {error}") from None
 
 
 def _ends(first: Row, second: Row, name: str) -> tuple[float, float] | tuple[None, None]:
@@ -129,17 +179,30 @@ def _own_ends(row: Row, name: str) -> tuple[float, float] | None:
     return None
 
 
+def alone(pair: Pair, margin: float = MARGIN) -> Pair:
+    """With the verdict on its main metric, looked at by itself."""
+    return _judged([pair], margin)[0]
+
+
 def _judged(pairs: Sequence[Pair], margin: float) -> list[Pair]:
-    """With the verdict on each difference in accuracy; what is the same at several batch sizes is judged once."""
+    """With the verdict on each main difference; what is the same at several batch sizes is judged once."""
 
     def key(pair: Pair) -> tuple[Any, ...]:
-        return pair.first.row.backbone, pair.first.row.label, pair.second.row.label, pair.changes["top1"]
+        return pair.first.row.backbone, pair.first.row.label, pair.second.row.label, pair.main
 
-    scored = {key(pair): pair.changes["top1"] for pair in pairs if "top1" in pair.changes}
-    told = verdicts.judge([Difference(c.value, c.low, c.high, c.p or 0.0) for c in scored.values()], margin)
+    scored = {key(pair): pair for pair in pairs if pair.main is not None and pair.main.p is not None}
+    told = verdicts.judge([_difference(pair) for pair in scored.values()], margin)
     words = {of: verdict.words for of, verdict in zip(scored, told, strict=True)}
-    return [_with(pair, words[key(pair)]) if "top1" in pair.changes else pair for pair in pairs]
+    return [_with(pair, words[key(pair)]) if key(pair) in words else pair for pair in pairs]
+
+
+def _difference(pair: Pair) -> Difference:
+    """Of the main metric, so that more is better."""
+    change: Any = pair.main
+    found = Difference(change.value, change.low, change.high, change.p)
+    return found if pair.metrics[0].sign > 0 else found.turned()
 
 
 def _with(pair: Pair, words: str) -> Pair:
-    return replace(pair, changes=pair.changes | {"top1": replace(pair.changes["top1"], words=words)})
+    main: Any = pair.main
+    return replace(pair, changes=pair.changes | {pair.metrics[0].name: replace(main, words=words)})

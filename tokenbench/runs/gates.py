@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tokenbench.errors import UnknownName, UsageError
-from tokenbench.runs.compare import RATIOS, TIMED, Pair
+from tokenbench.runs.compare import RATIOS, TIMED, Change, Pair
+from tokenbench.tasks import all_tasks
 
-ENDS = ("top1", *TIMED)  # fields that have an interval
-GATES = {  # what a condition can ask about, and the field of the row that it needs
-    **{"top1": "top1", "top5": "top5", "agreement": "top1", "p_value": "top1", **{name: name for name in RATIOS}},
-    **{f"{name}_{end}": name for name in ENDS for end in ("low", "high")},
-}
+P_VALUE = "p_value"  # of the main metric
+ENDS = ("low", "high")
 _GATE = re.compile(r"\s*(\w+)\s*(<=|>=|<|>)\s*(\S+)\s*")
 _HOLDS: dict[str, Callable[[float, float], bool]] = {
     **{"<": lambda a, b: a < b, ">": lambda a, b: a > b, "<=": lambda a, b: a <= b, ">=": lambda a, b: a >= b}
@@ -45,9 +43,18 @@ def gate(text: str) -> Gate:
         limit = math.nan
     if match is None or not math.isfinite(limit):
         raise UsageError(f"--fail-if '{text}' is not allowed; write a field, a sign and a number, like top1<-0.5.")
-    if match[1] not in GATES:
-        raise UnknownName("field", match[1], GATES, "`tokenbench compare --help`")
+    known = fields()
+    if match[1] not in known:
+        raise UnknownName("field", match[1], known, "`tokenbench compare --help`")
     return Gate(text, match[1], match[2], limit)
+
+
+def fields() -> list[str]:
+    """What a condition can ask about: metrics of all tasks that are loaded, ratios, and ends of their intervals."""
+    metrics = [metric for task in all_tasks().values() for metric in task.metrics]
+    sure = [*(metric.name for metric in metrics if metric.interval), *TIMED]
+    ends = [f"{name}_{end}" for name in sure for end in ENDS]
+    return list(dict.fromkeys([*(metric.name for metric in metrics), P_VALUE, *RATIOS, *ends]))
 
 
 def failing(pairs: Sequence[Pair], gates: Iterable[Gate]) -> list[tuple[Pair, Gate]]:
@@ -58,11 +65,8 @@ def failing(pairs: Sequence[Pair], gates: Iterable[Gate]) -> list[tuple[Pair, Ga
     """
     found = []
     for one in gates:
-        needs = GATES[one.field]
-        lacking = [p for p in pairs if value(p, one.field) is None]
-        odd = [
-            p for p in lacking if (getattr(p.first.row, needs, None), getattr(p.second.row, needs, None)) != (None,) * 2
-        ]
+        lacking = [pair for pair in pairs if value(pair, one.field) is None]
+        odd = [pair for pair in lacking if _either(pair, one.field)]
         for pair in odd or (lacking if len(lacking) == len(pairs) else ()):
             raise UsageError(
                 f"--fail-if '{one.text}' cannot be decided, for {pair.first} and {pair.second} do not both have "
@@ -76,6 +80,17 @@ def value(pair: Pair, field: str) -> float | None:
     """What a condition asks about; None where it was not measured."""
     if field in pair.changes:
         return pair.changes[field].value
-    change = pair.changes.get(GATES[field])
-    attribute = "p" if field == "p_value" else field.rpartition("_")[2]
-    return getattr(change, attribute) if change else None
+    if field == P_VALUE:
+        return pair.main.p if pair.main else None
+    name, _, end = field.rpartition("_")
+    change: Change | None = pair.changes.get(name)
+    return getattr(change, end) if change and end in ENDS else None
+
+
+def _either(pair: Pair, field: str) -> bool:
+    """Whether one of two rows has what a field is of."""
+    name, _, end = field.rpartition("_")
+    needs = name if end in ENDS and name else field
+    if needs == P_VALUE or any(metric.of_two and metric.name == needs for metric in pair.metrics):
+        needs = pair.metrics[0].name
+    return any(getattr(found.row, needs, None) is not None for found in (pair.first, pair.second))

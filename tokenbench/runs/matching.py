@@ -9,13 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenbench.errors import UnknownName, UsageError
-from tokenbench.methods.sweep import parse
+from tokenbench.runs.differing import differ
 from tokenbench.runs.row import Row
-
-CONDITIONS = (
-    *("weights", "trained", "dataset", "split", "sample_hash", "device", "hardware", "precision", "compile", "seed"),
-    *("version", "conditions"),
-)
 
 
 @dataclass(frozen=True)
@@ -47,6 +42,8 @@ def _of(found: Sequence[Found], name: str) -> list[Found]:
     exactly = [f for f in found if name in (f.row.label, f.row.id)]
     if exactly:
         return exactly
+    from tokenbench.methods.sweep import parse  # and with it torch, for labels that are written otherwise
+
     try:
         asked = parse(name)
     except UsageError:  # of a plug-in that is not loaded, or no setting at all
@@ -104,22 +101,3 @@ def _how(row: Row) -> str:
     own = f", weights {row.trained.name}" if row.trained else ""
     other = "".join(f", {name.replace('_', ' ')} {value}" for name, value in row.conditions.items())
     return f"batch {row.batch}, {row.precision}, {row.hardware}, seed {row.seed}{own}{other}"
-
-
-def differ(first: Row, second: Row) -> dict[str, tuple[str, str]]:
-    """Conditions that two rows do not share."""
-    found = {}
-    for name in CONDITIONS:
-        of = "shared" if name == "conditions" and first.method != second.method else name
-        both = getattr(first, of), getattr(second, of)
-        if both[0] != both[1]:
-            found[name] = (_told(both[0]), _told(both[1]))
-    for name in ("torch", "timm", "session"):
-        values = first.env.get(name), second.env.get(name)
-        if values[0] != values[1]:
-            found[name] = (str(values[0]), str(values[1]))
-    return found
-
-
-def _told(value: Any) -> str:
-    return f"{value.name} ({value.hash or value.kind})" if hasattr(value, "hash") else str(value)

@@ -19,6 +19,7 @@ from typing import IO, NamedTuple, overload
 from tokenbench.core import atomic
 from tokenbench.errors import ResultsError
 from tokenbench.runs import reading
+from tokenbench.runs.glance import Glance
 from tokenbench.runs.row import Row, dumps
 
 
@@ -86,7 +87,7 @@ def load(paths: str | Path | Iterable[str | Path]) -> tuple[Rows, list[Problem]]
     """
     chosen: dict[str, tuple[bool, datetime, Path, int, int]] = {}
     problems: list[Problem] = []
-    glance = reading.Glance()
+    glance = Glance()
     for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
         start = stop = 0
         with _readable(path), atomic.regular(path).open("rb") as file:

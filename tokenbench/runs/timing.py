@@ -12,6 +12,7 @@ from tokenbench.runs.scoring import Note
 from tokenbench.runs.unfinished import Rounds
 from tokenbench.runs.watch import Watch
 
+SHARES = 7  # runs of which the share of selecting is the median, at most
 MOST = 10  # times the rounds asked for, where speed-ups are not known well enough before
 
 
@@ -43,7 +44,7 @@ def _memory(group: Group, trial: Candidate, images: Tensor) -> None:
     if plan.runtime != "torch":
         trial.measured |= dict.fromkeys(("peak_memory_mb", "reduction_share", "ms_by_part"))
         return
-    share = speed.reduction_share(model, images, plan.precision, plan.rounds, 1)
+    share = speed.reduction_share(model, images, plan.precision, min(plan.rounds, SHARES), 1)
     trial.measured |= {
         "peak_memory_mb": memory.peak(model, images, plan.precision) / 2**20,
         "reduction_share": None if share is None else share.median,

@@ -52,9 +52,10 @@ def checks() -> Iterator[Check]:
 
 def _checked(method: Method, reported: Reported) -> Iterator[Check]:
     backbone = _meta(reported.backbone)
+    method = method.on(backbone)
     with torch.device("meta"):
         model = Model(backbone, method).eval()
-    images = torch.empty(1, *backbone.input_size, device="meta")
+    images = torch.empty(1, *backbone.shape, device="meta")
     counted: dict[str, tuple[float | None, float]] = {}
     if reported.params_m is not None:
         counted["params M"] = reported.params_m, memory.parameters(model) / 1e6
@@ -76,7 +77,7 @@ def _checked(method: Method, reported: Reported) -> Iterator[Check]:
 @cache
 def _dense(name: str) -> float:
     backbone = _meta(name)
-    return flops.gmacs(backbone.vit, torch.empty(1, *backbone.input_size, device="meta"))
+    return flops.gmacs(backbone.vit, torch.empty(1, *backbone.shape, device="meta"))
 
 
 @cache

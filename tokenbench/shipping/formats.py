@@ -56,7 +56,7 @@ def _write_onnx(program: Any, images: Tensor, header: Header, path: Path) -> Non
         verbose=False,
         input_names=[header.input],
         output_names=[header.output],
-        custom_translation_table=translations.table(),
+        custom_translation_table=dict(translations.table()),
     )
     if made is None:
         raise Unsupported("torch made no ONNX of it")

@@ -13,7 +13,9 @@ from tokenbench.shipping.extras import needed
 def table() -> Mapping[Any, Callable[..., Any]]:
     """What each of these becomes, for `torch.onnx.export`."""
     needed("onnxscript", "onnx", "Exporting onnx")
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
+
+    op: Any = opset18  # typed by its own kinds of tensors
 
     def sort(self: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
         """TopK of all, which puts the lower index first where values are equal: a stable sort."""

@@ -17,6 +17,9 @@ def all_tasks() -> dict[str, type[Task]]:
     """Every task by name: classification first, then in order of name."""
     if "classification" not in _registry:
         registry.walk(_registry, __name__, __path__, Task)
+        for module in registry.installed(__name__):
+            for name in registry.register(_registry, module, Task):
+                _check_metrics(_registry[name], str(module.__file__))
     return registry.in_order(_registry, "classification")
 
 
@@ -50,6 +53,11 @@ def parts_of(name: str) -> tuple[str, ...]:
     """The parts of a task's models that are measured apart; none of a task that is not loaded now."""
     found = all_tasks().get(name)
     return () if found is None else found.parts
+
+
+def known(name: str) -> type[Task]:
+    """The task of that name, for what tables call things; the base of all where a plug-in's is not loaded now."""
+    return all_tasks().get(name, Task)
 
 
 def load_plugin(path: str | Path) -> list[str]:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from tokenbench.measure.verdicts import Difference
+
 if TYPE_CHECKING:  # so that reports, which need the metrics only, do without torch
     from torch import Tensor, nn
 
@@ -34,6 +36,7 @@ class Metric:
     digits: int = 1  # after the decimal point
     interval: bool = False
     shown: bool = True  # in tables; all metrics are in the CSV and the page
+    of_two: bool = False  # tells of a model and the dense one, such as how often both say the same
 
     @property
     def sign(self) -> int:
@@ -115,11 +118,25 @@ class Task(BaseModel):
     batch: ClassVar[int | None] = None  # that is timed where none is asked for; None: 32, on a GPU 128
     parts: ClassVar[tuple[str, ...]] = ()  # of its models that are measured apart, of several GMACs and times
     built: ClassVar[frozenset[str]] = frozenset()  # knobs that decide a model, which its weights hold to
+    counted_items: ClassVar[int] = 32  # that multiply-adds and tokens are counted on, where they depend on the item
+    rate: ClassVar[str] = "img/s"  # what a model does in a second, as tables call it
 
     @classmethod
     def metric_names(cls) -> tuple[str, ...]:
         """The keys of `Row.metrics`."""
         return (*(name for metric in cls.metrics for name in metric.names), *PAIRED)
+
+    def on(self, backbone: Backbone) -> Backbone:
+        """The backbone as this task runs it: as it is, if it takes images.
+
+        Raises:
+            Unsupported: it does not take what the task has; the message says what to give.
+        """
+        from tokenbench.errors import Unsupported
+
+        if backbone.clips:
+            raise Unsupported(f"{backbone.name} takes clips and {self.name} has images; give --task video.")
+        return backbone
 
     def open(self, folder: Path | None, backbone: Backbone) -> Any:
         """The data in a folder, or what ships for this backbone where none was given; None if nothing does.
@@ -242,12 +259,27 @@ class Task(BaseModel):
         """What is drawn of images of the data, for models with a head of the task's own."""
         raise NotImplementedError
 
+    def derived(self, measured: Mapping[str, Any]) -> Mapping[str, float | None]:
+        """Metrics that follow from what else a row holds, such as its `gmacs` or `images_per_s`, where it has them."""
+        return {}
+
     def export(self, own: Any, path: Path) -> None:
         """Write what `gather` gave for other tools, beside the predictions at `path`."""
 
     def score(self, own: Any, dense: Any | None, seed: int) -> Mapping[str, float | None]:
         """Every metric of `keys` that can be told; `dense` is what the dense model said of the same items."""
         raise NotImplementedError
+
+    def changes(self, own: Any, reference: Any, seed: int) -> Mapping[str, Difference | float]:
+        """Metrics of one model minus those of another, by name, where they can be paired item by item: the main one,
+        unless a task can more. Metrics `of_two` are given as they are.
+
+        Raises:
+            UsageError: they are of other items.
+        """
+        found = self.score(own, reference, seed)
+        value, low, high, p = (found.get(name) for name in PAIRED)
+        return {} if value is None or p is None else {self.metrics[0].name: Difference(value, low, high, p)}
 
 
 def by_class(path: Path, names: Sequence[str], columns: Mapping[str, Sequence[float | None]]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from tokenbench.measure.verdicts import Difference
 from tokenbench.tasks.base import Loader, Metric, Task
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from tokenbench.backbones import Backbone
     from tokenbench.data import Images
-    from tokenbench.measure.accuracy import Predictions
+    from tokenbench.measure.predictions import Predictions
 
 
 class Classification(Task):
@@ -25,7 +26,7 @@ class Classification(Task):
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("top1", "top-1", "top-1 accuracy", "%", interval=True),
         Metric("top5", "top-5", "top-5 accuracy", "%"),
-        Metric("agreement", "agreement with dense", unit="%", shown=False),
+        Metric("agreement", "agreement with dense", unit="%", shown=False, of_two=True),
     )
     intervals: ClassVar[Mapping[str, str]] = {"top1": "Wilson", "diff_dense": "Tango"}
     layout: ClassVar[str] = "one folder of images for each class, in `val` or at the top"
@@ -81,25 +82,25 @@ class Classification(Task):
 
     def load(self, path: Path) -> Predictions:
         """The classes that `Predictions.save` wrote."""
-        from tokenbench.measure import accuracy
+        from tokenbench.measure.predictions import Predictions
 
-        return accuracy.Predictions.load(path)
+        return Predictions.load(path)
 
     def join(self, parts: Sequence[Predictions]) -> Predictions:
         """Of all images, in order."""
-        from tokenbench.measure import accuracy
+        from tokenbench.measure import predictions
 
-        return accuracy.join(parts)
+        return predictions.join(parts)
 
     def score(self, own: Predictions, dense: Predictions | None, seed: int) -> Mapping[str, float | None]:
         """Top-1 and top-5; with `dense`, agreement and the paired difference."""
-        from tokenbench.measure import accuracy
+        from tokenbench.measure.predictions import paired
 
         low, high = own.interval
         scores: dict[str, float | None] = {"top1": own.top1, "top1_low": low, "top1_high": high, "top5": own.top5}
         if dense is None:
             return scores
-        change = accuracy.paired(own, dense).told
+        change = paired(own, dense).told
         return scores | {
             "agreement": own.agreement(dense),
             "diff_dense": change.value,
@@ -107,3 +108,7 @@ class Classification(Task):
             "diff_dense_high": change.high,
             "p_value": change.p,
         }
+
+    def changes(self, own: Predictions, reference: Predictions, seed: int) -> Mapping[str, Difference | float]:
+        """Top-1 by Tango's interval and McNemar's test, and how often both guess the same."""
+        return {**super().changes(own, reference, seed), "agreement": own.agreement(reference)}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from tokenbench.measure.verdicts import Difference
 from tokenbench.tasks.base import Loader, Metric, Task, by_class
 
 if TYPE_CHECKING:
@@ -214,6 +215,8 @@ class Detection(Task):
         """COCO's numbers of boxes, and of masks where there are any; with `dense` the paired difference of box AP."""
         from tokenbench.measure.precision import bootstrap, evaluate
 
+        if dense is not None:
+            own.same_images(dense)
         boxes = evaluate(own, "bbox", self.cap)
         scores = {f"box_{name}": value for name, value in boxes.numbers.items()}
         sure = bootstrap(boxes, None if dense is None else evaluate(dense, "bbox", self.cap), seed)
@@ -232,6 +235,22 @@ class Detection(Task):
                 scores |= {"diff_dense": mine - theirs, "p_value": sure.p}
                 scores |= {"diff_dense_low": sure.change_low, "diff_dense_high": sure.change_high}
         return scores
+
+    def changes(self, own: Detections, reference: Detections, seed: int) -> Mapping[str, Difference | float]:
+        """Average precision of boxes, and of masks where both have them, by a bootstrap over images."""
+        from tokenbench.measure.precision import bootstrap, evaluate
+
+        own.same_images(reference)
+        masks = self.masks and all(own.truth.masks)
+        found: dict[str, Difference | float] = {}
+        kinds: tuple[tuple[str, Literal["bbox", "segm"]], ...] = (("box_ap", "bbox"), ("mask_ap", "segm"))
+        for name, kind in kinds[: 1 + masks]:
+            mine, theirs = (evaluate(one, kind, self.cap) for one in (own, reference))
+            sure = bootstrap(mine, theirs, seed)
+            a, b = mine.numbers["ap"], theirs.numbers["ap"]
+            if sure is not None and sure.p is not None and a is not None and b is not None:
+                found[name] = Difference(a - b, sure.change_low, sure.change_high, sure.p)
+        return found
 
     def scenes(
         self, model: nn.Module, data: Scenes, backbone: Backbone, limit: int | None, device: str

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenbench.methods.base import Method
-from tokenbench.methods.recipe import Learning
+from tokenbench.methods.learning import Learning
 from tokenbench.tasks.base import Task
 from tokenbench.tasks.classification import Classification
 from tokenbench.training.stream import SEEN

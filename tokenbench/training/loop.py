@@ -73,11 +73,12 @@ def prepare(job: Job, watch: Watch, processes: Processes, held: ExitStack) -> Ru
     headed = job.task.has_head
     if not headed:
         check_training(images)
-    method = starting.with_knobs(job.method, job.recipe)
     auto = job.weights == "auto" and job.recipe.start == "scratch"
     given = sources.single("random" if auto else job.weights, job.take)
     classes = None if headed else len(images.classes)
-    backbone = given.create(job.backbone, job.image_size, classes, job.recipe.drop_path, job.pixels)
+    made = given.create(job.backbone, job.image_size, classes, job.recipe.drop_path, job.pixels)
+    backbone = job.task.on(made)
+    method = starting.with_knobs(job.method.on(backbone), job.recipe)
     start, model = starting.begun(job, given, backbone, method)
     if start.note and processes.leads:
         watch.say(f"{job.backbone}: {start.note}.")
@@ -102,7 +103,7 @@ def prepare(job: Job, watch: Watch, processes: Processes, held: ExitStack) -> Ru
         "precision": job.precision,
         "seed": job.seed,
         **told.kept(given.told.pool, backbone.pixels),
-        **(starting.of_task(job, start) if headed else {}),
+        **(starting.of_task(job, start) if job.task.name != sources.CLASSIFIER else {}),
     }
     device = torch.device(processes.device)
     task = HeadedTask(learning, job.task, device) if headed else MethodTask(model, teacher, device, job.recipe)
@@ -158,9 +159,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.targets = Targets(self.job.recipe, self.settings["classes"])
-        self.unreadable = telling.Unreadable(self.job.output, self.processes, self.watch.say)
-        # what the result is written for: a classifier leaves out what only training needs
-        self.lean = self.method if self.job.task.has_head else self.method.lean()
+        self.unreadable = telling.Unreadable(self.job.output, self.processes, self.watch.say, self.job.task.items)
         self.path = self.job.output / RESULT
 
     def finished(self) -> Trained | None:
@@ -224,6 +223,13 @@ class Run:
     def _trained(self, result: Mapping[str, Any]) -> Trained:
         value, images, split = result.get(self.main.name), result["images"], result["split"]
         return Trained(self.path, value, images, split, self.total, self.processes.leads)
+
+    @property
+    def lean(self) -> Method:
+        """The setting that the result is written for: a classifier leaves out what only training needs."""
+        if self.job.task.has_head:
+            return self.method
+        return self.method.learnt(state.averaged(self.task).blocks).lean()
 
     @property
     def main(self) -> Metric:

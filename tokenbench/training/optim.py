@@ -14,7 +14,7 @@ from torch import nn
 
 from tokenbench.core.block import Reducer
 from tokenbench.errors import BadSetting
-from tokenbench.methods.recipe import Learning
+from tokenbench.methods.learning import Learning
 from tokenbench.model import Model
 
 
@@ -34,9 +34,14 @@ def optimizer(model: nn.Module, recipe: Learning) -> torch.optim.Optimizer:
             )
         own[name].requires_grad_(False)
     groups: list[dict[str, Any]] = []
+    head: Any = getattr(body, "head", None)
+    fresh = set(head.parameters()) if getattr(recipe, "fresh_head", False) else set()
     for part, module in (("backbone", body), *(("method", module) for module in rest)):
         for group in _groups(module, recipe, excluded if part == "backbone" else ()):
-            groups += [{**group, **alike, "part": part} for alike in _by_rate(model, group["params"])]
+            divided = {part: [p for p in group["params"] if p not in fresh]}
+            divided |= {"head": [p for p in group["params"] if p in fresh]}
+            for name, several in divided.items():
+                groups += [{**group, **alike, "part": name} for alike in _by_rate(model, several)]
     if not groups:
         raise BadSetting(f"recipe: frozen={'/'.join(recipe.frozen)} leaves nothing to train.")
     try:

@@ -11,7 +11,7 @@ from tokenbench.backbones import Backbone
 from tokenbench.errors import BadSetting, WeightsError
 from tokenbench.methods.base import Method, make
 from tokenbench.methods.dense import Dense
-from tokenbench.methods.recipe import Learning
+from tokenbench.methods.learning import Learning
 from tokenbench.model import Model
 from tokenbench.training.job import Job
 from tokenbench.weights import checkpoints, sources

@@ -20,11 +20,12 @@ from tokenbench.core.processes import Processes
 from tokenbench.data import Images, resolve
 from tokenbench.data.reading import Readable, seed_all
 from tokenbench.errors import BadData, BadSetting, DataError
-from tokenbench.methods.recipe import Learning, Recipe
+from tokenbench.methods.learning import Learning
+from tokenbench.methods.recipe import Recipe
 
 Place = tuple[int, int, int]  # epoch, position in it over all processes, image
 SEEN = {  # of a recipe: what decides how many images come, which, and how they look
-    *("epochs", "updates", "batch", "repeats", "crop", "flip", "color_jitter", "auto_augment", "erasing"),
+    *("epochs", "updates", "batch", "repeats", "crop", "flip", "color_jitter", "auto_augment", "erasing", "short"),
 }
 
 

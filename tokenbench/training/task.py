@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from tokenbench.core.block import Output
 from tokenbench.methods.base import Method
-from tokenbench.methods.recipe import Learning, Recipe
+from tokenbench.methods.learning import Learning
+from tokenbench.methods.recipe import Recipe
 from tokenbench.model import Model
 from tokenbench.tasks.base import Task
 from tokenbench.training import distilling

@@ -34,8 +34,8 @@ class Once:
 def what_on(images: Any, held_out: Any, backbone: Backbone, task: Task) -> Iterator[str]:
     """What is trained and measured on, in sentences."""
     yield (
-        f"Training is on {images.split} of {images.name}, {len(images)} images of {len(images.classes)} classes; "
-        f"{task.scored} is measured on {held_out.split}, {len(held_out)} images."
+        f"Training is on {images.split} of {images.name}, {len(images)} {task.items} of {len(images.classes)} "
+        f"classes; {task.scored} is measured on {held_out.split}, {len(held_out)} {task.items}."
     )
     yield from (*images.notes, *held_out.notes)
     if backbone.unseen and not task.any_size:
@@ -49,6 +49,7 @@ class Unreadable:
     folder: Path
     processes: Processes
     say: Callable[[str], None]
+    items: str = "images"  # what to call them
     told: dict[str, int] = field(default_factory=dict)  # how many of each split
 
     def training(self, stream: Stream) -> None:
@@ -67,4 +68,4 @@ class Unreadable:
         unreadable.write(path, f"{name} {split}", skipped, keep)
         if len(skipped) > self.told.get(split, 0):
             self.told[split] = len(skipped)
-            self.say(f"{split}: {unreadable.told(skipped, total, path)}")
+            self.say(f"{split}: {unreadable.told(skipped, total, path, self.items)}")

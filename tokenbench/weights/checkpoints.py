@@ -13,10 +13,11 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from timm.models import load_pretrained, swin_transformer, vision_transformer
 from torch import Tensor, nn
+from torchvision.models.video import SwinTransformer3d
 
 from tokenbench.backbones import Backbone, hub
 from tokenbench.errors import WeightsError, first_sentence
-from tokenbench.weights import files, fitting, told
+from tokenbench.weights import files, fitting, inflating, told
 from tokenbench.weights.choice import ALL, Take
 
 SHIPPED = Path(__file__).parents[1] / "sample"
@@ -117,7 +118,8 @@ def load(target: Backbone | nn.Module, path: str | Path, take: Take = ALL, new_h
     fitting.refuse_other(own, vit.state_dict(), path, name)
     before = own
     own = _fitted(own, vit, path, files.header(path).get("image_size"))
-    notes += _dropped(before, own)
+    inflated = isinstance(vit, SwinTransformer3d) and inflating.is_inflated(before, vit)
+    notes += ["weights of images, inflated in time"] if inflated else _dropped(before, own)
     random_head = False
     if new_head is not None:
         own, clause = _with_new_head(own, vit, new_head)
@@ -187,6 +189,8 @@ def _filter(vit: nn.Module) -> Callable[[dict[str, Tensor], nn.Module], dict[str
     """timm's reader of the layouts it knows for this model."""
     if isinstance(vit, vision_transformer.VisionTransformer):  # DeiT III calls its layer scale gamma
         return partial(vision_transformer.checkpoint_filter_fn, adapt_layer_scale=True)
+    if isinstance(vit, SwinTransformer3d):
+        return inflating.fitted
     if isinstance(vit, swin_transformer.SwinTransformer):
         fit: Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]] = swin_transformer.checkpoint_filter_fn
         return fit

@@ -37,8 +37,8 @@ def check(stored: Tensors, wanted: Tensors, path: Path, name: str, left_out: Seq
     if kinds:
         kind = str(stored[kinds[0]].dtype).removeprefix("torch.")
         raise WeightsError(
-            f"{path} cannot be used: {len(kinds)} tensors are whole numbers, the first {kinds[0]} ({kind}), so it is "
-            "of a quantised or another model; give weights in floating point."
+            f"{path} cannot be used: {len(kinds)} of its tensors {'are' if len(kinds) > 1 else 'is'} whole numbers, "
+            f"the first {kinds[0]} ({kind}), so it is of a quantised or another model; give weights in floating point."
         )
     for key in both:
         value = stored[key]
@@ -46,8 +46,8 @@ def check(stored: Tensors, wanted: Tensors, path: Path, name: str, left_out: Seq
         bad = 0 if value.is_meta else int((~wide.isfinite()).sum())
         if bad:
             raise WeightsError(
-                f"{path} cannot be used: {key} has {bad:,} values that are NaN or infinite, as a training that "
-                "diverged leaves them; give an earlier checkpoint."
+                f"{path} cannot be used: {bad:,} of the {value.numel():,} values of {key} are NaN or infinite, as a "
+                "training that diverged leaves them; give an earlier checkpoint."
             )
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
 
 from tokenbench.backbones import Backbone
-from tokenbench.core.attention import Attn
-from tokenbench.core.block import Reducer
-from tokenbench.core.tokens import Tokens
+from tokenbench.backbones.lvvit import LV
+from tokenbench.core.block import Output, Reducer
 from tokenbench.methods.base import Counts, Kind, Method, Paper, Reported, unscored
+from tokenbench.methods.diffrate.reducer import PruneMerge
+from tokenbench.methods.diffrate.search import COST, Search, gflops
+from tokenbench.methods.recipe import DEIT, FINETUNE, Recipe
 
 OWN = "its own counter leaves the similarities out"
 
@@ -28,53 +30,40 @@ def tables() -> dict[str, dict[str, list[int] | None]]:
     return found
 
 
-class PruneMerge(Reducer):
-    """Sort by class attention, drop the last, and merge the next to last into those most like them.
-
-    Args:
-        prune: tokens left after dropping, the class token included.
-        merge: tokens left after merging.
-    """
-
-    def __init__(self, prune: int, merge: int) -> None:
-        super().__init__()
-        self.prune, self.merge = prune, merge
-
-    def forward(self, tokens: Tokens, attn: Attn | None) -> Tokens:
-        """Between attention and MLP."""
-        if attn is None:
-            return tokens
-        left = min(self.prune - 1, tokens.count - tokens.prefix)
-        order = attn.class_row().argsort(dim=1, descending=True, stable=True)
-        tokens = tokens.keep(order[:, :left])
-        count = min(self.merge - 1, left)
-        if count == left:
-            return tokens
-        unit = F.normalize(tokens.patches, dim=-1)
-        similar, nearest = (unit[:, count:] @ unit[:, :count].transpose(1, 2)).max(dim=-1)
-        own = torch.arange(count, device=order.device).expand(order.shape[0], -1)
-        sizes = tokens.sizes()
-        head, dst, src = sizes.split([tokens.prefix, count, left - count], dim=1)
-        size = torch.cat([head, dst.scatter_add(1, nearest, src * similar).clamp(min=1.0)], dim=1)
-        plain = torch.ones_like(tokens.patches[..., 0])
-        return tokens.group(torch.cat([own, nearest], dim=1), count, weights=plain).sized(size)
-
-
 class DiffRate(Method):
     """DiffRate: every block drops the least attended tokens and merges others, by counts that a search found."""
 
     name = "diffrate"
     kind: ClassVar[Kind | None] = "merges"
     licence: ClassVar[str] = "none given"
-    held: ClassVar[str] = "outputs of the published code"
+    held: ClassVar[str] = "outputs of the published code, and the gradients of its search"
     paper: ClassVar[Paper | None] = Paper(
         "DiffRate: Differentiable Compression Rate for Efficient Vision Transformers", "2305.17997", "ICCV 2023"
     )
     main: ClassVar[str | None] = "table"
     neutral: ClassVar[Mapping[str, Any] | None] = {"prune": (37,) * 12, "merge": (37,) * 12}
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "search": DEIT.change(
+            {
+                "epochs": 3,
+                "lr": 1e-2,
+                "lr_batch": 1024,
+                "min_lr": 1e-3,
+                "warmup_epochs": 0,
+                "weight_decay": 0.0,
+                "drop_path": 0.0,
+                "start": "dense",
+                "backbone_lr": 0.0,
+                "knobs": {"search": True},
+                "source": "arXiv 2305.17997 and its released settings: only counts are learnt; augmentation as DeiT's",
+            }
+        ),
+        "finetune": FINETUNE,
+    }
+    in_training: ClassVar[frozenset[str]] = frozenset({"search", "step", "target", "target_weight"})
     notes = (
         "Tables are its authors', of model and GFLOPs; on another number of patches they are scaled. Sizes are weighed "
-        "by similarity, and are no numbers of patches."
+        "by similarity, and are no numbers of patches. What its search ends with has the counts it found as knobs."
     )
     reported = (
         Reported("deit_s", {"table": "deit_s-2.9"}, 79.54, 2.905, reason=OWN),
@@ -88,6 +77,21 @@ class DiffRate(Method):
         None, description="tokens left after dropping in each block, class token included, in place of a table"
     )
     merge: Counts | None = Field(None, description="tokens left after merging in each block, likewise")
+    search: bool = Field(
+        False, description="training: counts are learnt, from even scores of all, and no table is read"
+    )
+    step: int = Field(4, ge=1, description="training: distance of the counts that the search chooses from")
+    target: float = Field(2.9, gt=0, description="training: GFLOPs that the search aims at")
+    target_weight: float = Field(5.0, ge=0, description="training: weight of the squared distance from them")
+
+    def ladder(self, vit: Backbone) -> Sequence[Method]:
+        """The published tables of the model that this setting's table is of, by their GFLOPs."""
+        model = self.table.rpartition("-")[0]
+        names = sorted(
+            (n for n in tables() if n.rpartition("-")[0] == model), key=lambda n: -float(n.rpartition("-")[2])
+        )
+        found = [self.model_copy(update={"table": name, "prune": None, "merge": None}) for name in names]
+        return [setting for setting in found if setting.refusal(vit) is None]
 
     @field_validator("table")
     @classmethod
@@ -126,6 +130,10 @@ class DiffRate(Method):
 
     def supports(self, vit: Backbone) -> str | None:
         """Needs a class token, and counts for every block."""
+        if self.search:
+            if isinstance(vit, LV):
+                return "its search counts the FLOPs of a stem of one convolution"
+            return unscored(vit)
         blocks = self.counts(vit) if self.prune is not None or tables()[self.table]["prune"] else None
         if blocks is None:
             return f"{self.table} is of a model with convolutions, and counts no class token"
@@ -136,13 +144,43 @@ class DiffRate(Method):
     def caveat(self, vit: Backbone) -> str | None:
         """That a table is scaled."""
         prune, here = tables()[self.table]["prune"], vit.grid[0] * vit.grid[1]
-        if self.prune is not None or prune is None or max(prune) == here + 1:
+        if self.search or self.prune is not None or prune is None or max(prune) == here + 1:
             return None
         return f"{self.table} counts {max(prune) - 1} patches, and is scaled to {here}"
 
     def reducers(self, vit: Backbone) -> dict[int, Sequence[Reducer]]:
         """One in every block, for all of them sort; none where nothing goes."""
-        counts, here = self.counts(vit), vit.grid[0] * vit.grid[1] + 1
+        here = vit.grid[0] * vit.grid[1] + 1
+        if self.search:
+            stem = here * vit.vit.patch_embed.proj.weight.numel()  # as published, with the class token as a patch
+            first = (stem + vit.dim * vit.vit.num_classes) / 1e9 + gflops(here, here, vit.dim)
+            found: dict[int, Sequence[Reducer]] = {0: [PruneMerge(here, here)]}
+            for block in range(1, vit.depth):
+                found[block] = [Search(here - 1, self.step, vit.dim, first if block == 1 else 0.0)]
+            return found
+        counts = self.counts(vit)
         if all(min(pair) >= here for pair in counts):
             return {}
         return {block: [PruneMerge(*pair)] for block, pair in enumerate(counts)}
+
+    def losses(self, out: Output, target: Tensor, teacher: Output | None = None) -> dict[str, Tensor]:
+        """Classification; in the search also the squared distance of its GFLOPs from the target."""
+        terms, cost = super().losses(out, target, teacher), out.tokens.state.get(COST)
+        if cost is not None:
+            terms["target"] = self.target_weight * (cost - self.target) ** 2
+        return terms
+
+    def learnt(self, blocks: Sequence[nn.Module]) -> DiffRate:
+        """With the counts that a search found, as they fall from block to block."""
+        searches = [module for block in blocks for module in block.modules() if isinstance(module, Search)]
+        if not searches:
+            return self
+        prune, merge = [searches[0].full], [searches[0].full]
+        for dropped, merged in (search.counts() for search in searches):
+            prune.append(min(merge[-1], dropped))
+            merge.append(min(prune[-1], merged))
+        return self.model_copy(update={"search": False, "prune": tuple(prune), "merge": tuple(merge)})
+
+    def published(self, names: Sequence[str]) -> dict[str, str]:
+        """The scores of a search are named by their block there."""
+        return {n: re.sub(r"\.reducers\.\d+\.", ".", name) for n, name in super().published(names).items()}

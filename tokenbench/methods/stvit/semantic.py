@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenbench.backbones import Backbone
+from tokenbench.backbones.swin import ONCE
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Reducer
 from tokenbench.core.pooling import highest
@@ -27,11 +28,16 @@ class Local:
     side: int  # semantic tokens along a window
     keys: str  # "global": enlarged windows first, then all; "enlarged" or "own": these in every generating block
     reach: int  # by how many tokens an enlarged window is longer
+    once: bool = False  # whether keys are projected once for all windows
 
     @property
     def whole(self) -> Pair:
         """Rows and columns of all semantic tokens."""
         return self.layout[0] // self.window[0] * self.side, self.layout[1] // self.window[1] * self.side
+
+    def told(self, tokens: Tokens) -> Tokens:
+        """The tokens, with that for their block."""
+        return tokens.store(ONCE, True) if self.once else tokens
 
     def views(self, device: torch.device, with_semantic: bool = False) -> Tensor | None:
         """Keys (W, K) of each window among the image tokens, or among semantic and image tokens; None for all."""
@@ -74,11 +80,14 @@ class Generate(Reducer):
         local = self.local
         views, layout = (None, None) if local is None else (local.views(tokens.x.device), local.whole)
         if self.centres is not None:
-            return tokens.ask(self.centres().expand(tokens.x.shape[0], -1, -1), tokens, views, layout)
+            queries = self.centres().expand(tokens.x.shape[0], -1, -1)
+            asked = tokens.ask(queries, tokens, views, layout)
+            return asked if local is None else local.told(asked)
         if local is None:
             return tokens.ask(self._pooled(tokens.x, tokens.grid), tokens)
         windows = self._pooled(cut(tokens.x, local.layout, local.window), local.window)
-        return tokens.ask(lay(windows, local.whole, (self.side, self.side)), tokens, views, layout)
+        queries = lay(windows, local.whole, (self.side, self.side))
+        return local.told(tokens.ask(queries, tokens, views, layout))
 
     def _pooled(self, x: Tensor, layout: Pair) -> Tensor:
         """Centres (B, side * side, C) of a map x (B, N, C)."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 import torch
@@ -20,6 +21,8 @@ from tokenbench.methods.stvit_r.blocks import Semantic
 
 HIDDEN = -1000.0  # added to the logits of hidden keys
 TOGETHER = 3  # windows along a group: more, and each looks at more keys in vain; fewer, and more are copied
+ON_GPU = 12  # the same there, where starting work costs more than looking in vain
+KEPT = 12  # sizes of maps whose masks are kept, by block
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,10 @@ class Side:
         start, stop = self.span(window)
         return max(0, min(stop, end) - max(start, first))
 
-    def groups(self) -> Iterator[Group]:
+    def groups(self, together: int) -> Iterator[Group]:
         """So many windows at a time, or all that there are where every one sees the whole side."""
         alike = all(self.seen(window, 0, self.real) == self.real for window in range(self.windows))
-        size = self.windows if alike else TOGETHER
+        size = self.windows if alike else together
         for first in range(0, self.windows, size):
             yield Group(self, first, min(first + size, self.windows))
 
@@ -123,17 +126,15 @@ def grouped(
         )
         for i, length in enumerate(grid.shape[1:3])
     ]
-    hide = corner is not None
     attn = block.attn
     q = attn.q(block.norm1(asking)).unflatten(3, (attn.num_heads, -1))
     kv = attn.kv(block.norm1(grid))
     zero = attn.kv(block.norm1(grid.new_zeros(1, 1, grid.shape[3]))).expand(len(grid), -1, -1)
     lines = []
-    for rows in sides[0].groups():
+    for several in _plan(sides[0], sides[1], corner is not None, q):
         line = []
-        for cols in sides[1].groups():
+        for rows, cols, bias, zeros in several:
             keys = kv[:, rows.keys, cols.keys].flatten(1, 2)
-            bias, zeros = _bias(rows, cols, hide, q)
             if zeros:
                 keys = torch.cat([keys, zero], dim=1)
             k, v = keys.unflatten(2, (2, attn.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
@@ -145,9 +146,32 @@ def grouped(
     return mixed
 
 
-def _bias(rows: Group, cols: Group, hide: bool, like: Tensor) -> tuple[Tensor | None, bool]:
+Planned = tuple[Group, Group, Tensor | None, bool]
+
+
+def _plan(rows: Side, cols: Side, hide: bool, like: Tensor) -> tuple[tuple[Planned, ...], ...]:
+    """All groups, line by line, each with what `_bias` says of it. It depends on sizes only, and is kept for the next
+    block or image, unless a compiler or the like looks on.
+    """
+    together = ON_GPU if like.device.type == "cuda" else TOGETHER
+    plan = _planned.__wrapped__ if torch.compiler.is_compiling() or type(like) is not Tensor else _planned
+    return plan(rows, cols, hide, together, like.dtype, like.device)
+
+
+@lru_cache(maxsize=KEPT)
+def _planned(
+    rows: Side, cols: Side, hide: bool, together: int, dtype: torch.dtype, device: torch.device
+) -> tuple[tuple[Planned, ...], ...]:
+    with torch.inference_mode(False), torch.no_grad():  # what is kept may serve training next
+        return tuple(
+            tuple((row, col, *_bias(row, col, hide, dtype, device)) for col in cols.groups(together))
+            for row in rows.groups(together)
+        )
+
+
+def _bias(rows: Group, cols: Group, hide: bool, dtype: torch.dtype, device: torch.device) -> tuple[Tensor | None, bool]:
     """What is added to a group's logits, (queries or 1, keys), and whether the zero is the last of its keys."""
-    shape, device = (rows.end - rows.first, cols.end - cols.first), like.device
+    shape = (rows.end - rows.first, cols.end - cols.first)
     weights = [
         _weights(rows.side, cols.side, i, j, hide)
         for i, j in product(range(rows.first, rows.end), range(cols.first, cols.end))
@@ -160,12 +184,12 @@ def _bias(rows: Group, cols: Group, hide: bool, like: Tensor) -> tuple[Tensor | 
     alike = not partial and len(set(weights)) == 1
     if alike:
         shape, weights = (1, 1), weights[:1]
-    added = torch.tensor(weights, dtype=like.dtype, device=device).view(*shape, 2)
+    added = torch.tensor(weights, dtype=dtype, device=device).view(*shape, 2)
     bias = added.new_zeros(*shape, rows.keys.stop - rows.keys.start, cols.keys.stop - cols.keys.start)
     if corner:
         late_rows, late_cols = (g.places(device) >= g.side.hidden for g in (rows, cols))
         bias = bias + added[..., 0, None, None] * (late_rows[:, None] & late_cols)
-    least = torch.finfo(like.dtype).min  # not -inf, of which a block of a fused kernel may hold nothing else
+    least = torch.finfo(dtype).min  # not -inf, of which a block of a fused kernel may hold nothing else
     if partial:
         seen = rows.visible(device)[:, None, :, None] & cols.visible(device)[None, :, None, :]
         bias = bias.masked_fill(~seen, least)

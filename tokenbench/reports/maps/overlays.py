@@ -31,6 +31,7 @@ INK = np.array([24.0, 24.0, 28.0])
 WHITE, BLUE = np.full(3, 255.0), np.array([205.0, 216.0, 236.0])
 GREY = np.array([0.299, 0.587, 0.114])  # luma of red, green and blue
 PANEL = 1.28  # inches of a square panel's side
+STRIP = 8  # frames of a clip side by side
 FAINT = "#555555"
 
 
@@ -98,6 +99,25 @@ def by_block(maps: Sequence[TokenMaps], image: int, blocks: Sequence[int] | None
             _show(axes[row][column], draw(m, image, block), _caption(m, image, block))
     for column, title in enumerate(["image", *(f"after block {b}" for b in chosen)]):
         _title(axes[0][column], title)
+    return figure
+
+
+def over_time(maps: Sequence[TokenMaps], clip: int, most: int = STRIP, block: int = -1) -> Figure:
+    """One clip as strips of frames: itself, and a row a method after one block; at most so many frames, evenly.
+
+    Semantic tokens keep their colours from frame to frame.
+    """
+    maps, frames = reducing(maps), maps[0].frames
+    count = min(frames, most)
+    chosen = [clip * frames + i * frames // count for i in range(count)]
+    figure, axes = _grid(1 + len(maps), count, maps[0], left=1.0, top=0.28)
+    for column, image in enumerate(chosen):
+        _show(axes[0][column], enlarged(maps[0].pictures[image]))
+        _title(axes[0][column], f"frame {image % frames + 1} of {frames}")
+        for row, m in enumerate(maps, 1):
+            _show(axes[row][column], draw(m, image, block), _caption(m, image, block))
+    for row, m in enumerate(maps, 1):
+        _method(axes[row][0], m)
     return figure
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tokenbench.maps.scenes import Layer, Scene, Unit
 
 PANEL = 2.4  # inches of a panel's width
+IN_A_ROW = 5  # panels, and of more half
 
 
 def write(label: str, scenes: Sequence[Scene], output: str | Path, kind: str = "png") -> list[Path]:
@@ -52,7 +53,7 @@ def figure(label: str, scene: Scene) -> Figure:
         last = scene.units[-1]
         token = busiest(last)
         panels.append((f"one token of unit {len(scene.units)}", overlays.heated(picture, last.cover(token)), None))
-    cols = min(4, len(panels))
+    cols = len(panels) if len(panels) <= IN_A_ROW else -(-len(panels) // 2)
     rows = -(-len(panels) // cols)
     height = PANEL * picture.shape[0] / picture.shape[1]
     made = Figure(figsize=(cols * PANEL, rows * (height + 0.25)), layout="constrained")

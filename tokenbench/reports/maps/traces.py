@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tokenbench.core import atomic
 from tokenbench.errors import ResultsError
-from tokenbench.maps.arrays import TokenMaps, agreement
+from tokenbench.maps.arrays import TokenMaps
 from tokenbench.maps.files import arrays
 from tokenbench.reports.maps import overlays, viewer
-
-if TYPE_CHECKING:
-    import pandas as pd
+from tokenbench.reports.maps.numbers import numbers, pairs
 
 PAGE = 8  # images on one page of `images.png`
 
@@ -25,6 +21,7 @@ PAGE = 8  # images on one page of `images.png`
 def write(maps: Sequence[TokenMaps], output: str | Path, kind: str = "png") -> list[Path]:
     """Write everything about some settings on the same images, all of it or nothing; gives the paths.
 
+    Of clips each frame is an image, and `CLIP-NUMBER-frames.png` has them as strips.
     For all images: `maps.html`, to play with; `images.png`, methods side by side, eight images a page; `maps.csv` and
     `agreement.csv`. For each image NAME: `NAME-blocks.png`, methods by blocks; `NAME-METHOD-clusters.png` for soft
     methods; `NAME.npz` (see `maps.files.arrays`).
@@ -48,6 +45,9 @@ def _write(maps: Sequence[TokenMaps], folder: Path, kind: str) -> Iterator[Path]
         name = f"images-{page}" if count > PAGE else "images"
         figure = overlays.by_image(maps, range(first, min(first + PAGE, count)))
         yield overlays.save(figure, folder / f"{name}.{kind}")
+    for clip in range(count // maps[0].frames) if maps[0].frames > 1 else ():
+        stem = _stems([maps[0].names[clip * maps[0].frames].rpartition(" ")[0]])[0]
+        yield overlays.save(overlays.over_time(maps, clip), folder / f"{stem}-{clip}-frames.{kind}")
     for image, stem in enumerate(_stems(maps[0].names)):
         yield overlays.save(overlays.by_block(maps, image), folder / f"{stem}-blocks.{kind}")
         for m, label in zip(maps, _stems([m.label for m in maps]), strict=True):
@@ -62,61 +62,6 @@ def _write(maps: Sequence[TokenMaps], folder: Path, kind: str) -> Iterator[Path]
         yield folder / "agreement.csv"
     (folder / "maps.html").write_text(viewer.page(maps), encoding="utf-8")
     yield folder / "maps.html"
-
-
-def numbers(maps: Sequence[TokenMaps]) -> pd.DataFrame:
-    """A line an image, setting and block: tokens, kept share, clusters, their sizes and entropy in bits."""
-    import pandas as pd
-
-    lines = []
-    for m in maps:
-        for block in range(m.depth):
-            kept, entropies, sizes = m.kept_share(block), m.entropy(block), m.sizes(block)
-            for i, name in enumerate(m.names):
-                largest, median = (int(sizes[i][0]), float(np.median(sizes[i]))) if len(sizes[i]) else (0, 0.0)
-                line = {"image": name, "method": m.label, "note": m.note, "block": block, "tokens": m.tokens(i, block)}
-                line |= {"kept_share": kept[i], "clusters": len(sizes[i]), "largest_cluster": largest}
-                lines.append(line | {"median_cluster": median, "entropy_bits": entropies[i]})
-    return pd.DataFrame(lines)
-
-
-def pairs(maps: Sequence[TokenMaps]) -> pd.DataFrame:
-    """A line an image and pair of settings, after the last block: IoU of the kept patches, NMI of the clusters."""
-    import pandas as pd
-
-    lines = []
-    for a, b in combinations(maps, 2):
-        for name, kept, shared in zip(a.names, *agreement(a, b), strict=True):
-            lines.append({"image": name, "method": a.label, "other": b.label, "kept_iou": kept, "cluster_nmi": shared})
-    return pd.DataFrame(lines)
-
-
-def summary(maps: Sequence[TokenMaps]) -> pd.DataFrame:
-    """A line a setting, after the last block, means over the images, formatted for reading."""
-    import pandas as pd
-
-    table = numbers(maps)
-    table = table[table["block"] == maps[0].depth - 1]
-    lines = []
-    for m in maps:
-        mean = table[table["method"] == m.label].mean(numeric_only=True)
-        tokens = str(m.counts[-1]) if m.each is None else f"{mean['tokens']:.1f}"
-        line = {"method": f"{m.label} ({m.note})" if m.note else m.label, "tokens": tokens}
-        line |= {"kept %": f"{100 * mean['kept_share']:.1f}", "clusters": f"{mean['clusters']:.1f}"}
-        line |= {"largest": f"{mean['largest_cluster']:.1f}", "median": f"{mean['median_cluster']:.1f}"}
-        lines.append(line | {"entropy bits": f"{mean['entropy_bits']:.2f}"})
-    return pd.DataFrame(lines)
-
-
-def between(maps: Sequence[TokenMaps]) -> pd.DataFrame:
-    """Agreement of each pair of two or more settings, mean over the images, as "IoU / NMI", formatted for reading."""
-    import pandas as pd
-
-    means = pairs(maps).groupby(["method", "other"])[["kept_iou", "cluster_nmi"]].mean()
-    labels = [m.label for m in maps]
-    cells = {pair: f"{kept:.2f} / {shared:.2f}" for pair, kept, shared in means.itertuples(name=None)}
-    lines = [{"": a} | {b: cells.get((a, b), "") for b in labels[1:]} for a in labels[:-1]]
-    return pd.DataFrame(lines)
 
 
 def _stems(names: Sequence[str]) -> list[str]:

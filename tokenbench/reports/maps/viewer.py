@@ -59,13 +59,14 @@ def payload(maps: Sequence[TokenMaps], most: int = MOST) -> dict[str, Any]:
         raise UsageError("There are no maps to show; trace one setting at least.")
     first = maps[0]
     for m in maps[1:]:
-        if (m.names, m.grid, m.depth) != (first.names, first.grid, first.depth):
+        if (m.names, m.grid, m.depth, m.frames) != (first.names, first.grid, first.depth, first.frames):
             raise UsageError(
                 f"{m.label} and {first.label} are not of the same images, grid and blocks; "
                 "show those of one run of `tokenbench trace` together."
             )
-    count = len(first.names)
-    chosen = [i * count // min(count, most) for i in range(min(count, most))]
+    count, frames = len(first.names), first.frames
+    clips, shown = count // frames, min(count // frames, max(1, most // frames))
+    chosen = [i * clips // shown * frames + frame for i in range(shown) for frame in range(frames)]
     soft = [[m.soft(block) for block in range(m.depth)] for m in maps]
     between = [np.round(_agreements(a, b), 3) for a, b in combinations(maps, 2)]  # a pair: (blocks, 2, images)
     images = []
@@ -78,6 +79,7 @@ def payload(maps: Sequence[TokenMaps], most: int = MOST) -> dict[str, Any]:
         "backbone": first.backbone,
         "grid": first.grid,
         "depth": first.depth,
+        "frames": frames,
         "size": first.pictures.shape[1:3],
         "pixelated": max(first.pictures.shape[1:3]) <= TINY,
         "colours": style.CLUSTERS,
@@ -86,9 +88,28 @@ def payload(maps: Sequence[TokenMaps], most: int = MOST) -> dict[str, Any]:
             {"name": m.method, "label": m.label, "note": m.note, "colour": style.colour(m.method)} for m in maps
         ],
         "images": images,
+        "legend": _legend(maps),
         "total": count,
         "start": _start(maps),
     }
+
+
+def _legend(maps: Sequence[TokenMaps]) -> list[str]:
+    """What the kinds of drawing mean that stand in these maps."""
+    last = [m.clusters(m.depth - 1) for m in maps]
+    dropped = any((clusters < 0).any() for clusters in last)
+    soft = any(m.soft() for m in maps)
+    merged = any(
+        not m.soft() and len(np.unique(one[one >= 0])) < (one >= 0).sum()
+        for m, clusters in zip(maps, last, strict=True)
+        for one in clusters
+    )
+    kinds = {
+        "Pale patches (light blue in grey pictures) were dropped: no token holds them.": dropped,
+        "Patches of one mean colour within an outline are merged into one token.": merged,
+        "Tints are semantic tokens: a patch has the tint of the token that attends to it most.": soft,
+    }
+    return [text for text, there in kinds.items() if there]
 
 
 def _start(maps: Sequence[TokenMaps]) -> list[int]:

@@ -1,24 +1,24 @@
 """The charts of the page, as Vega-Lite made with Altair.
 
-They hold no data: the page gives each the rows of the chosen conditions (`rows`, and `published`), with the columns of
-`html.records` and `texts` (`t_…`). Colours are the page's own variables, so that light, dark and print
-need no second drawing. What the task measures is written `{axis}`, `{heading}`, `{short}` and `{points}`, which the
-page fills in.
+They hold no data: the page gives each the rows of the chosen conditions (`rows`, and `published`; in a panel of one
+method the rest as `others`; `budget`, the line that must be kept to), with the columns of `html` and `texts` (`t_…`).
+Names beside points are the page's own. The layer `points` is what the keyboard reaches. Colours are the page's own
+variables, so that light, dark and print need no second drawing. What the task measures is written `{axis}`,
+`{heading}`, `{short}` and `{points}`, which the page fills in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import altair as alt
 
 from tokenbench.reports import style
-from tokenbench.reports.pareto import AXES, Axis
+from tokenbench.runs.axes import AXES, Axis
 
 BAND = 24  # pixels
-PARTS = ("attention", "mlp", "embed", "head", "selection")
 HOVER = {
     "t_score": "{heading}",
     "t_diff": "difference from dense",
@@ -30,7 +30,7 @@ HOVER = {
     "t_images": "images",
     "t_timed": "timed rounds",
 }
-INK, FAINT, LINE = "var(--ink)", "var(--faint)", "var(--line)"
+INK, FAINT, LINE, ACCENT = "var(--ink)", "var(--faint)", "var(--line)", "var(--accent)"
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,17 @@ class Chart:
     banded: bool = False  # a line a setting, so that the page multiplies the height by their number
 
 
-def charts(methods: Sequence[str]) -> dict[str, Chart]:
-    """Every chart of the page, for rows of these methods, by the name of its place."""
-    look = _Look(methods)
+def charts(methods: Sequence[str], colours: Mapping[str, int]) -> dict[str, Chart]:
+    """Every chart of the page, for rows of these methods, by the name of its place; `colours` are those of parts."""
+    look = _Look(methods, colours)
     return {
         "accuracy": Chart({axis.field: look.accuracy(axis) for axis in AXES}, ("score",)),
         "differences": Chart({"": look.differences()}, ("diff_dense", "diff_dense_low"), banded=True),
         "saved": Chart({"": look.saved()}, ("saved", "time_saved")),
         "batches": Chart({"": look.batches()}, ("speedup",)),
         "tokens": Chart({"": look.tokens()}, ("tokens_mean",)),
-        "time": Chart({"": look.time()}, ("latency_p50",), banded=True),
-        "parts": Chart({"": look.parts()}, ("part_attention",), banded=True),
+        "time": Chart({"": look.parts("times")}, ("times",), banded=True),
+        "parts": Chart({"": look.parts("parts")}, ("parts",), banded=True),
     }
 
 
@@ -78,8 +78,9 @@ CONFIG: dict[str, Any] = {
 class _Look:
     """Encodings that all charts share."""
 
-    def __init__(self, methods: Sequence[str]) -> None:
+    def __init__(self, methods: Sequence[str], parts: Mapping[str, int]) -> None:
         names = list(methods)
+        self.parts_of = parts
         colours = [f"var(--method-{i})" for i in range(len(names))]
         shapes = [style.SHAPES[style.marker(name)][1] for name in names]
         scale = alt.Scale(domain=names, range=colours)  # no legends: the page has them
@@ -95,21 +96,26 @@ class _Look:
         base = alt.Chart(alt.NamedData("rows")).transform_filter(
             f"datum.status == 'ok' && isValid(datum.score) && isValid(datum.{axis.field})"
         )
-        x = alt.X(f"{axis.field}:Q", title=_direction(axis), scale=_loose(76), axis=alt.Axis(grid=False, tickCount=8))
-        y = alt.Y("score:Q", title="{axis}", scale=_loose(14), axis=alt.Axis(tickCount=7))
-        front = base.transform_filter(on_front).mark_line(
+        x = alt.X(f"{axis.field}:Q", title=_direction(axis), scale=_loose(24), axis=alt.Axis(grid=False, tickCount=8))
+        y = alt.Y("drawn:Q", title="{axis}", scale=_loose(14), axis=alt.Axis(tickCount=7))
+        front = base.transform_filter(f"{on_front} && datum.drawn == datum.score").mark_line(
             interpolate="step-before" if axis.more_is_better else "step-after", color=FAINT, strokeWidth=5, opacity=0.22
         )
-        lines = base.transform_filter("isValid(datum.knob)").mark_line(strokeWidth=1.5, opacity=0.4)
-        intervals = base.transform_filter(f"{on_front} && isValid(datum.score_low)").mark_rule(opacity=0.45)
-        points = base.mark_point(filled=True, opacity=1)
-        labels = base.transform_filter(f"{on_front} && datum.method != 'dense'").mark_text(
-            align="right", dx=-9, dy=-9, fontSize=11
+        lines = base.transform_filter("isValid(datum.knob)").mark_line(strokeWidth=1.25, opacity=0.35)
+        intervals = base.transform_filter(
+            f"{on_front} && isValid(datum.score_low) && datum.drawn == datum.score"
+        ).mark_rule(opacity=0.45)
+        points = base.mark_point(strokeWidth=1.5, opacity=1, fillOpacity=1)
+        others = alt.Chart(alt.NamedData("others")).transform_filter(
+            f"datum.status == 'ok' && isValid(datum.score) && isValid(datum.{axis.field})"
         )
         printed = alt.Chart(alt.NamedData("published")).transform_filter(
-            f"isValid(datum.published_top1) && isValid(datum.{axis.field})"
+            f"isValid(datum.published_top1) && datum.published_top1 >= datum.floor && isValid(datum.{axis.field})"
         )
+        bests = f"{on_front} || datum.method == 'dense'"
         return _spec(
+            others.mark_point(filled=True, shape="circle", size=22, color=LINE, opacity=1).encode(x=x, y=y),
+            *_budget(),
             front.encode(x=x, y=y),
             lines.encode(x=x, y=y, color=self.colour, detail="series:N", order="knob:Q"),
             intervals.encode(x=x, y=alt.Y("score_low:Q", scale=_loose(14)), y2="score_high:Q", color=self.colour),
@@ -124,14 +130,17 @@ class _Look:
             points.encode(
                 x=x,
                 y=y,
-                color=self.colour,
+                stroke=self.stroke,
+                fill=alt.condition(bests, self.fill, alt.value("var(--page)")),
                 shape=self.shape,
-                size=self.size,
-                opacity=alt.condition(f"{on_front} || datum.method == 'dense'", alt.value(1), alt.value(0.3)),
+                size=alt.when("datum.method == 'dense'")
+                .then(alt.value(260))
+                .when(on_front)
+                .then(alt.value(115))
+                .otherwise(alt.value(60)),
                 tooltip=_hover(HOVER),
-            ),
-            labels.encode(x=x, y=y, color=self.colour, text="t_setting:N"),
-            height=400,
+            ).properties(name="points"),
+            height=420,
         )
 
     def differences(self) -> dict[str, Any]:
@@ -147,14 +156,16 @@ class _Look:
             base.mark_rule(strokeWidth=1.5).encode(
                 y=y, x=alt.X("diff_dense_low:Q"), x2="diff_dense_high:Q", color=told
             ),
-            base.mark_point(fillOpacity=1, strokeWidth=1.5, size=70, opacity=1).encode(
+            base.mark_point(fillOpacity=1, strokeWidth=1.5, size=70, opacity=1)
+            .encode(
                 x=x,
                 y=y,
                 shape=self.shape,
                 stroke=alt.condition("datum.differs", self.stroke, alt.value(FAINT)),
                 fill=alt.condition("datum.differs", self.fill, alt.value("var(--page)")),
                 tooltip=_hover({"t_diff": HOVER["t_diff"], "t_p": "p, alone", **HOVER}),
-            ),
+            )
+            .properties(name="points"),
             height=BAND,
         )
 
@@ -176,7 +187,8 @@ class _Look:
             base.mark_line(opacity=0.4, strokeWidth=1.5).encode(
                 x=x, y=y, color=self.colour, detail="series:N", order="knob:Q"
             ),
-            base.mark_point(filled=True, opacity=1, size=95).encode(
+            base.mark_point(filled=True, opacity=1, size=95)
+            .encode(
                 x=x,
                 y=y,
                 color=self.colour,
@@ -184,7 +196,8 @@ class _Look:
                 tooltip=_hover(
                     {"t_saved": "GMAC saved", "t_time_saved": "time saved", "t_came_true": "came true", **HOVER}
                 ),
-            ),
+            )
+            .properties(name="points"),
             height=340,
         )
 
@@ -194,7 +207,9 @@ class _Look:
         x = alt.X("batch:O", title="batch", axis=alt.Axis(labelAngle=0))
         y = alt.Y("speedup:Q", title="speed-up over fused dense", scale=_loose(10), axis=alt.Axis(tickCount=6))
         one = alt.Chart(alt.Data(values=[{"y": 1}])).mark_rule(color=FAINT, strokeDash=[4, 4]).encode(y="y:Q")
+        others = alt.Chart(alt.NamedData("others")).transform_filter("isValid(datum.speedup)")
         return _spec(
+            others.mark_line(color=LINE, strokeWidth=1).encode(x=x, y=y, detail="name:N"),
             one,
             base.transform_filter("isValid(datum.speedup_low)")
             .mark_rule(opacity=0.3)
@@ -225,7 +240,13 @@ class _Look:
         x = alt.X("block:Q", title="block", axis=alt.Axis(format="d", tickMinStep=1, grid=False))
         y = alt.Y("tokens:Q", title="tokens after it, prefix included")
         hover = _hover({"block": "after block", "t_tokens": "tokens by block"})
+        others = (
+            alt.Chart(alt.NamedData("others"))
+            .transform_filter("isValid(datum.tokens_mean)")
+            .transform_flatten(["tokens_mean", "blocks"], ["tokens", "block"])
+        )
         return _spec(
+            others.mark_line(interpolate="step-after", color=LINE, strokeWidth=1).encode(x=x, y=y, detail="name:N"),
             base.mark_area(opacity=0.15).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=self.colour, detail="name:N"),
             base.mark_line(interpolate="step-after", strokeWidth=1.75, opacity=0.75).encode(
                 x=x, y=y, color=self.colour, detail="name:N"
@@ -236,49 +257,24 @@ class _Look:
             height=320,
         )
 
-    def time(self) -> dict[str, Any]:
-        """The median time of a batch: selecting, and everything else."""
-        base = (
+    def parts(self, of: Literal["parts", "times"]) -> dict[str, Any]:
+        """A bar a setting, of the parts that its row names: GMACs, or milliseconds of a batch."""
+        title = "GMAC an image" if of == "parts" else "median milliseconds of a batch"
+        hover = {"t_gmacs": "GMAC", "t_parts": "by part"}
+        if of == "times":
+            hover = {"t_latency": HOVER["t_latency"], "t_times": "by part", "t_timed": HOVER["t_timed"]}
+        domain = list(self.parts_of)
+        scale = alt.Scale(domain=domain, range=[f"var(--part-{colour})" for colour in self.parts_of.values()])
+        bars = (
             alt.Chart(alt.NamedData("rows"))
-            .transform_filter(
-                "isValid(datum.latency_p50) && (isValid(datum.reduction_share) || datum.method == 'dense')"
-            )
-            .transform_calculate(
-                selecting="datum.latency_p50 * datum.reduction_share",
-                rest="datum.latency_p50 * (1 - datum.reduction_share)",
-            )
-            .transform_fold(["rest", "selecting"], ["part", "ms"])
+            .transform_filter(f"isValid(datum.{of})")
+            .transform_flatten([of, f"{of}_of"], ["part", "spent"])
+            .transform_calculate(place=f"indexof({domain}, datum.part)")
+            .mark_bar(height=14)
         )
-        return self._bars(
-            base,
-            "ms",
-            "median latency of a batch, ms",
-            ("rest", "selecting"),
-            ["var(--part-0)", "var(--part-4)"],
-            {"t_latency": HOVER["t_latency"], "t_share": "of it selecting", "t_timed": HOVER["t_timed"]},
-        )
-
-    def parts(self) -> dict[str, Any]:
-        """GMACs by part of the model."""
-        base = (
-            alt.Chart(alt.NamedData("rows"))
-            .transform_filter("isValid(datum.part_attention)")
-            .transform_calculate(**{part: f"datum.part_{part}" for part in PARTS})
-            .transform_fold(list(PARTS), ["part", "gmac"])
-            .transform_filter("isValid(datum.gmac)")
-        )
-        colours = [f"var(--part-{i})" for i in range(len(PARTS))]
-        return self._bars(base, "gmac", "GMAC an image", PARTS, colours, {"t_gmacs": "GMAC", "t_parts": "by part"})
-
-    def _bars(
-        self, base: alt.Chart, field: str, title: str, parts: Sequence[str], colours: list[str], hover: dict[str, str]
-    ) -> dict[str, Any]:
-        scale = alt.Scale(domain=list(parts), range=colours)
-        order = "indexof(" + str(list(parts)) + ", datum.part)"
-        bars = base.transform_calculate(place=order).mark_bar(height=14)
         return _spec(
             bars.encode(
-                x=alt.X(f"{field}:Q", title=title, axis=alt.Axis(tickCount=6)),
+                x=alt.X("spent:Q", title=title, axis=alt.Axis(tickCount=6)),
                 y=_settings("index"),
                 color=alt.Color("part:N", scale=scale, legend=None),
                 order="place:Q",
@@ -286,6 +282,21 @@ class _Look:
             ),
             height=BAND,
         )
+
+
+def _budget() -> list[alt.Chart]:
+    """The line that must be kept to, across or upright; out of the chart it is not drawn."""
+    x, y = alt.X("x:Q", scale=_loose(24)), alt.Y("y:Q", scale=_loose(14))
+    base = alt.Chart(alt.NamedData("budget"))
+    upright, across = base.transform_filter("isValid(datum.x)"), base.transform_filter("isValid(datum.y)")
+    look: dict[str, Any] = {"color": ACCENT, "strokeDash": [5, 4], "strokeWidth": 1.25}
+    words: dict[str, Any] = {"color": ACCENT, "fontSize": 11, "align": "left"}
+    return [
+        upright.mark_rule(**look).encode(x=x),
+        across.mark_rule(**look).encode(y=y),
+        upright.mark_text(**words, dx=4, dy=8).encode(x=x, y=alt.value(0), text="label:N"),
+        across.mark_text(**words, dx=4, dy=-6).encode(x=alt.value(0), y=y, text="label:N"),
+    ]
 
 
 def _settings(field: str, way: Literal["ascending", "descending"] = "ascending") -> alt.Y:

@@ -1,7 +1,7 @@
 """Rows as one page that opens offline: everything is inside, and nothing from a row can run.
 
 What is a judgement (fronts, verdicts, break-even, what differs from a paper) is made in `groups` and `published` and
-said in `texts`; the page's script only chooses, sorts and draws.
+said in `texts` and `answers`; the page's script only chooses, sorts and draws.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from tokenbench.errors import UsageError
-from tokenbench.measure.speed import break_even
-from tokenbench.measure.verdicts import MARGIN
-from tokenbench.reports import cells, pareto, published, style
-from tokenbench.reports.groups import Group, Point, grouped, names
-from tokenbench.reports.page import texts
-from tokenbench.reports.page.charts import CONFIG, PARTS, charts
-from tokenbench.reports.paper import tables
+from tokenbench.measure.verdicts import MARGIN, break_even
+from tokenbench.reports import cells, published, style
+from tokenbench.reports.groups import Group, Point, combined, grouped, names
+from tokenbench.reports.page import budgets, pairs, spent, texts
+from tokenbench.reports.page.charts import CONFIG, charts
+from tokenbench.runs.axes import AXES
+from tokenbench.runs.conditions import grouped as grouped_by
 from tokenbench.runs.row import Row
 from tokenbench.tasks import parts_of
 from tokenbench.tasks.base import PAIRED, Metric
 
 NAME = "index.html"
+SCRIPTS = ("rows", "answer", "charts", "labels", "compare", "tables", "start")  # in `templates`, in order
 BUNDLE = "import sys, vl_convert; sys.stdout.buffer.write(vl_convert.javascript_bundle().encode())"
+LONG = 100  # rows, from which on a column of one value has no places
 DIGITS = 6  # of a number in the page; all of them are in tables/results.csv
 FIELDS = (
     *("method", "label", "status", "reason", "batch", "images", "gmacs", "params_m"),
@@ -43,20 +45,23 @@ FIELDS = (
 )
 
 
-def write(rows: Sequence[Row], folder: Path, maps: str = "", margin: float = MARGIN) -> Path:
+def write(
+    rows: Sequence[Row], folder: Path, maps: str = "", margin: float = MARGIN, file: pairs.Of | None = None
+) -> Path:
     """Write `index.html` to `folder`, which is there, and return its path; see `page`."""
     path = folder / NAME
-    path.write_text(page(rows, maps, margin), encoding="utf-8")
+    path.write_text(page(rows, maps, margin, file), encoding="utf-8")
     return path
 
 
-def page(rows: Sequence[Row], maps: str = "", margin: float = MARGIN) -> str:
+def page(rows: Sequence[Row], maps: str = "", margin: float = MARGIN, file: pairs.Of | None = None) -> str:
     """The page of some rows as text.
 
     Args:
         rows: at least one.
         maps: a fragment of HTML to take in as it is, with its own scripts and styles; from `reports.viewer`.
         margin: see `verdicts.judge`.
+        file: gives the results file of a row, beside which its predictions lie; without, rows are not paired.
 
     Raises:
         UsageError: there are no rows.
@@ -68,8 +73,10 @@ def page(rows: Sequence[Row], maps: str = "", margin: float = MARGIN) -> str:
     methods = sorted({row.method for row in rows}, key=lambda name: (name != "dense", name))
     loader = PackageLoader("tokenbench.reports.page")
     environment = Environment(loader=loader, autoescape=True)
-    css, js = (loader.get_source(environment, f"report.{kind}")[0] for kind in ("css", "js"))
-    scripts = [Markup(script) for script in (runtime(), js) if script is not None]
+    css = loader.get_source(environment, "report.css")[0]
+    parts = [loader.get_source(environment, f"{name}.js")[0] for name in SCRIPTS]
+    own = '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
+    scripts = [Markup(script) for script in (runtime(), own) if script is not None]
     trusted = [*scripts, *re.findall(r"<script[^>]*>(.*?)</script>", maps, re.DOTALL)]
     return environment.get_template("report.html.j2").render(
         title=f"tokenbench: {', '.join(dict.fromkeys(row.backbone for row in rows))}",
@@ -77,11 +84,10 @@ def page(rows: Sequence[Row], maps: str = "", margin: float = MARGIN) -> str:
         methods=[_method(name) for name in methods],
         scripts=scripts,
         hashes=" ".join(f"'sha256-{_sha256(script)}'" for script in trusted),
-        data=Markup(_json(_data(rows, groups, methods))),
+        data=Markup(_json(_data(rows, groups, methods, margin, file))),
         maps=Markup(maps),
-        axes=pareto.AXES,
+        axes=AXES,
         of_speed=cells.of_speed(rows),
-        parts={name: i for i, name in enumerate(PARTS)},
     )
 
 
@@ -96,11 +102,16 @@ def runtime() -> str | None:
     return done.stdout.decode().replace("</script", r"<\/script") if done.returncode == 0 else None
 
 
-def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) -> dict[str, Any]:
+def _data(
+    rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str], margin: float, file: pairs.Of | None
+) -> dict[str, Any]:
     points = [(g, point) for g, group in enumerate(groups) for point in group.points]
     sweeps = _sweeps(rows)
     named = {name: text for group in groups for name, text in _names(group).items()}
     series: dict[str, int] = {}
+    together = combined(groups)
+    across = {id(point.row): point.fronts for group in together for point in group.points}
+    places = {id(point.row): i for i, (_, point) in enumerate(points)}
     others = {metric.name: metric for group in groups for metric in group.metrics[1:]}
     records = [
         {
@@ -112,15 +123,17 @@ def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) 
             **{"series": series.setdefault(f"{g} {p.series}", len(series)), "knob": p.knob},
             **{"saved": p.saved, "differs": p.verdict.differs if p.verdict else None, **_time_saved(p)},
             "last_tokens": p.row.tokens_mean[-1] if p.row.tokens_mean else None,
-            **{f"part_{name}": (p.row.gmacs_by_part or {}).get(name) for name in PARTS},
-            **{"fronts": [axis.field for axis in pareto.AXES if axis.field in p.fronts]},
+            **spent.columns(p.row),
+            **{"fronts": [axis.field for axis in AXES if axis.field in p.fronts]},
+            "fronts_across": [axis.field for axis in AXES if axis.field in across.get(id(p.row), ())],
             **sweeps[id(p.row)],
             **dict.fromkeys((f"t_{name}" for name in others), cells.MISSING),
-            **texts.of(p, groups[g].dense, PARTS),
+            **texts.of(p, groups[g].dense),
         }
         for g, p in points
     ]
     parts = next((found for group in groups if (found := parts_of(group.first.task))), ())
+    named_groups = [*names(groups), *(f"{name} · together" for name in names(together))]
     columns = {name: _packed([_short(record[name]) for record in records]) for name in records[0]}
     return {
         "count": len(records),
@@ -134,16 +147,18 @@ def _data(rows: Sequence[Row], groups: Sequence[Group], methods: Sequence[str]) 
                 "images": group.images,
                 "metric": _metric(group.metrics[0]),
                 "notes": group.notes,
-                "answers": texts.answers(group),
+                "keys": spent.keys(p.row for p in group.points),
+                "members": group.members or [i],
+                "answers": budgets.of(group, margin, places),
             }
-            for name, group in zip(names(groups), groups, strict=True)
+            for i, (name, group) in enumerate(zip(named_groups, [*groups, *together], strict=True))
         ],
+        **pairs.of(groups, places, file, margin),
         "cells": [vars(column) for column in cells.columns([groups[0].metrics[0], *others.values()], parts)],
         "published": [_compared(i, c) for i, (_, p) in enumerate(points) for c in _comparisons(p.row)],
-        "charts": {name: vars(chart) for name, chart in charts(methods).items()},
-        "axes": [vars(axis) for axis in pareto.AXES],
+        "charts": {name: vars(chart) for name, chart in charts(methods, spent.colours(rows)).items()},
+        "axes": [vars(axis) for axis in AXES],
         "config": CONFIG,
-        "parts": PARTS,
         "methods": [_method(name) for name in methods],
     }
 
@@ -188,7 +203,7 @@ def _time_saved(point: Point) -> dict[str, float | None]:
 def _sweeps(rows: Sequence[Row]) -> dict[int, dict[str, int | None]]:
     """By `id(row)`: the number of its batch sweep, and from which batch on its setting is no slower than dense."""
     found: dict[int, dict[str, int | None]] = {}
-    for number, members in enumerate(tables.grouped(rows, "batch").values()):
+    for number, members in enumerate(grouped_by(rows, "batch").values()):
         speedups: dict[Any, dict[int, float]] = defaultdict(dict)
         for row in members:
             if row.status == "ok" and row.speedup is not None:
@@ -229,11 +244,13 @@ def _short(value: Any) -> Any:
 
 
 def _packed(values: list[Any]) -> dict[str, Any]:
-    """A column, each value once and its places where that is shorter."""
+    """A column, each value once and its places where that is shorter, or one value for all."""
     keys = [json.dumps(value) if isinstance(value, list) else (type(value), value) for value in values]
     once = dict(zip(keys, values, strict=True))
     if 2 * len(once) > len(keys):
         return {"values": values}
+    if len(once) == 1 and len(keys) > LONG:
+        return {"values": [*once.values()], "same": True}
     places = {key: i for i, key in enumerate(once)}
     return {"values": list(once.values()), "at": [places[key] for key in keys]}
 

@@ -16,8 +16,8 @@ from matplotlib.lines import Line2D
 
 from tokenbench.reports import published, style
 from tokenbench.reports.groups import Group, Point, grouped
-from tokenbench.reports.paper import tables
-from tokenbench.reports.pareto import AXES, Axis
+from tokenbench.runs.axes import AXES, Axis
+from tokenbench.runs.conditions import grouped as grouped_by
 from tokenbench.runs.row import Row
 
 WIDTH = 3.5  # inches: one column of two
@@ -47,7 +47,7 @@ def write(rows: Sequence[Row], folder: Path, kinds: Sequence[str] = KINDS) -> Dr
     line for each have those on a front and then the first.
     """
     groups = sorted(
-        (max(grouped(members), key=_rank) for members in tables.grouped(rows, "batch").values()),
+        (max(grouped(members), key=_rank) for members in grouped_by(rows, "batch").values()),
         key=lambda group: -_rank(group)[0],
     )
     out = folder / "figures"
@@ -92,7 +92,7 @@ def figures(group: Group) -> Iterator[tuple[str, Figure]]:
 
 def sweeps(rows: Sequence[Row]) -> Iterator[Figure]:
     """Speed-up over dense by batch size, a figure for each set of conditions in which several sizes were timed."""
-    for members in tables.grouped(rows, "batch").values():
+    for members in grouped_by(rows, "batch").values():
         timed = [row for row in members if row.status == "ok" and row.speedup is not None and row.method != "dense"]
         sizes = sorted({row.batch for row in timed})
         labels = list(dict.fromkeys(row.label for row in timed))[:MOST_BANDS]

@@ -5,32 +5,25 @@ Rows of different hardware, precision, batch, image size, weights, data or versi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenbench.errors import UsageError
-from tokenbench.measure.verdicts import MARGIN, Verdict
-from tokenbench.reports import cells, published
+from tokenbench.measure.verdicts import MARGIN, Verdict, break_even
+from tokenbench.reports import answers, cells, published
 from tokenbench.reports.cells import MISSING, number
-from tokenbench.reports.paper import spreadsheet
-from tokenbench.runs.row import FIRST_TASK, Identity, Row
+from tokenbench.reports.paper import latex, spreadsheet
+from tokenbench.runs.conditions import grouped, judged
+from tokenbench.runs.row import FIRST_TASK, Row, WeightsId
+from tokenbench.tasks import known
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from tokenbench.methods.base import Reported
 
-_LATEX = str.maketrans(
-    {
-        **{sign: f"\\{sign}" for sign in "%_&#${}"},
-        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-        **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "]": "{]}"},
-        **{"Δ": r"$\Delta$", "×": r"$\times$", "–": "--"},
-    }
-)
 _MARKDOWN = str.maketrans({"|": r"\|", "<": "&lt;", "\\": r"\\", "`": r"\`", "*": r"\*"})
 
 
@@ -42,6 +35,8 @@ class Table:
     conditions: str
     frame: pd.DataFrame
     notes: tuple[str, ...] = ()
+    caption: str = ""  # all of that for a paper, without hashes
+    answer: str = ""  # which setting to use, in a sentence without its full stop
 
 
 def tables(rows: Iterable[Row], margin: float = MARGIN) -> list[Table]:
@@ -63,7 +58,7 @@ def write(rows: Sequence[Row], folder: Path, margin: float = MARGIN) -> list[Pat
     texts = {
         "results.md": "\n".join(map(markdown, made)),
         "results.csv": spreadsheet.text(rows),
-        "results.tex": "% needs \\usepackage{booktabs}\n" + "\n".join(map(latex, made)),
+        "results.tex": latex.PREAMBLE + "\n".join(latex.whole(t.frame, t.caption) for t in made),
     }
     out = folder / "tables"
     out.mkdir(exist_ok=True)
@@ -76,33 +71,10 @@ def markdown(table: Table) -> str:
     """A heading, the conditions, the cells and the notes as GitHub's Markdown."""
     head = list(table.frame.columns)
     lines = [f"### {_cell(table.title)}", "", _cell(table.conditions), ""]
+    lines += [f"**{_cell(table.answer)}.**", ""] if table.answer else []
     lines += [_pipes(head), f"| --- |{' ---: |' * (len(head) - 1)}"]
     lines += [_pipes(values) for values in table.frame.itertuples(index=False, name=None)]
     return "\n".join([*lines, "", *[f"- {_cell(note)}" for note in table.notes], ""])
-
-
-def latex(table: Table) -> str:
-    """A `table` environment with conditions and notes in its caption."""
-
-    def escaped(text: str) -> str:
-        return _flat(text).translate(_LATEX)
-
-    made = table.frame.map(escaped)
-    made.columns = [escaped(name) for name in made.columns]
-    caption = escaped(" ".join([f"{table.title}: {table.conditions}.", *table.notes]))
-    columns = "l" + "r" * (len(made.columns) - 1)
-    return str(made.to_latex(index=False, escape=False, caption=caption, column_format=columns))
-
-
-def grouped(rows: Iterable[Row], *without: str) -> dict[str, list[Row]]:
-    """Rows by the conditions they were measured under: their identity but for the setting, and the versions."""
-    groups: dict[str, list[Row]] = {}
-    fields = set(Identity.model_fields) - {"method", "setting", "label", "trained", "conditions", *without}
-    for row in rows:
-        same = row.model_dump(mode="json", include=fields)
-        shared = [same, row.shared, row.env.get("torch"), row.env.get("timm")]
-        groups.setdefault(json.dumps(shared, sort_keys=True), []).append(row)
-    return groups
 
 
 def is_subset(rows: Iterable[Row]) -> bool:
@@ -117,19 +89,25 @@ def _table(rows: list[Row], margin: float) -> Table:
     first = rows[0]
     seen = max((row.images or 0 for row in rows), default=0)
     chosen = f"{seen} of {max(row.images_total or 0 for row in rows)}" if is_subset(rows) else f"{seen}"
-    data = f"{chosen} images of {first.dataset} ({first.split}, sample {first.sample_hash})" if seen else "no accuracy"
-    dense, judged = first if first.method == "dense" else None, cells.judged(rows, margin)
-    made = pd.DataFrame([_line(row, dense, judged.get(id(row))) for row in rows])
+    images = f"{chosen} {known(first.task).items} of {first.dataset} ({first.split}"
+    data = f"{images}, sample {first.sample_hash})" if seen else "no accuracy"
+    dense, verdicts = first if first.method == "dense" else None, judged(rows, margin)
+    made = pd.DataFrame([_line(row, dense, verdicts.get(id(row))) for row in rows])
     if not any(row.trained for row in rows):
         made = made.drop(columns="weights")
     filled = [name for name in made if name == "method" or (made[name] != MISSING).any()]
-    notes = (*_notes(rows), *(f"{note}." for note in cells.notes(rows, judged, dense)))
-    return Table(first.backbone, _conditions(first, data, f"batch {first.batch}"), made[filled], notes)
+    told = [f"{note}." for note in cells.notes(rows, verdicts, dense)]
+    batch = f"batch {first.batch}"
+    short = _conditions(first, f"{images})" if seen else data, batch, hashes=False)
+    caption = " ".join([f"{first.backbone}: {short}.", *_notes(rows, hashes=False), *told])
+    notes = (*_notes(rows), *told)
+    whole = _conditions(first, data, batch)
+    return Table(first.backbone, whole, made[filled], notes, caption, answers.of(rows, margin))
 
 
-def _conditions(row: Row, data: str, batch: str) -> str:
+def _conditions(row: Row, data: str, batch: str, hashes: bool = True) -> str:
     height, width = row.image_size
-    name = f" {row.weights.name} ({row.weights.hash})" if row.weights.hash else ""
+    name = f" {_weights(row.weights, hashes)}" if row.weights.hash else ""
     parts = [] if row.task == FIRST_TASK else [row.task]
     parts += [f"{height}×{width}", f"{row.weights.kind} weights{name}", data]
     parts += [f"{row.hardware}, {row.precision}, {batch}, {row.mode}"]
@@ -138,7 +116,11 @@ def _conditions(row: Row, data: str, batch: str) -> str:
     return "; ".join([*parts, f"seed {row.seed}, {versions}"])
 
 
-def _notes(rows: Iterable[Row]) -> tuple[str, ...]:
+def _weights(weights: WeightsId, hashes: bool) -> str:
+    return f"{weights.name} ({weights.hash})" if hashes else weights.name.partition("@")[0]
+
+
+def _notes(rows: Iterable[Row], hashes: bool = True) -> tuple[str, ...]:
     """Why a cell is empty, what was skipped or failed, and under which conditions a published number holds."""
     notes: dict[str, list[str]] = {}
     for row in rows:
@@ -148,10 +130,11 @@ def _notes(rows: Iterable[Row]) -> tuple[str, ...]:
             for why in ([f"published for {made.reported.note}"] if made.reported.note else []) + made.hinders:
                 notes.setdefault(why, []).append(row.label)
         if row.trained:
-            name = f"{row.trained.name} ({row.trained.hash})"
+            name = _weights(row.trained, hashes)
             notes.setdefault(f"weights of its own, trained with the method: {name}", []).append(row.label)
         if "method_source" in row.conditions:
-            notes.setdefault(f"a plug-in, source {row.conditions['method_source']}", []).append(row.label)
+            source = f", source {row.conditions['method_source']}" if hashes else ""
+            notes.setdefault(f"a plug-in{source}", []).append(row.label)
         if row.skipped:
             notes.setdefault(f"unreadable images left out: {row.skipped}", []).append(row.label)
     return tuple(f"{', '.join(labels)}: {why}." for why, labels in notes.items())
@@ -172,8 +155,6 @@ def _sweep(rows: Sequence[Row]) -> Table | None:
     """Speed-up over dense by batch size, with the smallest batch from which on it is no slower; None for one size."""
     import pandas as pd
 
-    from tokenbench.measure.speed import break_even
-
     found: dict[str, dict[int, float]] = {}
     for row in rows:
         if row.status == "ok" and row.speedup is not None and row.method != "dense":
@@ -187,7 +168,8 @@ def _sweep(rows: Sequence[Row]) -> Table | None:
         line = {"method": label} | {f"batch {b}": number(speedups.get(b), "{:.2f}×") for b in sizes}
         lines.append(line | {"no slower from batch": MISSING if even is None else str(even)})
     title = f"{rows[0].backbone}: speed-up over dense by batch size"
-    return Table(title, _conditions(rows[0], "random images", "several batch sizes"), pd.DataFrame(lines))
+    told, short = (_conditions(rows[0], "random images", "several batch sizes", hashes) for hashes in (True, False))
+    return Table(title, told, pd.DataFrame(lines), caption=f"{title}: {short}.")
 
 
 def _both(reported: Reported) -> str:

@@ -218,6 +218,28 @@ function view(root) {
     numbers();
     columnsOfBlocks();
     sheets();
+    frames();
+  }
+
+  // A clip is so many images, one after the other; `turn` stays within it, and playing goes round.
+  const clock = {timer: 0, wait: 250};
+  function turn(by) {
+    const first = now.image - now.image % data.frames;
+    return go({image: first + (now.image - first + by + data.frames) % data.frames});
+  }
+
+  function play(on = !clock.timer) {
+    clearInterval(clock.timer);
+    clock.timer = on ? setInterval(() => { if (!document.hidden) turn(1); }, clock.wait) : 0;
+    find(".play").textContent = on ? "Pause" : "Play";
+    find(".play").setAttribute("aria-pressed", on);
+  }
+
+  function frames() {
+    const box = find(".time");
+    if (!box) return;
+    box.querySelector("input").value = now.image % data.frames;
+    box.querySelector("output").textContent = `frame ${now.image % data.frames + 1} of ${data.frames}`;
   }
 
   function under(event) {
@@ -235,12 +257,13 @@ function view(root) {
 
   function keys(event) {
     if (!scene || event.ctrlKey || event.metaKey || event.altKey) return;
-    const step = {ArrowLeft: -1, ArrowRight: 1}[event.key], turn = {"[": -1, "]": 1}[event.key];
+    const step = {ArrowLeft: -1, ArrowRight: 1}[event.key], other = {"[": -1, "]": 1}[event.key];
     const end = {Home: 0, End: 1}[event.key], sliding = event.target === divider;
     if (step && (event.shiftKey || sliding)) slide(now.split + 5 * step);
     else if (step) go({block: now.block + step});
-    else if (turn) go({image: now.image + turn});
+    else if (other) go({image: now.image + other});
     else if (end !== undefined && sliding) slide(100 * end);
+    else if (event.key === "p" && data.frames > 1) play();
     else if (event.key === "Escape") { now.token = [null, null]; go(); }
     else return;
     event.preventDefault();
@@ -258,7 +281,12 @@ function view(root) {
     data.methods.forEach(({label}, method) => add(side.select, "option", {value: method}, label));
     side.select.onchange = () => { side.method = Number(side.select.value); now.token[i] = null; go(); };
   });
-  root.querySelectorAll(".go").forEach(button => button.onclick = () => go({block: now.block + Number(button.dataset.step)}));
+  root.querySelectorAll(".time .go").forEach(button => button.onclick = () => { play(false); turn(Number(button.dataset.frame)); });
+  if (data.frames > 1) {
+    find(".play").onclick = () => play();
+    find(".time input").oninput = event => { play(false); go({image: now.image - now.image % data.frames + Number(event.target.value)}); };
+  }
+  root.querySelectorAll(".steps .go").forEach(button => button.onclick = () => go({block: now.block + Number(button.dataset.step)}));
   divider.onpointerdown = event => { divider.setPointerCapture(event.pointerId); divider.focus({preventScroll: true}); event.preventDefault(); };
   divider.onpointermove = event => {
     if (!divider.hasPointerCapture(event.pointerId)) return;
@@ -277,6 +305,14 @@ function view(root) {
   document.addEventListener("keydown", event => {
     const alone = event.target === document.body && (root.matches(":hover") || document.querySelectorAll(".tb-maps").length === 1 && root.parentElement === document.body);
     if (root.contains(event.target) || alone) keys(event);
+  });
+  root.addEventListener("choose", ({detail}) => {  // another part of the page asks for two settings
+    detail.forEach((label, i) => {
+      const method = data.methods.findIndex(one => one.label === label);
+      if (method >= 0) sides[i].method = method;
+    });
+    now.token = [null, null];
+    go();
   });
   new ResizeObserver(redraw).observe(stage);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);

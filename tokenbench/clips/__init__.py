@@ -1,0 +1,1 @@
+"""Learning from clips: recipes, and clips as they are learned from."""

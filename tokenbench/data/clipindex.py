@@ -1,0 +1,96 @@
+"""Indexes of clips: files that say the class of each, and the split, as Kinetics and its users have them."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenbench.data import labelfiles
+from tokenbench.data.opening import below
+from tokenbench.errors import BadData
+
+NAMES = ("path", "clip", "video", "video_path", "clip_path", "file", "filename", "file_name", "name", "youtube_id")
+LABELS = ("label", "class", "class_name", "target", "category", "label_name")
+SPLITS = ("split", "subset", "set")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A line of an index."""
+
+    name: str
+    label: str
+    split: str | None = None
+
+
+def read(path: Path) -> list[Listed]:
+    """The lines of an index.
+
+    A CSV or TSV with a header that names a column of clips and one of classes, and may name one of splits; Kinetics'
+    own (label, youtube_id, time_start, time_end, split); or lines without a header, of a path and a class between
+    which is a comma, a tab or a blank.
+
+    Raises:
+        BadData: no such file, or none of these.
+    """
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        raise BadData(f"Index '{path}' cannot be read ({why}); give a CSV of clips and classes.") from None
+    if not lines:
+        raise BadData(f"Index '{path}' is empty; give a CSV of clips and classes.")
+    separator = next((sign for sign in ("\t", ",") if sign in lines[0]), None)
+    rows = (
+        [line.rsplit(None, 1) for line in lines] if separator is None else list(csv.reader(lines, delimiter=separator))
+    )
+    called = [field.strip().lower() for field in rows[0]]
+    name, label, split = (_first(called, known) for known in (NAMES, LABELS, SPLITS))
+    if name is None or label is None:
+        if len(rows[0]) != 2:
+            raise BadData(
+                f"Index '{path}' has columns {', '.join(rows[0][:6])}, and which are clips and classes is not clear; "
+                "call them path and label."
+            )
+        name, label, split = 0, 1, None
+    else:
+        rows = rows[1:]
+    times = [_first(called, (key,)) for key in ("time_start", "time_end")] if called[name] == "youtube_id" else []
+    short = next((i for i, row in enumerate(rows, 2) if len(row) <= max(name, label, split or 0)), None)
+    if short is not None:
+        raise BadData(f"Index '{path}' has too few columns in line {short}; give a clip and a class in each.")
+    made = []
+    for row in rows:
+        called_so = row[name].strip()
+        if None not in times and times:
+            called_so += "".join(f"_{int(float(row[column])):06d}" for column in times if column is not None)
+        made.append(Listed(called_so, row[label].strip(), None if split is None else row[split].strip()))
+    return made
+
+
+def located(listed: Sequence[Listed], root: Path, clips: Sequence[Path]) -> tuple[list[tuple[Listed, Path]], int]:
+    """Each line with its clip, found by its path from the root on or its name, with or without suffix; and how many
+    lines have none.
+
+    Raises:
+        BadData: a name that several clips have.
+    """
+    places = labelfiles.lookup(below(root, clip) for clip in clips)
+    found, lost = [], 0
+    for row in listed:
+        plain = row.name.removeprefix("./").removeprefix(f"{root}/")
+        tries = (plain, f"{row.split}/{row.label}/{plain}", f"{row.label}/{plain}", plain.rpartition("/")[2])
+        place = next((places[name] for name in tries if name in places and places[name] is not None), None)
+        if place is None:
+            if plain in places:
+                raise BadData(f"The index has '{row.name}', which several clips are called; give their paths.")
+            lost += 1
+            continue
+        found.append((row, clips[place]))
+    return found, lost
+
+
+def _first(called: Sequence[str], known: Sequence[str]) -> int | None:
+    return next((called.index(name) for name in known if name in called), None)

@@ -1,0 +1,178 @@
+"""Tables for papers: LaTeX with booktabs, true minus signs, knobs by their names, and no hashes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tokenbench.errors import UnknownName, UsageError
+from tokenbench.reports import cells
+from tokenbench.runs.conditions import difference, grouped
+from tokenbench.runs.row import Row
+from tokenbench.tasks import metrics_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PREAMBLE = "% needs \\usepackage{booktabs}\n"
+_ESCAPED = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "%_&#${}"},
+        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+        **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "]": "{]}"},
+        **{"Δ": r"$\Delta$", "×": r"$\times$", "–": "--", "‡": r"$\ddagger$", "†": r"$\dagger$"},
+    }
+)
+_MINUS = re.compile(r"(?<![\w.\-])-(\d[\d.]*)")
+_LABEL = re.compile(r"([\w-]+)\[(.*)\]")
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a column holds: its title in LaTeX, and how its values are written."""
+
+    title: str
+    form: str
+    text: bool = False
+
+
+KINDS = {
+    "method": _Kind("Method", "", text=True),
+    "backbone": _Kind("Backbone", "", text=True),
+    "precision": _Kind("Precision", "", text=True),
+    "batch": _Kind("Batch", "{:d}"),
+    "diff_dense": _Kind(r"$\Delta$", "{:+.1f}"),
+    "gmacs": _Kind("GMAC", "{:.2f}"),
+    "saved": _Kind(r"$\Delta$ GMAC (\%)", "{:+.0f}"),
+    "params_m": _Kind("Params (M)", "{:.1f}"),
+    "images_per_s": _Kind("Images/s", "{:.0f}"),
+    "speedup": _Kind("Speed-up", "{:.2f}"),
+    "latency_p50": _Kind("Latency (ms)", "{:.1f}"),
+    "peak_memory_mb": _Kind("Memory (MiB)", "{:.0f}"),
+    "images": _Kind("Images", "{:,d}"),
+}
+
+
+def table(rows: Iterable[Row], columns: str, caption: str | None = None, label: str | None = None) -> str:
+    """A `table` environment of chosen columns; a block of lines for each set of conditions.
+
+    Args:
+        rows: those that are ok are shown, dense first.
+        columns: names separated by commas: method, backbone, a metric (top1), gmacs, images_per_s, …; see `KINDS`.
+        caption: LaTeX as it is; None: the data and the machine.
+        label: for `\\ref`.
+
+    Raises:
+        UsageError: no rows, or a column of another name.
+    """
+    groups = [sorted(g, key=lambda row: row.method != "dense") for g in grouped(_ok(rows)).values()]
+    if not groups:
+        raise UsageError("There are no good rows to show; run `tokenbench run` first, or give another results file.")
+    kinds = _kinds(columns, groups[0][0])
+    align = "".join("l" if kind.text else "r" for kind in kinds.values())
+    body = [" & ".join(kind.title for kind in kinds.values()) + r" \\", r"\midrule"]
+    differ = _differing(groups)
+    for i, group in enumerate(groups):
+        if differ:
+            body += [r"\addlinespace"] if i else []
+            head = escaped(", ".join(_condition(name, group[0]) for name in differ))
+            body.append(rf"\multicolumn{{{len(kinds)}}}{{l}}{{\textit{{{head}}}}} \\")
+        dense = group[0] if group[0].method == "dense" else None
+        body += [" & ".join(_cell(name, kind, row, dense) for name, kind in kinds.items()) + r" \\" for row in group]
+    told = escaped(_told(groups)) if caption is None else caption
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{told}}}"]
+    lines += [rf"\label{{{label}}}"] if label else []
+    lines += [rf"\begin{{tabular}}{{{align}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    return PREAMBLE + "\n".join(lines) + "\n"
+
+
+def whole(frame: pd.DataFrame, caption: str) -> str:
+    """A `table` environment of cells that are formatted already, settings in the first column."""
+    made = frame.map(escaped)
+    made[made.columns[0]] = [setting(label) for label in frame[frame.columns[0]]]
+    made.columns = [escaped(name) for name in made.columns]
+    columns = "l" + "r" * (len(made.columns) - 1)
+    return str(made.to_latex(index=False, escape=False, caption=escaped(caption), column_format=columns))
+
+
+def escaped(text: str) -> str:
+    """Text that LaTeX shows as it is, on one line, hyphens before numbers as minus signs."""
+    return _MINUS.sub(r"$-\1$", " ".join(text.split()).translate(_ESCAPED))
+
+
+def setting(label: str) -> str:
+    """A label with its knobs by name: `tome[r=13]` is ToMe's r = 13, as `tome ($r = 13$)`."""
+    match = _LABEL.fullmatch(label)
+    if match is None:
+        return escaped(label)
+    knobs = [knob.partition("=") for knob in match[2].split(",")]
+    return f"{escaped(match[1])} ({', '.join(_knob(name, value) for name, _, value in knobs)})"
+
+
+def _knob(name: str, value: str) -> str:
+    if value in ("true", "false"):
+        return f"{'' if value == 'true' else 'no '}{escaped(name.replace('_', ' '))}"
+    if len(name) == 1 and name.isalpha() and re.fullmatch(r"-?[\d.]+", value):
+        return f"${name} = {value}$"
+    return escaped(f"{name.replace('_', ' ')} {value}".strip())
+
+
+def _ok(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if row.status == "ok"]
+
+
+def _kinds(columns: str, row: Row) -> Mapping[str, _Kind]:
+    """By name, the columns that are asked for; the metrics of the rows' task are known too."""
+    metrics = {
+        m.name: _Kind(
+            escaped(f"{m.short[:1].upper()}{m.short[1:]}{f' ({m.unit})' if m.unit else ''}"), f"{{:.{m.digits}f}}"
+        )
+        for m in metrics_of(row.task, list(row.metrics))
+    }
+    known, asked = KINDS | metrics, [name.strip() for name in columns.split(",") if name.strip()]
+    odd = next((name for name in asked if name not in known), None)
+    if odd is not None:
+        raise UnknownName("column", odd, known, f"`--table {','.join(known)}`")
+    if not asked:
+        raise UsageError("--table names no column; write them like method,top1,gmacs,images_per_s.")
+    return {name: known[name] for name in asked}
+
+
+def _cell(name: str, kind: _Kind, row: Row, dense: Row | None) -> str:
+    if name == "method":
+        return setting(row.label) + (" (trained)" if row.trained else "")
+    value: Any = row.metrics.get(name, getattr(row, name, None) if name != "saved" else None)
+    if name == "diff_dense":
+        found = difference(row)
+        value = found.value if found else None
+    if name == "saved" and dense and dense.gmacs and row.gmacs and row is not dense:
+        value = 100 * (row.gmacs / dense.gmacs - 1)
+    if kind.text:
+        return escaped(str(value))
+    return escaped(cells.number(value, kind.form))
+
+
+def _differing(groups: Sequence[Sequence[Row]]) -> list[str]:
+    names = ("backbone", "dataset", "image_size", "hardware", "precision", "batch", "mode", "seed")
+    return [name for name in names if len({str(getattr(group[0], name)) for group in groups}) > 1]
+
+
+def _condition(name: str, row: Row) -> str:
+    value = getattr(row, name)
+    if name == "image_size":
+        return "×".join(map(str, value))
+    if name == "mode":
+        return str(value)
+    return f"{name} {value}" if name in ("batch", "seed") else str(value)
+
+
+def _told(groups: Sequence[Sequence[Row]]) -> str:
+    """The conditions that all share, in a sentence."""
+    first, differ = groups[0][0], _differing(groups)
+    images = max((row.images or 0 for group in groups for row in group), default=0)
+    parts = [f"{images:,} images of {first.dataset} ({first.split})"] if images and "dataset" not in differ else []
+    shown = ("backbone", "image_size", "hardware", "precision", "batch", "mode")
+    parts += [_condition(name, first) for name in shown if name not in differ]
+    return f"{'; '.join(parts)}."

@@ -1,0 +1,48 @@
+"""What is weighed against accuracy: costs and speeds, each a field of the row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokenbench.measure.verdicts import Ends, median_ends
+from tokenbench.runs.row import Row
+
+SLACK = 0.005  # two counters of GMACs agree to this; a smaller saving is none
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A cost or a speed: the field of the row, its name with the unit, and which way is better."""
+
+    field: str
+    title: str
+    short: str
+    unit: str  # of a value in a sentence
+    digits: int  # after the decimal point
+    more_is_better: bool = False
+    timed: bool = False  # varies from run to run
+
+    def cost(self, value: float) -> float:
+        """A value as a cost: less is better, and positive if the value is."""
+        return 1 / value if self.more_is_better else value
+
+    def of(self, row: Row) -> float | None:
+        """The value of a row; None where it was not measured."""
+        return getattr(row, self.field) or None
+
+    def ends(self, row: Row) -> Ends | None:
+        """The 95 % interval of the value; the value twice where it does not vary. None where nothing was measured."""
+        value = self.of(row)
+        if value is None:
+            return None
+        if not self.timed or row.spread is None or not row.runs:
+            return value, value
+        return median_ends(value, row.spread, row.runs)
+
+
+AXES = (
+    Axis("gmacs", "GMAC an image", "GMAC", "GMAC", 2),
+    Axis("latency_p50", "median latency of a batch, ms", "latency", "ms a batch", 1, timed=True),
+    Axis("images_per_s", "images a second", "images/s", "images/s", 0, more_is_better=True, timed=True),
+    Axis("peak_memory_mb", "peak memory, MiB", "memory", "MiB", 0),
+)
