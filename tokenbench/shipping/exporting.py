@@ -54,9 +54,8 @@ def export(model: Model, weights: Weights, path: Path, format: Format, force: bo
     header = describe(model, weights, format)
     try:
         images = _images(header, CAPTURED, seed=0)
-        program = formats.capture(model, images)
         with atomic.filling(path.parent, WeightsError) as stage:
-            formats.write(format, program, images, header, stage / path.name)
+            formats.write(format, model, images, header, stage / path.name)
             apart = compare(model, formats.open_file(format, stage / path.name)[0], header)
             text = json.dumps(header.model_dump(mode="json"), indent=2)
             beside(stage / path.name).write_text(text + "\n", encoding="utf-8")

@@ -1,6 +1,8 @@
 """The formats that a model is exported to: how each is written, and how it is opened to be run.
 
-All are made of one graph, captured by `torch.export` with a batch of any size.
+ONNX and PT2 are made of the graph that `torch.export` captures with a batch of any size; TorchScript is traced, since
+the number of images would be constant in a trace of that graph. What else a trace takes for constant is found out when
+the file is compared.
 """
 
 from __future__ import annotations
@@ -42,13 +44,14 @@ class Kind:
     """A format: what it is written and opened by, and the extra whose libraries it needs."""
 
     suffix: str
-    write: Callable[[Any, Tensor, Header, Path], None]
+    write: Callable[[nn.Module, Tensor, Header, Path], None]
     open: Callable[[Path], tuple[Run, Header]]
     extra: str | None = None
     packages: tuple[str, ...] = ()
 
 
-def _write_onnx(program: Any, images: Tensor, header: Header, path: Path) -> None:
+def _write_onnx(model: nn.Module, images: Tensor, header: Header, path: Path) -> None:
+    program = capture(model, images)
     size = sum(value.numel() * value.element_size() for value in program.state_dict.values())
     made = torch.onnx.export(
         program,
@@ -64,8 +67,8 @@ def _write_onnx(program: Any, images: Tensor, header: Header, path: Path) -> Non
     made.save(path, external_data=size > LARGE)
 
 
-def _write_pt2(program: Any, images: Tensor, header: Header, path: Path) -> None:
-    torch.export.save(program, path, extra_files={KEY: header.model_dump_json()})
+def _write_pt2(model: nn.Module, images: Tensor, header: Header, path: Path) -> None:
+    torch.export.save(capture(model, images), path, extra_files={KEY: header.model_dump_json()})
 
 
 def _open_pt2(path: Path) -> tuple[Run, Header]:
@@ -74,14 +77,16 @@ def _open_pt2(path: Path) -> tuple[Run, Header]:
     return module, read(extra[KEY], path)
 
 
-def _write_torchscript(program: Any, images: Tensor, header: Header, path: Path) -> None:
-    traced = torch.jit.trace(program.module(), (images,), check_trace=False)
+def _write_torchscript(model: nn.Module, images: Tensor, header: Header, path: Path) -> None:
+    traced = torch.jit.trace(model, (images,), check_trace=False)
     torch.jit.save(traced, str(path), _extra_files={KEY: header.model_dump_json()})
 
 
 def _open_torchscript(path: Path) -> tuple[Run, Header]:
     extra = {KEY: ""}
-    module = torch.jit.load(str(path), _extra_files=extra)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # that torch would rather have pt2
+        module = torch.jit.load(str(path), _extra_files=extra)
     return module, read(extra[KEY], path)
 
 
@@ -97,13 +102,13 @@ KINDS: Mapping[Format, Kind] = {
 }
 
 
-def write(format: Format, program: Any, images: Tensor, header: Header, path: Path) -> None:
-    """Write a captured graph, with its header in the file.
+def write(format: Format, model: nn.Module, images: Tensor, header: Header, path: Path) -> None:
+    """Write a model, with its header in the file.
 
     Args:
         format: one of `KINDS`.
-        program: what `capture` gave.
-        images: those it was captured on.
+        model: in eval mode.
+        images: those its graph is captured on.
         header: what to say of it.
         path: where to.
 
@@ -113,7 +118,7 @@ def write(format: Format, program: Any, images: Tensor, header: Header, path: Pa
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of the exporters' own making
-            KINDS[format].write(program, images, header, path)
+            KINDS[format].write(model, images, header, path)
     except (OSError, Unsupported):
         raise
     except Exception as error:  # as in `capture`
