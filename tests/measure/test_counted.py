@@ -16,6 +16,7 @@ SIZES = {
     "vit": {"embed_dim": 12, "num_heads": 1, "depth": 12},
     "swin": {"embed_dim": 8, "num_heads": (1, 1, 2, 2), "depths": (1, 1, 6, 1)},
 }
+IMAGES = [name for name in SHORT_NAMES if not name.startswith("swin3d")]  # clips are counted with their backbones
 SETTINGS = [*(cls() for cls in all_methods().values()), *parse("stvit[centres=global]")]
 
 
@@ -27,7 +28,7 @@ def narrow(name: str) -> Backbone:
 def kinds() -> dict[str, str]:
     """One short name of each kind that is left when widths are made equal."""
     with torch.device("meta"):
-        return {str(narrow(name).vit): name for name in reversed(SHORT_NAMES)}
+        return {str(narrow(name).vit): name for name in reversed(IMAGES)}
 
 
 KINDS = list(kinds().values())

@@ -226,6 +226,7 @@ def test_each_check_can_fail(file: str, check: str, old: str, new: str, why: str
         getattr(contract, check)(subject)
 
 
+@pytest.mark.slow  # `test_it_is_checked_without_pytest` runs the same checks
 def test_it_goes_through_the_contract(file: str) -> None:
     methods.load_plugin(file)
     root = Path(__file__).parents[2]

@@ -325,6 +325,7 @@ def test_a_fragment_of_maps_runs_and_a_missing_accuracy_is_said(driver: Any, sho
     assert driver.find_element("css selector", ".badge").text == "random weights"
 
 
+@pytest.mark.slow
 def test_ten_thousand_rows_open_at_once(driver: Any, shown: Any, tmp_path: Path) -> None:
     base = sweep()
     made = []

@@ -260,6 +260,7 @@ def test_short_names_are_of_the_weights_that_papers_began_from() -> None:
     assert untagged == [
         "deit_nano",
         "swin_nano",
+        *(f"swin3d_{size}" for size in ("nano", "t", "s", "b")),  # torchvision's
         *(f"lvvit_{size}" for size in "tsml"),
     ]  # or timm's next default would be another
     assert all(timm.models.is_model_pretrained(full) for name, full in SHORT_NAMES.items() if name not in untagged)
