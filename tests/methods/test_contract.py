@@ -20,8 +20,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _case(check: Check, family: str, method: Method, name: str) -> object:
-    """Some checks take long, and families other than the first two differ in nothing that they would meet."""
-    late = check in (exports_with_a_dynamic_batch, runs_in_half_precision) and family not in ("vit", "swin")
+    """Some checks take long, and the other families differ in nothing that they would meet."""
+    early = {exports_with_a_dynamic_batch: ("vit", "swin"), runs_in_half_precision: ("vit",)}
+    late = check in early and family not in early[check]
     marks = [pytest.mark.slow] if late else []
     return pytest.param(check, family, method, id=f"{name}-{check.__name__}", marks=marks)
 
