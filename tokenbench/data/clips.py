@@ -161,12 +161,7 @@ def _made(
         items,
         targets,
         root,
-        ids=classes.ids,
-        here=classes.here,
-        order=classes.order,
-        labels=None if index is None else index.name,
-        relabelled=index is not None or not classes.by_itself,
         notes=notes,
-        doubt=classes.doubt,
+        **classes.told(index),
         reader=decoding.reader(reader) if videos else "pictures",
     )

@@ -96,13 +96,8 @@ def _opened(top: Path, root: Path, order: str, labels: Path | None) -> Images:
         files,
         targets,
         root,
-        ids=classes.ids,
-        here=classes.here,
-        order=classes.order,
-        labels=None if labels is None else labels.name,
-        relabelled=labels is not None or not classes.by_itself,
         notes=(*unlabelled, *([f"{name}: {told}."] if told else [])),
-        doubt=classes.doubt,
+        **classes.told(labels),
     )
 
 

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from tokenbench.data.images import Images
 from tokenbench.data.opening import reason
-from tokenbench.errors import BadSetting, DataError
+from tokenbench.data.reading import chosen
+from tokenbench.errors import DataError
 
 
 def transform_key(config: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -36,11 +37,7 @@ def loader(images: Images, config: Mapping[str, Any], batch: int, workers: int =
         BadSetting: batch, workers or limit is out of range.
         DataError: the config asks for a number of channels that images do not have.
     """
-    for name, value, least in (("batch", batch, 1), ("workers", workers, 0), ("limit", limit, 1)):
-        if value is not None and value < least:
-            raise BadSetting(f"{name}={value} is not allowed, it must be {least} or more.")
-    total = len(images) if limit is None else min(limit, len(images))
-    return Loader(images, [i * len(images) // total for i in range(total)], config, batch, workers)
+    return Loader(images, chosen(len(images), batch, workers, limit), config, batch, workers)
 
 
 @dataclass(frozen=True)

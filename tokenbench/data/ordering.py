@@ -39,6 +39,14 @@ class Classes:
         names = self.ids or self.classes
         return {names[i]: i for i in (range(len(names)) if self.here is None else self.here)}
 
+    def told(self, labels: Path | None) -> dict[str, Any]:
+        """What `Images` and `Clips` keep of them, where a file of labels said which item is of which or none did."""
+        return {
+            **{"ids": self.ids, "here": self.here, "order": self.order, "doubt": self.doubt},
+            "labels": None if labels is None else labels.name,
+            "relabelled": labels is not None or not self.by_itself,
+        }
+
     @property
     def by_itself(self) -> bool:
         """Whether the names alone decide the order, as they always did."""

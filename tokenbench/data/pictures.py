@@ -18,6 +18,7 @@ from tokenbench.data import images as labelled
 from tokenbench.data import listing
 from tokenbench.data.loading import transform_key
 from tokenbench.data.opening import plain, read, reason
+from tokenbench.data.reading import spread
 from tokenbench.errors import BadData, DataError
 
 PHOTOS = Path(__file__).parents[1] / "sample" / "photos"
@@ -46,8 +47,7 @@ def find(paths: Sequence[str | Path], limit: int | None = None) -> list[Path]:
             what = "is no regular file" if path.exists() else "does not exist"
             raise BadData(f"Image '{path}' {what}; give image files, or a folder of them.")
     found = list(dict.fromkeys(found))
-    total = len(found) if limit is None else min(limit, len(found))
-    return [found[i * len(found) // total] for i in range(total)]
+    return [found[i] for i in spread(len(found), limit)]
 
 
 def sample(grey: bool, limit: int | None = None) -> tuple[list[str], list[Image.Image]]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tokenbench.data.opening import reason
-from tokenbench.errors import DataError
+from tokenbench.errors import BadSetting, DataError
 
 
 class Readable:
@@ -35,6 +35,20 @@ class Readable:
             f"None of the {len(self.images)} images of {self.images.name} to train on can be read; the first, "
             f"{self.images.label(0)}: {self.unread[0]}."
         )
+
+
+def chosen(count: int, batch: int, workers: int, limit: int | None) -> list[int]:
+    """The indices of what a loader loads, of so many; raises `BadSetting` for numbers out of range."""
+    for name, value, least in (("batch", batch, 1), ("workers", workers, 0), ("limit", limit, 1)):
+        if value is not None and value < least:
+            raise BadSetting(f"{name}={value} is not allowed, it must be {least} or more.")
+    return spread(count, limit)
+
+
+def spread(count: int, limit: int | None) -> list[int]:
+    """All of so many indices, or `limit` of them, spread evenly, the same each time."""
+    total = count if limit is None else min(limit, count)
+    return [i * count // total for i in range(total)]
 
 
 def seed_all(*key: int) -> None:

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from tokenbench.data.loading import resolve
 from tokenbench.data.opening import reason
-from tokenbench.errors import BadSetting, DataError
+from tokenbench.data.reading import chosen
+from tokenbench.errors import DataError
 
 Size = tuple[int, int]
 
@@ -103,13 +104,9 @@ class SceneLoader:
         start: int = 0,
     ) -> None:
         self._made_of = (data, config, size, batch, workers, limit, beside)
-        for name, value, least in (("batch", batch, 1), ("workers", workers, 0), ("limit", limit, 1)):
-            if value is not None and value < least:
-                raise BadSetting(f"{name}={value} is not allowed, it must be {least} or more.")
-        total = len(data) if limit is None else min(limit, len(data))
-        indices = [i * len(data) // total for i in range(total)]
+        indices = chosen(len(data), batch, workers, limit)
         self.data, self.name, self.split = data, data.name, data.split
-        self.total, self.available, self.sample_hash = total, len(data), data.digest(indices)
+        self.total, self.available, self.sample_hash = len(indices), len(data), data.digest(indices)
         self.conditions: Mapping[str, Any] = data.conditions
         self.skipped: list[tuple[str, str]] = []
         self._batches: DataLoader[Any] = DataLoader(

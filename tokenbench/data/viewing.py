@@ -15,8 +15,9 @@ from tokenbench.data.clips import Clips
 from tokenbench.data.decoding import Frames
 from tokenbench.data.loading import resolve
 from tokenbench.data.opening import reason
+from tokenbench.data.reading import chosen
 from tokenbench.data.sampling import offsets, viewed
-from tokenbench.errors import BadSetting, DataError
+from tokenbench.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,9 @@ class ViewLoader:
         start: int = 0,
     ) -> None:
         self._made_of = (clips, config, views, batch, workers, limit)
-        for name, value, least in (("batch", batch, 1), ("workers", workers, 0), ("limit", limit, 1)):
-            if value is not None and value < least:
-                raise BadSetting(f"{name}={value} is not allowed, it must be {least} or more.")
-        total = len(clips) if limit is None else min(limit, len(clips))
-        indices = [i * len(clips) // total for i in range(total)]
+        indices = chosen(len(clips), batch, workers, limit)
         self.name, self.split, self.logits, self.views = clips.name, clips.split, clips.logits, views
-        self.total, self.available, self.sample_hash = total, len(clips), clips.digest(indices)
+        self.total, self.available, self.sample_hash = len(indices), len(clips), clips.digest(indices)
         self.conditions: Mapping[str, Any] = {**clips.conditions, "reader": clips.reader}
         self.skipped: list[tuple[str, str]] = []
         self.normalise = Normalise(config)
