@@ -12,18 +12,16 @@ fits: the pace of the first ones is looked at, and all runs begin anew with as m
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import numpy as np
+from trainings import Process, call, ended, keep_logs, stop
 
 HERE = Path(__file__).parent
 LOOK = 16  # updates after which the pace is taken, of the second half of them
@@ -86,7 +84,7 @@ def main(name: str, updates: int | None, within: float | None, kept: Path | None
         runs.fit(began + within)
     ended(runs.train(), None if within is None else began + within - time.monotonic())
     ended([runs.measure(seed) for seed in runs.all])
-    runs.keep_logs()
+    keep_logs(runs.output, runs.kept)
     (runs.kept / "table.md").write_text(table(runs.kept), encoding="utf-8")
 
 
@@ -124,7 +122,7 @@ class Runs:
         task += [*self.experiment.flags, "--data-dir", str(self.data_dir), "--methods", self.experiment.methods]
         return [*task, "--device", self.device, "--precision", self.precision, "-j", str(self.workers)]
 
-    def train(self, save_every: int = 1_000_000) -> list[subprocess.Popen[bytes]]:
+    def train(self, save_every: int = 1_000_000) -> list[Process]:
         """A process a seed, which trains all methods on the same batches."""
         changes = (f"updates={self.updates}", f"warmup_updates={self.updates // 10}", *self.experiment.recipe)
         rest = ["--recipe", "mini", "--views", "1x1", "--together", "9", "--weights", self.weights]
@@ -132,7 +130,7 @@ class Runs:
         rest += ["--eval-every", "1000000", "--save-every", str(save_every)]
         return [call("train", *self.shared, *rest, "--seed", str(s), "-o", str(self.folder(s))) for s in self.all]
 
-    def measure(self, seed: int) -> subprocess.Popen[bytes]:
+    def measure(self, seed: int) -> Process:
         """Rows of a seed."""
         rest = ["--weights", str(self.folder(seed)), "--views", self.views, "--rounds", "5", "--seed", str(seed)]
         rest += ["--batch-size", str(self.batch)]
@@ -144,12 +142,11 @@ class Runs:
         if (self.output / "updates.json").exists():
             return
         begun = self.train(LOOK // 2)
-        while any(process.poll() is None for process in begun) and not all(self.pace(s) for s in self.all):
-            time.sleep(0.2)
-        for process in begun:
-            process.terminate()
-        for process in begun:
-            process.wait()
+        try:
+            while any(process.poll() is None for process in begun) and not all(self.pace(s) for s in self.all):
+                time.sleep(0.2)
+        finally:
+            stop(begun)
         paces = [pace for seed in self.all if (pace := self.pace(seed)) is not None]
         if not paces:
             raise SystemExit("Training ended before its pace could be taken; see what it says above.")
@@ -165,7 +162,7 @@ class Runs:
         return range(self.seeds)
 
     def pace(self, seed: int) -> float | None:
-        """Seconds of an update, by when checkpoints of its first method were written; None before there are two."""
+        """Seconds of an update of all methods, by the log of one of them; None before there is enough of it."""
         rows = [
             json.loads(line)
             for path in sorted(self.folder(seed).glob("*/log.jsonl"))[:1]
@@ -174,11 +171,6 @@ class Runs:
         ]
         found = [row for row in rows if row["update"] == LOOK]
         return 8 / max(found[0]["images_per_s"], 0.05) if found else None  # clips an update, by clips a second
-
-    def keep_logs(self) -> None:
-        (self.kept / "logs").mkdir(exist_ok=True)
-        for path in sorted(self.output.glob("seed*/*/log.jsonl")):
-            shutil.copy(path, self.kept / "logs" / f"{path.parent.name}-{path.parent.parent.name}.jsonl")
 
 
 def table(kept: Path) -> str:
@@ -209,23 +201,6 @@ def table(kept: Path) -> str:
     videos, views = dense.shape[1], "x".join(map(str, rows["dense"][0]["conditions"].get("views", (4, 3))))
     note = f"{videos} videos, {views} views each; intervals are of the draw of videos, for these seeds (bootstrap)."
     return "\n".join([*lines, "", note, ""])
-
-
-def call(*words: str) -> subprocess.Popen[bytes]:
-    print("tokenbench", *words, file=sys.stderr)
-    threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "tokenbench", *words], env={**os.environ, **threads})
-
-
-def ended(processes: Sequence[subprocess.Popen[bytes]], left: float | None = None) -> None:
-    """Wait for all of them; those that take longer are stopped, and their runs go on with the next call."""
-    until = None if left is None else time.monotonic() + left
-    for process in processes:
-        try:
-            process.wait(None if until is None else max(0.0, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.terminate()
-            process.wait()
 
 
 if __name__ == "__main__":

@@ -13,9 +13,7 @@ done in time, all runs begin anew with fewer, the same number for all.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from trainings import Process, call, ended, keep_logs, stop
 
 METHODS = ("dense", "convstem", "stvit_r")
 HERE = Path(__file__).parent
@@ -81,7 +80,7 @@ def main(name: str, updates: int | None, within: float | None, scoring: float, t
         ended(runs.train(some), left)
     for some in runs.groups():
         ended([runs.measure(seed) for seed in some])
-    runs.keep_logs()
+    keep_logs(runs.output, runs.kept)
     if tables:
         call("report", str(runs.kept / "rows.jsonl"), "-o", str(runs.kept)).wait()
 
@@ -122,7 +121,7 @@ class Runs:
         task = ["--task", self.experiment.task, "--backbone", "swin_nano", "--data-dir", str(self.data_dir)]
         return [*task, "--device", self.device, "--precision", self.precision, "-j", str(self.workers)]
 
-    def train(self, seeds: Sequence[int], save_every: int = 250) -> list[subprocess.Popen[bytes]]:
+    def train(self, seeds: Sequence[int], save_every: int = 250) -> list[Process]:
         """A process a seed, which trains all methods on the same batches; or one for each."""
         changes = (f"updates={self.updates}", f"warmup_updates={self.updates // 10}", *self.experiment.changes)
         given = [word for change in changes for word in ("--set", change)]
@@ -137,7 +136,7 @@ class Runs:
             for s, m in each
         ]
 
-    def measure(self, seed: int) -> subprocess.Popen[bytes]:
+    def measure(self, seed: int) -> Process:
         """Rows of what is trained of a seed."""
         trained = [path.parent for path in sorted(self.folder(seed).glob("*/model.safetensors"))]
         names = [method for method in METHODS if any(path.name.split("-")[0] == method for path in trained)]
@@ -158,10 +157,7 @@ class Runs:
             while any(process.poll() is None for process in begun) and not all(self.seconds(s) for s in first):
                 time.sleep(0.2)
         finally:
-            for process in begun:
-                process.terminate()
-            for process in begun:
-                process.wait()
+            stop(begun)
         paces = [pace for seed in first if (pace := self.seconds(seed)) is not None]
         if not paces:
             raise SystemExit("Training ended before its pace could be taken; see what it says above.")
@@ -187,34 +183,6 @@ class Runs:
             return None
         batch = next((int(c.split("=")[1]) for c in self.experiment.changes if c.startswith("batch=")), 8)
         return batch / max(min(rates), 0.05)  # they are rounded
-
-    def keep_logs(self) -> None:
-        assert self.kept is not None
-        (self.kept / "logs").mkdir(exist_ok=True)
-        for path in sorted(self.output.glob("seed*/*/log.jsonl")):
-            shutil.copy(path, self.kept / "logs" / f"{path.parent.name}-{path.parent.parent.name}.jsonl")
-
-
-def call(*words: str) -> subprocess.Popen[bytes]:
-    print("tokenbench", *words, file=sys.stderr)
-    threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "tokenbench", *words], env={**os.environ, **threads})
-
-
-def ended(processes: Sequence[subprocess.Popen[bytes]], left: float | None = None) -> None:
-    """Wait for all of them; those that take longer are stopped, and their runs go on with the next call."""
-    until = None if left is None else time.monotonic() + left
-    try:
-        for process in processes:
-            try:
-                process.wait(None if until is None else max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.terminate()
-                process.wait()
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.terminate()
 
 
 if __name__ == "__main__":
