@@ -105,6 +105,14 @@ def test_every_round_runs_all_in_a_new_order(clock: Clock) -> None:
     assert log[:9] == first and [tuple(log[i : i + 3]) for i in range(9, len(log), 3)] == rounds
 
 
+def test_what_is_shaped_by_its_batch_is_warmed_by_a_whole_one(clock: Clock) -> None:
+    """A runtime plans its memory, or compiles, for each size: its first run of another would be counted."""
+    for shaped in (False, True):
+        it = Costs(clock, 1.0)
+        measure({"it": it}, IMAGES, min_rounds=3, max_seconds=0, warmup=1, before={"it": [(1.0, None)]}, shaped=shaped)
+        assert it.batches == [len(IMAGES) if shaped else 1, len(IMAGES), len(IMAGES)]
+
+
 def test_rounds_go_on_where_they_were_cut_short(clock: Clock) -> None:
     def models() -> dict[str, nn.Module]:
         return {name: Costs(clock, seconds) for name, seconds in (("dense", 6.0), ("a", 3.0), ("b", 2.0))}

@@ -35,18 +35,18 @@ def job(tmp_path: Path) -> runner.Plan:
 
 
 def test_rows_of_a_runtime(job: runner.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    timed: list[set[str]] = []
+    timed: list[tuple[set[str], object]] = []
     original = speed.measure
 
     def measure(models: dict, *args: object, **how: object) -> object:
-        timed.append({type(model).__name__ for model in models.values()})
+        timed.append(({type(model).__name__ for model in models.values()}, how["shaped"]))
         return original(models, *args, **how)
 
     monkeypatch.setattr(speed, "measure", measure)
     results = Results(tmp_path / "results.jsonl")
     eager = runner.run(job, results, Watch())
     exported = runner.run(replace(job, runtime="onnxruntime"), results, Watch())
-    assert timed == [{"Model"}, {"OnnxRuntime"}], "dense too runs in the runtime"
+    assert timed == [({"Model"}, False), ({"OnnxRuntime"}, True)], "dense too runs in the runtime"
     assert len({row.id for row in (*eager, *exported)}) == 4
     for before, after in zip(eager, exported, strict=True):
         assert after.status == "ok", after.reason

@@ -60,6 +60,7 @@ def measure(
     reference: str = "dense",
     precision: str = "fp32",
     compile: bool = False,
+    shaped: bool = False,
     min_rounds: int = 10,
     max_rounds: int = 200,
     goal: float = 0.02,
@@ -83,12 +84,13 @@ def measure(
         reference: the name of the model that speed-ups are relative to.
         precision: "fp32", "bf16" or "fp16"; see `tokenbench.measure.running.forward`.
         compile: run every model under `torch.compile`; compiling falls into the warm-up, so keep that at 1 or more.
+        shaped: models make themselves ready for each size of batch, as those in other runtimes do.
         min_rounds: rounds to run in any case.
         max_rounds: rounds to stop after in any case.
         goal: half the width of the interval of each speed-up, relative to it, to stop at between the two.
         max_seconds: when to stop between the two in any case.
         warmup: runs of each model before its first that counts. Where an earlier call is gone on with, one run, on a
-            CPU of one image: there a first run costs no more once the process is warm, unless it compiles.
+            CPU of one image: there a first run costs no more once the process is warm, unless it compiles or is shaped.
         seed: of the order.
         progress: called after each round with the number of rounds done so far.
         before: the pairs of an earlier call that was cut short, as `keep` got them; the rounds go on from there.
@@ -111,7 +113,7 @@ def measure(
 
     with evaluating(*models.values()), _compiled(models) if compile else nullcontext(models) as run:
         warm: set[str] = set()
-        first = images[:1] if images.device.type == "cpu" and not compile else images
+        first = images[:1] if images.device.type == "cpu" and not (compile or shaped) else images
 
         def time(name: str) -> float:
             for _ in range(0 if name in warm else min(1, warmup) if pairs[name] else warmup):

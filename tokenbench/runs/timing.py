@@ -69,6 +69,7 @@ def _time(group: Group, trials: Sequence[Candidate], images: Tensor, rounds: Rou
             images,
             precision=group.plan.autocast,
             compile=group.plan.compile,
+            shaped=group.plan.runtime != "torch",
             min_rounds=group.plan.rounds,
             max_rounds=MOST * group.plan.rounds,
             warmup=2,
