@@ -5,7 +5,7 @@
 #                goes on where it was stopped
 # make notebooks   run the notebooks again and keep their outputs
 # make catalogue   what `tokenbench list` and reports know of methods, after a change of methods or backbones
-# make docs   the site of the documentation, in build/docs, without warnings or not at all
+# make docs   the site of the documentation, in build/site, without warnings or not at all
 # make demo-weights   train the weights that ship again, from the raw data set; hours on a CPU
 # Other settings: make run ARGS="--backbone deit_s --methods evit" RESULTS=deit_s.jsonl REPORT=folder, make test ARGS="-k tome", make mutants ARGS="tokenbench.runs.row*",
 # VENV=/path, PYTHON=python3.12
