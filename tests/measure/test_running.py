@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from types import SimpleNamespace
 
+import pytest
 import timm
 import torch
 from timm.layers import set_fused_attn
@@ -30,3 +33,20 @@ def test_conditions_are_those_of_this_moment() -> None:
         set_fused_attn(True)
         torch.set_num_threads(threads)
     assert changed == {**found, "fused_attention": False, "threads": threads + 1}
+
+
+def test_the_clock_of_a_gpu_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"stdout": "1980\n"}
+    asked: list[tuple[list[str], dict[str, object]]] = []
+
+    def run(command: list[str], **how: object) -> SimpleNamespace:
+        asked.append((command, how))
+        return SimpleNamespace(**said)
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=f"u{device.index}"))
+    monkeypatch.setattr(subprocess, "run", run)
+    assert conditions("cuda:3") == {**conditions(), "sm_clock_mhz": 1980}
+    command = ["nvidia-smi", "--id=GPU-u3", "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"]
+    assert asked == [(command, {"capture_output": True, "text": True, "timeout": 10, "check": True})]
+    said["stdout"] = "[N/A]"
+    assert conditions("cuda:3")["sm_clock_mhz"] is None
