@@ -2,8 +2,9 @@
 
     python benchmarks/kills.py --kills 50
 
-Work is what models do: counting, batches that are scored, memory, timed and warming passes, whole or begun.
-Starting up is not in it. Writes kills.md and kills.json beside this file.
+Work is what models do: counting, batches that are scored, memory, timed and warming passes by their number of images,
+whole or begun, each kind weighted by the CPU time that one takes. Starting up is not in it.
+Writes kills.md and kills.json beside this file.
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ log = open(sys.argv.pop(1), "a", buffering=1)
 def watched(where, name):
     original = getattr(where, name)
     def call(*args, **options):
-        print("begin", name, time.process_time(), os.getpid(), file=log)
+        what = f"{name}({len(args[1])})" if name == "_time" else name
+        print("begin", what, time.process_time(), os.getpid(), file=log)
         try:
             return original(*args, **options)
         finally:
-            print("end", name, time.process_time(), os.getpid(), file=log)
+            print("end", what, time.process_time(), os.getpid(), file=log)
     setattr(where, name, call)
 for where, name in ((flops, "over"), (Classification, "answer"), (memory, "peak")):
     watched(where, name)
@@ -109,26 +111,34 @@ def main() -> None:
         kills = 0
         while kills < given.kills:
             process = start(here / "parts.jsonl", here / "parts.log", given.limit)
-            measuring(process, here / "parts.log", draw.uniform(0, 2 * alone / given.kills))
+            measuring(process, here / "parts.log", draw.uniform(0, 1.6 * alone / given.kills))
             if process.poll() is not None:
                 break
             process.kill()
             process.wait()
             kills += 1
         start(here / "parts.jsonl", here / "parts.log", given.limit).wait()
-        (needed, took), (begun, _) = work(here / "whole.log"), work(here / "parts.log")
-        seconds = {name: mean(values) for name, values in took.items()}
+        (needed, took), (begun, again) = work(here / "whole.log"), work(here / "parts.log")
+        seconds = {name: mean(took.get(name, []) + again.get(name, [])) for name in begun}
         ratio = sum(begun[n] * seconds[n] for n in seconds) / sum(needed[n] * seconds[n] for n in seconds)
         same = table(here / "whole.jsonl") == table(here / "parts.jsonl")
         settings = len(table(here / "whole.jsonl"))
-    head = ["", "sweep left alone", f"the same, killed {kills} times"]
-    lines = [[name, str(needed[name]), str(begun[name])] for name in needed]
+    head = ["", "sweep left alone", f"the same, killed {kills} times", "ms of CPU each"]
+    lines = [[name, str(needed[name]), str(begun[name]), f"{1000 * seconds[name]:.0f}"] for name in sorted(begun)]
     body = (
         f"`tokenbench run` of {settings} settings of deit_nano on {given.limit} images. Work begun, weighted by its "
         f"CPU time: **{ratio:.3f}** of what the sweep needs that is left alone ({alone:.0f} s); the tables are "
         f"{'the same' if same else 'DIFFERENT'}.\n\n{common.table(head, lines)}"
     )
-    data = {"kills": kills, "settings": settings, "ratio": ratio, "same": same, "begun": begun, "needed": needed}
+    data = {
+        "kills": kills,
+        "settings": settings,
+        "ratio": ratio,
+        "same": same,
+        "begun": begun,
+        "needed": needed,
+        "seconds": seconds,
+    }
     common.write(HERE / "kills", "What `kill -9` costs", body, data)
 
 

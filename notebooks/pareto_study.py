@@ -55,7 +55,7 @@ class Quiet:
 
 
 methods = parse("tome[r=8,13,16],evit[keep_rate=0.5,0.7],topk[keep_rate=0.5,0.7],random[keep_rate=0.5,0.7],dense")
-plan = runner.Plan(methods, ["deit_nano"], limit=400, rounds=3)
+plan = runner.Plan(methods, ["deit_nano"], limit=400, rounds=3, max_seconds=5)
 with tempfile.TemporaryDirectory() as folder:
     rows = runner.run(plan, Results(Path(folder) / "results.jsonl"), Quiet())
 

@@ -451,7 +451,7 @@ def test_help_and_import_are_light(code: str) -> None:
 
 def test_ctrl_c_keeps_the_rows_and_the_next_run_goes_on() -> None:
     sizes = ("1", "2", "8")
-    args = ["run", "--methods", "evit", "--weights", "random", "--rounds", "20", "--threads", "1"]
+    args = ["run", "--methods", "evit", "--weights", "random", "--rounds", "20", "--max-seconds", "0", "--threads", "1"]
     command = [sys.executable, "-m", "tokenbench.cli", *args, "-b", ",".join(sizes)]
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of a background job would ignore it
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

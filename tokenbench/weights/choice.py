@@ -24,6 +24,10 @@ AVERAGED = re.compile(r"(?:^|[^a-z])(?:ema|swa|averaged|shadow)(?:$|[^a-z])")
 # Where a model begins: timm's patch embedding, or that of transformers.
 BEGINNING = re.compile(r"((?:[^.]+\.)*?)(?:patch_embed|embeddings\.patch_embeddings)\.")
 OURS = "vit."  # where a model of tokenbench keeps timm's
+MMS, HEAD = (
+    "cls_head.fc_cls.",
+    "head.fc.",
+)  # the classifier of mmaction's models, beside their backbone; and timm's name
 TIMMS = ("visual.", "vision_encoder.", "radio_model.", "preprocessor.", "beit3.")  # layouts that timm tells by these
 DEPTH = 5  # of mappings in mappings
 
@@ -145,6 +149,8 @@ def _without_shared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _below(tensors: dict[str, Tensor], start: str, clauses: tuple[str, ...]) -> Chosen:
     """The model that begins at a prefix; what stands beside it is no part of it, and said."""
+    if start == "backbone.":
+        tensors = {key.replace(MMS, start + HEAD, 1) if key.startswith(MMS) else key: v for key, v in tensors.items()}
     outside = [key for key in tensors if not key.startswith(start)]
     theirs = any(key.startswith(start + "embeddings.") for key in tensors)  # of transformers, read elsewhere
     ours = start == OURS and any(key.startswith("blocks.") for key in outside)
