@@ -17,7 +17,7 @@ from tokenbench.errors import BadSetting
 from tokenbench.runs import environment
 
 
-def test_the_description_is_complete_json() -> None:
+def test_the_description_is_complete_json(monkeypatch: pytest.MonkeyPatch) -> None:
     found = environment.describe("cpu")
     assert json.loads(json.dumps(found)) == found
     for key in ("cpu", "cpu_capability", "cores", "threads", "os", "python", "torch", "torchvision", "timm", "fvcore"):
@@ -28,6 +28,12 @@ def test_the_description_is_complete_json() -> None:
     assert found["threads"] == torch.get_num_threads()
     assert found["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
     assert found["python"] == platform.python_version()
+    for bound, also, pinned in ((None, None, False), ("FALSE", None, False), ("close", None, True), (None, "0", True)):
+        for name, value in (("OMP_PROC_BIND", bound), ("GOMP_CPU_AFFINITY", also), ("KMP_AFFINITY", None)):
+            monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+        assert environment._pinned() is pinned, (bound, also)
+    monkeypatch.setenv("OMP_PROC_BIND", "true")
+    assert environment.describe("cpu")["pinned"] is True
     if platform.system() == "Linux":
         kibibytes = int(Path("/proc/meminfo").read_text().split()[1])  # MemTotal comes first
         assert found["memory_gib"] == round(kibibytes / 2**20, 1)
