@@ -389,7 +389,7 @@ def test_data_that_cannot_be_trained_on(folder: Path, tmp_path: Path, without: s
         (["--method", "tome", "-b", "6", "--set", "schedule=cos"], "schedule=cos cannot be; cosine"),
         (["--method", "tome", "-b", "6", "--set", "auto_augment=foo"], "auto_augment=foo is no policy of timm's"),
         (["--method", "tome", "-b", "6", "--set", "frozen=token"], "frozen=token is no parameter of this backbone"),
-        (["--method", "tome", "-b", "6", "--tracker", "paper"], "Tracker 'paper' is not known; give trackio or wandb"),
+        (["--method", "tome", "-b", "6", "--tracker", "paper"], "'paper' is not known; give trackio, wandb, mlflow or"),
         (["--method", "tome", "--backbone", "deit_s", "--recipe", "finetune"], "Fine-tuning starts from dense weights"),
     ],
 )
