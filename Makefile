@@ -4,6 +4,7 @@
 # make mutants   change the code in thousands of small ways, one at a time, and count those that no test notices; hours, and it
 #                goes on where it was stopped; SAMPLE=30 SEED=1 tries 30 of each file, drawn at random
 # make notebooks   run the notebooks again and keep their outputs
+# make catalogue   what `tokenbench list` and reports know of methods, after a change of methods or backbones
 # make docs   the site of the documentation, in build/site, without warnings or not at all
 # make demo-weights   train the weights that ship again, from the raw data set; hours on a CPU
 # Other settings: make run ARGS="--backbone deit_s --methods evit" RESULTS=deit_s.jsonl REPORT=folder, make test ARGS="-k tome", make mutants ARGS="tokenbench.runs.row*",
@@ -18,7 +19,7 @@ RESULTS ?= results.jsonl
 REPORT ?= reports
 BIN = $(VENV)/bin
 
-.PHONY: run test lint mutants notebooks docs sample demo-weights clean
+.PHONY: run test lint mutants notebooks catalogue docs sample demo-weights clean
 
 run: $(VENV)/installed
 	$(BIN)/tokenbench run --output $(RESULTS) $(ARGS)
@@ -54,6 +55,9 @@ $(VENV)/developer: $(VENV)/bin/python pyproject.toml
 
 notebooks: $(VENV)/developer
 	$(BIN)/python scripts/notebooks.py $(ARGS)
+
+catalogue: $(VENV)/installed
+	$(BIN)/python scripts/catalogue.py
 
 docs: $(VENV)/developer
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
