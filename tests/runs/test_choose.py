@@ -64,6 +64,11 @@ def test_more_images_are_asked_for_what_may_keep_to_it_and_not_for_what_hardly_d
     may, hardly = setting("ppt[r=34]", -0.3, 1.1, cost=0.8), setting("topk", -2.2, 1.5, cost=0.5)
     choice = decide([dense(), may, hardly], Wanted(1.0, by=LATENCY))
     assert [offer.row.label for offer in choice.unsure] == ["ppt[r=34]", "topk"]
+    sure = setting("tome[r=4]", 0.0, cost=0.95)
+    every = decide([dense(), hardly, may, sure], Wanted(1.0, by=LATENCY)).offers
+    assert [offer.row.label for offer in every] == ["tome[r=4]", "dense", "ppt[r=34]", "topk"], (
+        "what is sure comes first"
+    )
     assert "whether ppt[r=34] (-20 % latency) loses" in answers.headline(choice)
     alone = answers.headline(decide([dense(), hardly], Wanted(1.0, by=LATENCY)))
     assert alone.startswith("Stay with dense: nothing else here surely gains latency")
