@@ -36,7 +36,7 @@ torch.set_num_threads(1)
 
 # %%
 sweep = "tome[r=8,13,16],evit[keep_rate=0.5,0.7],topk[keep_rate=0.5,0.7],random[keep_rate=0.5,0.7],dense"
-table = tokenbench.run(methods=sweep, limit=400, batch_size=8, rounds=3, quiet=True)
+table = tokenbench.run(methods=sweep, limit=400, batch_size=8, rounds=3, max_seconds=5, quiet=True)
 shown = ["top1", "diff_dense", "diff_dense_low", "diff_dense_high", "gmacs"]
 table.set_index("label")[shown].round(4)
 

@@ -55,10 +55,12 @@ def counting() -> Iterator[FlopCounterMode]:
         yield counter
 
 
-@pytest.fixture(autouse=True)
-def no_more_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def no_more_rounds() -> Iterator[None]:
     """Rounds as many as are asked for, and none more because the machine that runs the tests is busy."""
-    monkeypatch.setattr(timing, "MOST", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "MOST", 1)
+        yield
 
 
 @pytest.fixture

@@ -165,7 +165,7 @@ def test_usage_errors_are_one_sentence(args: str, sentence: str) -> None:
             "does not import (ModuleNotFoundError: No module named 'nowhere_to_be_found' (own.py:1))",
         ),
         ("def (\n", "does not import (SyntaxError: "),
-        ("x = 1\n", "holds no Method, Task or Backbone with a name; see CONTRIBUTING.md for examples."),
+        ("x = 1\n", "holds no Method, Task or Backbone with a name; `tokenbench new NAME` writes one."),
     ],
 )
 def test_plugins_that_are_none(text: str, sentence: str) -> None:
@@ -451,7 +451,7 @@ def test_help_and_import_are_light(code: str) -> None:
 
 def test_ctrl_c_keeps_the_rows_and_the_next_run_goes_on() -> None:
     sizes = ("1", "2", "8")
-    args = ["run", "--methods", "evit", "--weights", "random", "--rounds", "20", "--threads", "1"]
+    args = ["run", "--methods", "evit", "--weights", "random", "--rounds", "20", "--max-seconds", "0", "--threads", "1"]
     command = [sys.executable, "-m", "tokenbench.cli", *args, "-b", ",".join(sizes)]
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of a background job would ignore it
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

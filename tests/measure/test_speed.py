@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from tokenbench.backbones import Backbone
 from tokenbench.errors import UsageError
-from tokenbench.measure import speed
+from tokenbench.measure import compiling, speed
+from tokenbench.measure.compiling import Compiled
 from tokenbench.measure.running import OutOfMemory
 from tokenbench.measure.speed import Share, measure, median_interval, reduction_share
 from tokenbench.measure.verdicts import break_even
@@ -255,6 +256,18 @@ def test_mode_precision_and_compile(clock: Clock, monkeypatch: pytest.MonkeyPatc
     seen.clear()
     measure({"it": probe}, IMAGES, max_seconds=0, precision="bf16", compile=True)
     assert (seen, compiled) == ({(False, True, True)}, [probe])
+
+
+def test_what_is_compiled_says_how_long_that_took(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    monkeypatch.setattr(compiling, "perf_counter", clock)
+    it = Compiled(Costs(clock, 7.0, *[1.0] * 50))
+    got = measure({"it": it, "other": Costs(clock, 2.0)}, IMAGES, max_seconds=0, compile=True)
+    assert (got["it"].compile_s, got["other"].compile_s, got["it"].latency_p90_ms) == (7.0, 2.0, 1000.0)
+    again = measure({"it": it}, IMAGES[:2], max_seconds=0, compile=True)["it"]
+    assert again.compile_s == 7.0, "one graph for all sizes"
+    assert measure({"it": it}, IMAGES[:1], max_seconds=0, compile=True)["it"].compile_s == 1.0, "but for a single image"
+    assert measure({"it": Costs(clock, 1.0)}, IMAGES, max_seconds=0)["it"].compile_s is None
 
 
 def test_refusals(clock: Clock) -> None:

@@ -82,6 +82,7 @@ def test_nothing_else_decides_the_id() -> None:
             "metrics": {"top1": 1.0},
             "intervals": {"top1": "guessed"},
             "noisy": True,
+            "machine": {"steal": 0.5},
         }.get(field, 5)
         changed = row(**{field: [value] if "tokens" in field or field == "gmacs_by_block" else value})
         assert changed.id == row().id and changed != row(), field
@@ -235,10 +236,10 @@ def test_what_a_skip_relies_on_is_said(results: Results, monkeypatch: pytest.Mon
     now: dict[str, Any] = {"hardware": "Abacus X, 2 cores", "cpu": "Abacus X @ 2 GHz", "session": "a"}
     now |= {"torch": "2.1", "timm": "1.0", "threads": 2}
 
-    def told(rounds: int = 3, **changes: Any) -> list[str]:
+    def told(rounds: int = 3, goal: float = 0.02, **changes: Any) -> list[str]:
         monkeypatch.setattr(environment, "describe", lambda device: now | changes)
         watch = Watch()
-        runner.run(plan("dense", rounds=rounds), results, watch)
+        runner.run(plan("dense", rounds=rounds, precision_goal=goal), results, watch)
         return [text for text in watch.said if "measured under" in text]
 
     assert told() == [] == told() == told(rounds=2)
@@ -250,5 +251,6 @@ def test_what_a_skip_relies_on_is_said(results: Results, monkeypatch: pytest.Mon
     ]
     (row,) = results.rows()
     assert told(rounds=9999) == [f"deit_femto: some of these were measured under {row.runs} rounds (now 9999)."]
+    assert told(goal=0.01) == ["deit_femto: some of these were measured under --precision-goal 0.02 (now 0.01)."]
     results.append(row.model_copy(update={"env": now | {"cpu": "Abacus X"}, "time": datetime.now(UTC)}))
     assert told() == [], "as earlier versions wrote it"

@@ -50,7 +50,20 @@ def test_each_batch_is_that_of_one_process(photos: Path, count: int, start: int)
 
 @pytest.mark.slow
 def test_torchrun_scores_what_one_process_scores(photos: Path, tmp_path: Path) -> None:
-    asked = ["--methods", "evit,tome", "-b", "4", "--rounds", "3", "--threads", "1", "--data-dir", str(photos)]
+    asked = [
+        "--methods",
+        "evit,tome",
+        "-b",
+        "4",
+        "--rounds",
+        "3",
+        "--max-seconds",
+        "0",
+        "--threads",
+        "1",
+        "--data-dir",
+        str(photos),
+    ]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     starts = {"one": ["-m"], "two": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m"]}
     for name, start in starts.items():

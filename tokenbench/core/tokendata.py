@@ -105,9 +105,11 @@ class TokenData:
 
     def _pick(self, index: Tensor) -> Self:
         """The tokens at places (B, K) after the prefix, with all that is known of each."""
+        first = torch.arange(self.prefix, device=index.device).expand(index.shape[0], -1)
+        places = torch.cat([first, index + self.prefix], dim=1)
 
         def pick(values: Tensor) -> Tensor:
-            return self._after_prefix(values, lambda v: take(v[:, self.prefix :], index))
+            return take(values, places)
 
         return replace(
             self,
