@@ -71,7 +71,7 @@ class Identity(BaseModel):
     @property
     def shared(self) -> dict[str, Any]:
         """The conditions that are not the method's own, so that its rows can stand beside others'."""
-        return {name: value for name, value in self.conditions.items() if name != "method_source"}
+        return {name: value for name, value in self.conditions.items() if name not in ("method_source", "file")}
 
     @property
     def mode(self) -> str:
