@@ -259,7 +259,7 @@ def identity(made: Made, label: str, batch: int) -> dict[str, Any]:
         "version": __version__,
         "env": {**MACHINE, "device": "cpu"},
         "imagenet_val": False,
-        **dict.fromkeys(("budget", "params_by_part", "ms_by_part")),
+        **dict.fromkeys(("budget", "params_by_part", "ms_by_part", "joules", "joules_spread", "joules_readings")),
     }
 
 

@@ -61,6 +61,7 @@ _OPTIONS = (
     click.option(
         "--rounds", type=click.IntRange(min=3), default=10, show_default=True, help="Least number of timed runs."
     ),
+    click.option("--energy", is_flag=True, help="Measure joules an image, where NVML or RAPL tells them."),
     options.threads,
     options.seed,
     click.option("-o", "--output", type=click.Path(path_type=Path), default=options.DEFAULT_RESULTS, show_default=True),
@@ -185,6 +186,7 @@ def plan_of(flags: dict[str, Any]) -> Plan:
         compile=flags["compiled"],
         rounds=flags["rounds"],
         force=flags["force"],
+        energy=flags["energy"],
         pixels=options.pixels_of(flags),
         take=options.take_of(flags),
         shard=_shard(flags.get("shard")),

@@ -123,6 +123,9 @@ class Row(Identity):
     spread: float | None = None  # of the timed runs, relative to their median
     noisy: bool | None = None  # whether its speed is less sure than it should be
     peak_memory_mb: float | None = None  # MiB
+    joules: float | None = None  # an image
+    joules_spread: float | None = None  # of the readings, relative to their median
+    joules_readings: int | None = None
 
     tokens_mean: list[float | None] | None = None  # after each block
     tokens_std: list[float | None] | None = None
