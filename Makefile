@@ -2,7 +2,7 @@
 # make test   the same environment with the tools of a developer, and the tests
 # make lint   format, lint and types
 # make mutants   change the code in thousands of small ways, one at a time, and count those that no test notices; hours, and it
-#                goes on where it was stopped
+#                goes on where it was stopped; SAMPLE=30 SEED=1 tries 30 of each file, drawn at random
 # make notebooks   run the notebooks again and keep their outputs
 # make catalogue   what `tokenbench list` and reports know of methods, after a change of methods or backbones
 # make docs   the site of the documentation, in build/site, without warnings or not at all
@@ -13,6 +13,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+SAMPLE ?=
+SEED ?= 0
 RESULTS ?= results.jsonl
 REPORT ?= reports
 BIN = $(VENV)/bin
@@ -36,8 +38,7 @@ lint: $(VENV)/developer
 
 mutants: $(VENV)/developer
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,mutants]"
-	OMP_NUM_THREADS=1 $(BIN)/python -m mutmut run --max-children 2 $(ARGS)
-	$(BIN)/python scripts/mutants.py
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutants.py --try $(if $(SAMPLE),--sample $(SAMPLE) --seed $(SEED)) $(ARGS)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \

@@ -21,7 +21,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """The theme's files, and ours as they lie in the repository."""
     ours = Path(config.docs_dir)
     found = Files([file for file in files if not file.abs_src_path or not Path(file.abs_src_path).is_relative_to(ours)])
-    wanted = [page for group in config.nav or [] for page in _pages(group)]
+    wanted = [page for group in config.nav or [] for page in _pages(group)] + [str(style) for style in config.extra_css]
     seen = set(wanted)
     while wanted:
         name = wanted.pop()

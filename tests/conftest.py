@@ -15,9 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tokenbench.backbones import Backbone
-from tokenbench.contract import FAMILIES, tiny_beit, tiny_eva, tiny_swin, tiny_vit  # noqa: F401  tests import them from here
 from tokenbench.methods import all_methods, load_plugin
 from tokenbench.runs import timing
+from tokenbench.tiny import FAMILIES, tiny_beit, tiny_eva, tiny_swin, tiny_vit  # noqa: F401  tests import them from here
 
 settings.register_profile("tests", deadline=None)  # a busy machine is no failure
 settings.register_profile(

@@ -7,9 +7,9 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import FAMILIES, served
+from conftest import served
 
-from tokenbench.backbones import Backbone
+from tokenbench.contract import Subject
 from tokenbench.measure.compiling import Compiled
 from tokenbench.methods.base import Method
 from tokenbench.model import Model
@@ -58,8 +58,6 @@ def test_one_graph_serves_all_batches(family: str, method: Method, monkeypatch: 
 
 
 def small(family: str, method: Method) -> tuple[Model, torch.Tensor]:
-    """A model of six blocks, where the method can do with so few, and images."""
-    half = Backbone(FAMILIES[family](**({} if family == "swin" else {"depth": 6})), "tiny")
-    backbone = Backbone(FAMILIES[family](), "tiny") if method.refusal(half) else half
-    images = torch.randn(4, *backbone.input_size, generator=torch.Generator().manual_seed(1))
-    return Model(backbone, method).eval(), images
+    """A model of few blocks, where the method can do with so few, and images."""
+    subject = Subject(family, method)
+    return Model(subject.shallow(), method).eval(), subject.images

@@ -16,20 +16,23 @@ from tokenbench.methods.sweep import parse
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TOLD = [*PAGES, *sorted((ROOT / "notebooks").glob("*.py"))]
 LINKED = [*PAGES, ROOT / "ARCHITECTURE.md", *sorted((ROOT / "benchmarks").glob("**/*.md"))]
 LINK = re.compile(r"\]\((?!\w+:)([^)\s]*)\)")
 
 
 def told(page: Path) -> list[str]:
     """Each command of an indented block or between backticks, whole, without what is remarked or piped."""
-    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    text = (
+        page.read_text(encoding="utf-8").replace("\n# ", "\n" if page.suffix == ".py" else "\n# ").replace("\\\n", " ")
+    )
     lines = re.findall(r"^    (?:torchrun .* -m )?(tokenbench .*)$", text, re.MULTILINE)
     found = [part.strip() for line in lines for part in re.split(r"; (?=tokenbench )", line.split("  #")[0])]
     found += re.findall(r"`(tokenbench \w+ [^`…]*)`", text.replace("\n", " "))
     return [re.split(r" [>|] ", command)[0].replace(" ...", "") for command in found if "|" not in command.split()[1]]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", TOLD, ids=lambda page: page.name)
 def test_commands_are_taken(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parsed as if typed in the repository, settings and backbones too; only plug-ins are not there to load."""
     monkeypatch.chdir(ROOT)

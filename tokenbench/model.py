@@ -35,8 +35,9 @@ class Model(nn.Module):
         super().__init__()
         method = method.on(backbone)
         method.check(backbone)
-        given = backbone.vit
+        given, pixels, names = backbone.vit, backbone.pixels, backbone.class_names
         self.backbone = backbone = method.wrap(backbone)
+        backbone.pixels, backbone.class_names = pixels, names
         self.vit = backbone.vit
         reducers = method.reducers(backbone)
         _check(reducers, method, backbone)

@@ -21,11 +21,12 @@ from tokenbench.methods.dynamicvit.dynamicvit import DynamicViT
 from tokenbench.methods.sweep import parse
 from tokenbench.methods.topk import TopK
 from tokenbench.model import Model
-from tokenbench.runs import environment, runner
+from tokenbench.runs import candidates, environment, runner
 from tokenbench.runs.jobs import UNFINISHED
 from tokenbench.runs.results import Results
 from tokenbench.runs.row import Identity, Row, WeightsId
 from tokenbench.weights import files
+from tokenbench.weights.checkpoints import SHIPPED
 from tokenbench.weights.sources import Sources, find
 
 OTHER = {
@@ -178,9 +179,13 @@ def test_a_run_gives_weights_to_the_setting_they_are_of(trained: Path, results: 
         "evit[keep_rate=0.7]": None,
     }
     assert find(str(trained), "deit_femto").trained(TopK(keep_rate=0.5), "deit_femto") is None
-    watch = Watch()
-    runner.run(plan("topk[keep_rate=0.5]", weights=str(trained)), results, watch)
-    assert f"{trained} is not used: it was trained for topk[keep_rate=0.7] on deit_femto." in watch.said
+    said: list[str] = []
+    other = SHIPPED / "deit_nano.safetensors"
+    candidates.prepare(plan("topk[keep_rate=0.5]", weights=f"{trained},{other}"), {"hardware": "any"}, said.append)
+    assert said[1:] == [
+        f"{other} is not used: it is of the dense deit_nano.",
+        f"{trained} is not used: it was trained for topk[keep_rate=0.7] on deit_femto.",
+    ]
 
 
 def test_other_weights_are_another_job(trained: Path, results: Results) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +12,22 @@ import pytest
 import torch
 from femto import Watch, plan
 from PIL import Image
+from refusals import refused
 
 from tokenbench import backbones
-from tokenbench.errors import UsageError
+from tokenbench.cli import run as command
+from tokenbench.errors import UsageError, WeightsError
 from tokenbench.measure import speed
-from tokenbench.runs import runner
+from tokenbench.methods.sweep import parse
+from tokenbench.model import Model
+from tokenbench.runs import exported, runner, runtime
+from tokenbench.runs.counting import COSTS
 from tokenbench.runs.results import Results
-from tokenbench.shipping import runtimes
+from tokenbench.shipping import exporting, runtimes
+from tokenbench.shipping.header import KEY
+from tokenbench.tasks.segmentation import Segmentation
 from tokenbench.weights import files
+from tokenbench.weights.checkpoints import Weights
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -42,6 +52,13 @@ def test_rows_of_a_runtime(job: runner.Plan, tmp_path: Path, monkeypatch: pytest
         timed.append(({type(model).__name__ for model in models.values()}, how["shaped"]))
         return original(models, *args, **how)
 
+    def export(model: Model, weights: Weights, path: Path, *how: object, **others: object) -> object:
+        done = exporting_before(model, weights, path, *how, **others)
+        shutil.copy(path, tmp_path / f"{model.method.name}.onnx")
+        return done
+
+    exporting_before = exporting.export
+    monkeypatch.setattr(exporting, "export", export)
     monkeypatch.setattr(speed, "measure", measure)
     results = Results(tmp_path / "results.jsonl")
     eager = runner.run(job, results, Watch())
@@ -54,6 +71,89 @@ def test_rows_of_a_runtime(job: runner.Plan, tmp_path: Path, monkeypatch: pytest
         assert after.conditions["runtime"].startswith("onnxruntime 1") and after.mode == "exported"
         assert after.speedup is not None and after.peak_memory_mb is None
     assert runner.run(replace(job, runtime="onnxruntime"), results, Watch()) == exported
+    monkeypatch.setattr(exporting, "export", None)  # from here on what was exported is given, and nothing is made
+    both = f"{tmp_path / 'evit.onnx'},{tmp_path / 'dense.onnx'}"
+    plan = asked(both, "--data-dir", job.data_dir)
+    assert (plan.backbones, [method.name for method in plan.methods]) == (["deit_femto"], ["evit", "dense"])
+    given = runner.run(plan, results, Watch())
+    assert len({row.id for row in (*exported, *given)}) == 4
+    for before, after, name in zip(exported, given, ("dense", "evit"), strict=True):
+        assert after.status == "ok", after.reason
+        assert (after.metrics, after.gmacs, after.tokens_mean) == (before.metrics, before.gmacs, before.tokens_mean)
+        assert after.speedup is not None and (after.weights, after.trained) == (before.weights, None)
+        assert after.conditions["file"] == f"{name}.onnx ({files.sha(tmp_path / f'{name}.onnx')})"
+        assert after.shared == before.shared, "so that tables have them beside each other"
+
+
+def asked(weights: object, *words: object, runtime: str = "onnxruntime") -> runner.Plan:
+    given = ["--runtime", runtime, "--weights", weights, "-b", 2, "--rounds", 3, *words]
+    return command.plan_of(command.run.make_context("run", list(map(str, given))).params)
+
+
+def exports(folder: Path, methods: str, backbone: str = "deit_femto", **told: object) -> list[str]:
+    """Files that say what `tokenbench export` says, with an empty graph: enough for all that is refused beforehand."""
+    onnx = pytest.importorskip("onnx")
+    paths = []
+    for method in parse(methods):
+        model = Model(backbones.create("deit_femto"), method).eval()
+        header = exporting.describe(model, Weights("random", "random"), "onnx")
+        header = header.model_copy(update={"backbone": backbone, **told})
+        made = onnx.helper.make_model(onnx.helper.make_graph([], "empty", [], []))
+        onnx.helper.set_model_props(made, {KEY: header.model_dump_json()})
+        paths.append(folder / f"{backbone}-{method.name}.onnx")
+        onnx.save(made, str(paths[-1]))
+    return list(map(str, paths))
+
+
+def test_exported_files_that_do_not_go_with_a_run(job: runner.Plan, tmp_path: Path) -> None:
+    dense, evit = exports(tmp_path, "dense,evit")
+    results = Results(tmp_path / "results.jsonl")
+
+    def says(text: str, weights: object, *words: object, runtime: str = "onnxruntime") -> None:
+        with pytest.raises((UsageError, WeightsError), match=text):
+            runner.run(asked(weights, *words, runtime=runtime), results, Watch())
+
+    unasked = r"evit.onnx is of evit\[keep_rate=0.7\] on deit_femto, which this run does not ask for; leave --methods"
+    says(unasked, f"{dense},{evit}", "--methods", "dense")
+    says(unasked, evit, "--methods", "evit[keep_rate=0.5]")
+    says(unasked, evit, "--backbone", "deit_nano", "--methods", "evit")
+    fileless = r"No exported file is of topk\[keep_rate=0.7\] on deit_femto, and .*dense.onnx has no weights to export"
+    says(fileless, f"{dense},{evit}", "--methods", "evit,topk")
+    says("evit.onnx is an exported model; add --runtime onnxruntime or openvino", evit, runtime="torch")
+    again = shutil.copy(evit, tmp_path / "again.onnx")
+    says("deit_femto-evit.onnx and .*again.onnx are both of evit.* on deit_femto; give one", f"{evit},{evit},{again}")
+    says("would both be the dense deit_femto", f"{dense},{job.weights}")
+    says(r"takes images of mean \(0.286,\), and this run brings them to \(0.5,\)", dense, "--mean", 0.5)
+    says("takes images of resize 28, and this run brings them to 56", dense, "--image-size", 56)
+    says("was exported of something that is not here: .*'deit_none'", *exports(tmp_path, "evit", "deit_none"))
+    says("evit.onnx is of a setting that is none here", *exports(tmp_path, "evit", setting={"keep_rate": 7}))
+    (tmp_path / "text.onnx").write_text("no weights")
+    says("text.onnx is no ONNX file, or is cut or damaged", tmp_path / "text.onnx")
+    says(r"none.onnx cannot be read \(No such file", tmp_path / "none.onnx")
+    onnx = pytest.importorskip("onnx")
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "empty", [], [])), tmp_path / "others.onnx")
+    says("others.onnx was not written by `tokenbench export`", tmp_path / "others.onnx")
+    assert not results.path.exists()
+
+
+def test_costs_that_hang_on_weights_are_not_counted_on_others(tmp_path: Path) -> None:
+    given = [*exports(tmp_path, "dense"), *exports(tmp_path, "ats", note=exporting.HIDES)]
+    dense, row = runner.run(asked(",".join(given)), Results(tmp_path / "results.jsonl"), Watch())
+    assert dense.gmacs is not None and dense.tokens_mean is not None
+    assert all(getattr(row, name) is None for name in COSTS) and row.params_m is not None
+    assert row.status == "failed" and "ONNX" in str(row.reason), "the graph is empty"
+
+
+def test_what_a_file_says_of_its_images_is_followed(tmp_path: Path) -> None:
+    backbone = backbones.create("deit_femto", (56, 56), 3, pixels={"mean": (0.4,)})
+    backbone.class_names = ("a", "b", "c")
+    model = Model(backbone, parse("stvit_r[tokens=4,base=0,unit=4]")[0]).eval()  # it wraps the backbone
+    header = exporting.describe(model, Weights("random", "random"), "onnx")
+    told = json.loads(header.model_dump_json())
+    assert told["pixels"] == {"mean": [0.4]} and told["class_names"] == ["a", "b", "c"]
+    paths = exports(tmp_path, "evit", **{**dict(header), "method": "evit", "setting": {"keep_rate": 0.5}})
+    backbone = exported.given(asked(*paths), "deit_femto").create("deit_femto")
+    assert (backbone.input_size, backbone.vit.num_classes, backbone.pixels) == ((1, 56, 56), 3, {"mean": (0.4,)})
 
 
 @pytest.mark.slow
@@ -70,16 +170,31 @@ def test_what_a_runtime_cannot_do_is_refused(job: runner.Plan, tmp_path: Path, m
     for changes, says in (
         (
             {"precision": "int8", "runtime": "torch"},
-            "of exported models; add --runtime onnxruntime or openvino",
+            "--precision int8 is of exported models; add --runtime onnxruntime or openvino.",
         ),
-        ({"compile": True}, "--compile is for models in torch"),
-        ({"precision": "bf16"}, "--precision bf16 is for models in torch"),
-        ({"device": "cuda"}, "runs on the CPU here; give --device cpu"),
+        (
+            {"compile": True},
+            "--compile is for models in torch; with --runtime onnxruntime give --precision fp32 or int8.",
+        ),
+        (
+            {"precision": "bf16"},
+            "--precision bf16 is for models in torch; with --runtime onnxruntime give --precision fp32 or int8.",
+        ),
+        ({"device": "cuda"}, "--runtime onnxruntime runs on the CPU here; give --device cpu."),
+        (
+            {"task": Segmentation()},
+            "--runtime onnxruntime runs classifiers, and --task segmentation has models of another kind.",
+        ),
     ):
-        with pytest.raises(UsageError, match=says):
-            runner.run(replace(job, **{"runtime": "onnxruntime", **changes}), results, Watch())
+        with refused(UsageError, says):
+            runtime.check(replace(job, **{"runtime": "onnxruntime", **changes}))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    alone = "start it without torchrun, or divide the settings by --shard."
+    with refused(UsageError, f"--runtime onnxruntime runs in one process; {alone}"):
+        runtime.check(replace(job, runtime="onnxruntime"))
+    monkeypatch.delenv("WORLD_SIZE")
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
-    with pytest.raises(UsageError, match=r"openvino, which is not installed; pip install 'tokenbench\[openvino\]'"):
+    with refused(UsageError, "--runtime openvino…, which is not installed; pip install 'tokenbench[openvino]'…"):
         runner.run(replace(job, runtime="openvino"), results, Watch())
     assert not results.path.exists()
 

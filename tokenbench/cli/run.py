@@ -25,7 +25,8 @@ _LABELS = ("class_order", "labels", "restrict_classes")  # knobs of tasks that h
 _OPTIONS = (
     options.task,
     click.option(
-        "--backbone", default="deit_nano", show_default=True, help="Short or timm names, separated by commas."
+        "--backbone",
+        help="Short or timm names, separated by commas.  [default: deit_nano; or those of exported files]",
     ),
     click.option(
         "--data-dir",
@@ -72,6 +73,7 @@ _OPTIONS = (
         help="or for so long a backbone and batch size,",
     ),
     click.option("--rounds", type=click.IntRange(min=3), default=10, show_default=True, help="but so often at least."),
+    click.option("--energy", is_flag=True, help="Measure joules an image, where NVML or RAPL tells them."),
     options.threads,
     options.seed,
     click.option("-o", "--output", type=click.Path(path_type=Path), default=options.DEFAULT_RESULTS, show_default=True),
@@ -92,7 +94,11 @@ def measuring(command: Any) -> Any:
 
 
 @click.command()
-@options.methods
+@click.option(
+    "--methods",
+    "--method",
+    help=f'A sweep such as "tome[r=4,8,13],evit", or all.  [default: {options.SHIPPED}; or those of exported files]',
+)
 @measuring
 @click.option("--engine", type=click.Choice(["here", "ray"]), default="here", show_default=True, help="Where jobs run.")
 @click.option("--address", help="Of a Ray cluster, as 10.0.0.1:6379 or auto.  [default: this machine alone]")
@@ -156,6 +162,7 @@ def plan_of(flags: dict[str, Any]) -> Plan:
     import torch
 
     from tokenbench.methods.sweep import parse
+    from tokenbench.runs import exported
     from tokenbench.runs.plan import Plan
 
     if flags["amp"] and flags["precision"] not in ("fp32", "bf16"):
@@ -167,12 +174,20 @@ def plan_of(flags: dict[str, Any]) -> Plan:
     task = options.task_of(flags, (*_LABELS, *options.SCENES, *options.VIEWS))
     usual = task.batch or (128 if device.startswith("cuda") else 32)
     batch = flags["batch_size"] if flags["batch_size"] is not None else str(usual)
+    weights, found = exported.read(str(flags["weights"]), flags["runtime"])
+    named, backbone = flags["methods"], flags["backbone"]
+    theirs = [header.backbone for header in found.values()] or ["deit_nano"]
     return Plan(
         task=task,
-        methods=parse(flags["methods"]),
-        backbones=list(dict.fromkeys(name.strip() for name in flags["backbone"].split(",") if name.strip())),
+        methods=exported.methods(found)
+        if found and named is None
+        else parse(options.SHIPPED if named is None else named),
+        backbones=list(
+            dict.fromkeys(filter(None, map(str.strip, theirs if backbone is None else backbone.split(","))))
+        ),
         data_dir=flags["data_dir"],
-        weights=str(flags["weights"]),
+        weights=weights,
+        exported=found,
         device=device,
         precision="bf16" if flags["amp"] else flags["precision"],
         batches=[] if batch == "auto" else options.numbers("batch-size", str(batch), ","),
@@ -185,6 +200,7 @@ def plan_of(flags: dict[str, Any]) -> Plan:
         precision_goal=flags["precision_goal"],
         max_seconds=flags["max_seconds"],
         force=flags["force"],
+        energy=flags["energy"],
         pixels=options.pixels_of(flags),
         take=options.take_of(flags),
         shard=_shard(flags.get("shard")),

@@ -24,8 +24,7 @@ def add_at(values: Tensor, assign: Tensor, count: int) -> Tensor:
 
 def _of_all(index: Tensor, count: int) -> Tensor:
     """Places in (B, count), given image by image (B, K), as places (B * K) in (B * count)."""
-    batch = index.shape[0]
-    first = torch.arange(0, batch * count, count, device=index.device)
+    first = count * torch.arange(index.shape[0], device=index.device)
     return (index + first.unsqueeze(1)).flatten()
 
 

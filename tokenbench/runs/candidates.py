@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from tokenbench.measure.running import OutOfMemory, conditions, is_out_of_memory
 from tokenbench.methods import get
 from tokenbench.methods.base import Method, make
 from tokenbench.methods.dense import Dense
-from tokenbench.runs import budget
+from tokenbench.runs import budget, exported
 from tokenbench.runs.budget import Budget
 from tokenbench.runs.environment import version
 from tokenbench.runs.heading import making
@@ -58,6 +59,7 @@ class Candidate:
     schedule: str | None = None  # how those were trained, where rows of other schedules must stand apart
     budget: Budget | None = None  # with how much they, or else the dense ones, were trained
     written: list[int] = field(default_factory=list)  # of `batches`, those that get a row; others are a reference only
+    file: Path | None = None  # that was exported of it, and runs in its model's place
     session: str | None = None  # in which its timing began, if that was an earlier one
 
     def stop(self, status: str, reason: str) -> None:
@@ -184,6 +186,7 @@ class Group:
                 **self.backbone.pixels,
                 **({"schedule": candidate.schedule} if candidate.schedule else {}),
                 **({} if plan.runtime == "torch" else {"runtime": f"{plan.runtime} {version(plan.runtime)}"}),
+                **({"file": exported.identity(candidate.file)} if candidate.file else {}),
                 **unusual(backbone=type(self.backbone), task=type(plan.task), method=type(method)),
             },
             env={**self.env, **({"session": candidate.session} if candidate.session else {})},
@@ -231,7 +234,7 @@ def prepare(plan: Plan, env: Mapping[str, Any], say: Callable[[str], None]) -> l
     """
     if not plan.backbones:
         raise UsageError("No backbone was given; write one or more as deit_s,vit_b. See `tokenbench list --backbones`.")
-    given = {name: sources.find(plan.weights, name, plan.take, plan.task.name) for name in plan.backbones}
+    given = {name: exported.given(plan, name) for name in plan.backbones}
     for header in (header for found in given.values() for header in found.own.values()):
         plan = replace(plan, task=plan.task.told(header.get("task_setting", {})))
     size = None if plan.task.any_size else plan.image_size
@@ -244,6 +247,7 @@ def prepare(plan: Plan, env: Mapping[str, Any], say: Callable[[str], None]) -> l
     groups = [
         _group(plan, given[name], env, backbone, data, say) for (name, backbone), data in zip(made, opened, strict=True)
     ]
+    exported.check(plan, groups)
     if plan.weights not in sources.WORDS:
         _say_unused(given, groups, say)
     return groups
@@ -255,7 +259,7 @@ def _say_unused(given: Mapping[str, sources.Sources], groups: Sequence[Group], s
             say(f"{path} is not used: it is of the dense {files.header(path).get('backbone')}.")
     used = {candidate.own.hash for group in groups for candidate in group.candidates if candidate.own}
     for path, header in {path: h for found in given.values() for path, h in found.own.items()}.items():
-        if files.sha(path) not in used:
+        if path.suffix != exported.SUFFIX and files.sha(path) not in used:
             label = make(get(header["method"]), header.get("setting", {})).label
             say(f"{path} is not used: it was trained for {label} on {header.get('backbone')}.")
 
@@ -271,12 +275,15 @@ def _group(
     task = plan.task
     if backbone.unseen and not task.any_size:
         say(f"{backbone.name}: {backbone.unseen}.")
+    file = exported.dense_of(plan, backbone.name)
     weights = given.load(backbone, plan.seed)
+    if file is not None:
+        weights = exported.weights_of(plan.exported[file])
     if weights.note:
         say(f"{backbone.name}: {weights.note}.")
     backbone.vit.to(plan.device).eval()
     make = making(task, given, backbone.name, None if data is None else task.classes(data))
-    dense = given.header or checkpoints.header(weights)
+    dense = given.header or ({} if file else checkpoints.header(weights))
     candidates = []
     for method in (Dense(), *(m for m in plan.methods if m.name != "dense")):
         method = method.on(backbone)
@@ -287,7 +294,13 @@ def _group(
                 torch.manual_seed(plan.seed)
                 own = given.trained(method, backbone.name)
                 try:
-                    candidate.model, candidate.own = sources.model(method, backbone, own, make)
+                    candidate.file = own if own in plan.exported else None
+                    candidate.model, candidate.own = sources.model(
+                        method, backbone, None if candidate.file else own, make
+                    )
+                    if candidate.file is not None:
+                        theirs = exported.weights_of(plan.exported[candidate.file])
+                        candidate.own = None if theirs.identity == weights.identity else theirs
                 except Unsupported as error:  # by the task
                     reason = first_line(error)
                 caveat = method.caveat(backbone)

@@ -8,9 +8,12 @@ from torch import Tensor
 
 from tokenbench.errors import DataError
 from tokenbench.measure import flops, memory, parts, tokens
+from tokenbench.runs import exported
 from tokenbench.runs.candidates import Group, failing
 from tokenbench.runs.scoring import Note
 from tokenbench.runs.watch import Watch
+
+COSTS = ("gmacs", "gmacs_fvcore", "gmacs_by_block", "gmacs_by_part", "tokens_mean", "tokens_std")
 
 
 def count(group: Group, note: Note, watch: Watch) -> None:
@@ -22,6 +25,11 @@ def count(group: Group, note: Note, watch: Watch) -> None:
     watch.stretch(f"{group.backbone.name}: counting", len(live))
     for done, (candidate, model) in enumerate(live, 1):
         with failing(candidate):
+            hidden = exported.hidden(group.plan, candidate)
+            if hidden is not None:
+                candidate.measured |= dict.fromkeys(COSTS) | {"params_m": memory.parameters(model) / 1e6}
+                candidate.notes.append(f"{hidden}, so no GMACs")
+                continue
             counted = flops.over(group.plan.task.counted(model), images)
             left = tokens.per_block(model, images[: flops.PROBED].split(1))  # a batch may not fit
             if left is not None and (counted.images > 1 or any(left.std)):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenbench.methods.base import Method
+from tokenbench.shipping.header import Header
 from tokenbench.tasks.base import Task
 from tokenbench.tasks.classification import Classification
 from tokenbench.weights.choice import ALL, Take
@@ -38,6 +39,8 @@ class Plan:
     take: Take = ALL  # which weights, of files that hold several
     shard: tuple[int, int] | None = None  # which part of how many of the settings; None: all
     timed: bool = True  # whether speed is measured: only where no other job has the same device
+    energy: bool = False  # whether joules are measured
+    exported: Mapping[Path, Header] = field(default_factory=dict)  # files given in place of weights
     runtime: str = "torch"  # that models are scored and timed in; see `tokenbench.shipping.runtimes`
 
     @property

@@ -71,7 +71,7 @@ class Identity(BaseModel):
     @property
     def shared(self) -> dict[str, Any]:
         """The conditions that are not the method's own, so that its rows can stand beside others'."""
-        return {name: value for name, value in self.conditions.items() if name != "method_source"}
+        return {name: value for name, value in self.conditions.items() if name not in ("method_source", "file")}
 
     @property
     def mode(self) -> str:
@@ -127,6 +127,9 @@ class Row(Identity):
     machine: dict[str, float | None] | None = None  # what else the machine did: `measure.machine.since`
     compile_s: float | None = None  # seconds of the first run of the compiled model
     peak_memory_mb: float | None = None  # MiB
+    joules: float | None = None  # an image
+    joules_spread: float | None = None  # of the readings, relative to their median
+    joules_readings: int | None = None
 
     tokens_mean: list[float | None] | None = None  # after each block
     tokens_std: list[float | None] | None = None

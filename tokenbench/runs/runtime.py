@@ -51,19 +51,25 @@ def export(group: Group, watch: Watch) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for done, (candidate, model) in enumerate(live, 1):
             with failing(candidate):
-                path = Path(folder) / f"{done}.onnx"
-                candidate.model = runtimes.load(runtime, _written(group, candidate, model, path))
+                candidate.model = runtimes.load(
+                    runtime, _written(group, candidate, model, Path(folder) / f"{done}.onnx")
+                )
             watch.step(done)
 
 
 def _written(group: Group, candidate: Candidate, model: Model, path: Path) -> Path:
-    done = exporting.export(model, candidate.own or group.weights, path, "onnx", force=True)
-    _note(candidate, done.header.note)
+    """The file to run: what was given, or else is exported to `path`; or its int8 form beside `path`."""
+    given = candidate.file
+    if given is None:
+        header = exporting.export(model, candidate.own or group.weights, path, "onnx", force=True).header
+    else:
+        header = group.plan.exported[given]
+    _note(candidate, header.note)
     if group.plan.precision != "int8":
-        return path
+        return given or path
     out = path.with_name(f"{path.stem}.int8.onnx")
     batches = list(_calibration(group))
-    quantising.quantise(path, out, batches, done.header)
+    quantising.quantise(given or path, out, batches, header)
     what = "images of noise" if group.data is None else "of the images"
     _note(candidate, f"int8 ranges are from {sum(map(len, batches))} {what}")
     return out

@@ -88,6 +88,7 @@ def describe(model: Model, weights: Weights, format: Format) -> Header:
         classes=backbone.vit.num_classes,
         class_names=backbone.class_names,
         preprocessing=preprocessing(backbone),
+        pixels=backbone.pixels,
         note="; ".join(filter(None, notes)) or None,
         versions=versions(*(("onnx", "onnxscript") if format == "onnx" else ())),
     )

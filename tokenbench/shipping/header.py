@@ -16,7 +16,6 @@ from timm.data.transforms_factory import create_transform
 from tokenbench.backbones import Backbone
 from tokenbench.data.loading import resolve
 from tokenbench.errors import WeightsError
-from tokenbench.methods.base import Method
 
 KEY = "tokenbench"  # under which the header lies in a file
 Format = Literal["onnx", "pt2", "torchscript"]
@@ -57,12 +56,9 @@ class Header(BaseModel):
     classes: int
     class_names: tuple[str, ...] | None
     preprocessing: Preprocessing
+    pixels: dict[str, Any] = {}  # of it, what is other than the backbone's own: mean, std, crop_pct, interpolation
     note: str | None = None  # what must be known to use it
     versions: dict[str, str | None]
-
-    def of(self, method: Method, backbone: str) -> bool:
-        """Whether it was exported of this setting on this backbone."""
-        return (self.method, self.setting, self.backbone) == (method.name, method.model_dump(mode="json"), backbone)
 
 
 def preprocessing(backbone: Backbone) -> Preprocessing:

@@ -58,13 +58,23 @@ class OpenVino(nn.Module):
             self._compiled: Any = core.compile_model(model, "CPU", {**settings, "PERFORMANCE_HINT": "LATENCY"})
         except Exception as error:  # as above
             raise WeightsError(f"{path} cannot be run by OpenVINO ({first_line(error)}).") from None
-        onnx = needed("onnx", "openvino", "--runtime openvino")
-        told = {one.key: one.value for one in onnx.load(str(path), load_external_data=False).metadata_props}
-        self.header: Header = read(told.get(KEY), path)
+        self.header: Header = header_of(path)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, channels, H, W)."""
         return torch.from_numpy(self._compiled(images.numpy(force=True))[0])
+
+
+def header_of(path: Path) -> Header:
+    """What an ONNX file says of itself; raises `WeightsError` where it cannot be read, or is none of ours."""
+    onnx = needed("onnx", "onnx", "An ONNX file")
+    try:
+        told = onnx.load(str(path), load_external_data=False).metadata_props
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror}).") from None
+    except Exception:  # protobuf's
+        raise WeightsError(f"{path} is no ONNX file, or is cut or damaged; give one that is whole.") from None
+    return read({one.key: one.value for one in told}.get(KEY), path)
 
 
 def load(runtime: str, path: Path) -> OnnxRuntime | OpenVino:

@@ -34,11 +34,12 @@ NOTHING = Told()
 
 
 def by_header(header: Mapping[str, Any]) -> Told:
-    """What tokenbench itself wrote; the size is left to the backbone, for positions are resampled."""
+    """What tokenbench itself wrote; the size is left to the backbone, for positions are resampled but in exports."""
     classes, pixels, pool = header.get("classes"), header.get("pixels"), header.get("pool")
     return Told(
         classes if isinstance(classes, int) else None,
         pool if isinstance(pool, str) else None,
+        _size({"img_size": header.get("img_size")}),
         pixels=_pixels(pixels if isinstance(pixels, Mapping) else {}),
     )
 

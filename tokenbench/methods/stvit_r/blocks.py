@@ -321,7 +321,8 @@ def image_of(tokens: Tokens) -> Tokens:
 
 def _seen(x: Tensor, views: Tensor) -> Tensor:
     """What each window sees, (B * W, K, C), of a map x (B, N, C) by places (W, K)."""
-    return x.index_select(1, views.flatten()).unflatten(1, views.shape).flatten(0, 1)
+    seen: Tensor = x.index_select(1, views.flatten()).unflatten(1, views.shape)
+    return seen.flatten(0, 1)
 
 
 def _initial(module: nn.Module) -> None:

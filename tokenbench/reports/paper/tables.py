@@ -132,6 +132,9 @@ def _notes(rows: Iterable[Row], hashes: bool = True) -> tuple[str, ...]:
         if row.trained:
             name = _weights(row.trained, hashes)
             notes.setdefault(f"weights of its own, trained with the method: {name}", []).append(row.label)
+        if "file" in row.conditions:
+            name = str(row.conditions["file"])
+            notes.setdefault(f"as exported: {name if hashes else name.partition(' (')[0]}", []).append(row.label)
         if "method_source" in row.conditions:
             source = f", source {row.conditions['method_source']}" if hashes else ""
             notes.setdefault(f"a plug-in{source}", []).append(row.label)
