@@ -141,6 +141,7 @@ class Models:
     def _made(self, kind: str) -> tuple[dict[str, nn.Module], dict[str, str]]:
         made: dict[str, nn.Module] = {}
         failed = dict(self.refused)
+        torch.compiler.reset()  # or what was compiled in another form would serve here too
         _, random = weighted.made(get("dense")(), self.backbone.name, "random")
         with tempfile.TemporaryDirectory() as folder:
             for place, (label, model) in enumerate(self.eager.items()):

@@ -66,7 +66,7 @@ print(f"{flops.count(model, images[:1]).gmacs:.4f} GMAC an image")
 
 # %%
 settings = "dense,tome[r=13],evit[keep_rate=0.5]"
-table = tokenbench.run(methods=settings, limit=100, batch_size=8, rounds=3, max_seconds=5, quiet=True)
+table = tokenbench.run(methods=settings, limit=100, batch_size=8, rounds=3, max_seconds=2, quiet=True)
 row = table.iloc[0]
 print(f"{row.images:.0f} images of {row.dataset}; speed: {row.hardware}, {row.precision}, batch {row.batch}, eager")
 table.set_index("label")[["top1", "top1_low", "top1_high", "gmacs", "speedup"]].round(3)

@@ -166,7 +166,7 @@ def test_usage_errors_are_one_sentence(args: str, sentence: str) -> None:
             "does not import (ModuleNotFoundError: No module named 'nowhere_to_be_found' (own.py:1))",
         ),
         ("def (\n", "does not import (SyntaxError: "),
-        ("x = 1\n", "holds no Method, Task or Backbone with a name; see CONTRIBUTING.md for examples."),
+        ("x = 1\n", "holds no Method, Task or Backbone with a name; `tokenbench new NAME` writes one."),
     ],
 )
 def test_plugins_that_are_none(text: str, sentence: str) -> None:

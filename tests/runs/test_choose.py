@@ -19,7 +19,7 @@ from tokenbench.runs.axes import AXES
 from tokenbench.runs.choose import Limit, Wanted, choose, decide
 from tokenbench.runs.row import Row
 
-GMACS, LATENCY, SPEED, MEMORY = AXES
+GMACS, LATENCY, SPEED, MEMORY, _ = AXES
 Z = NormalDist().inv_cdf(0.975)
 
 

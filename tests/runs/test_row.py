@@ -264,6 +264,7 @@ def identity(made: Made, label: str, batch: int) -> dict[str, Any]:
         "env": {**MACHINE, "device": "cpu"},
         "imagenet_val": False,
         **dict.fromkeys(("budget", "params_by_part", "ms_by_part", "compile_s")),
+        **dict.fromkeys(("joules", "joules_spread", "joules_readings")),
     }
 
 

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from tokenbench.runs.choose import Choice, Offer, Wanted
     from tokenbench.runs.row import Row
 
-BY = {"gmacs": "gmacs", "latency": "latency_p50", "throughput": "images_per_s", "memory": "peak_memory_mb"}
+BY = {
+    "gmacs": "gmacs",
+    "latency": "latency_p50",
+    "throughput": "images_per_s",
+    "memory": "peak_memory_mb",
+    "energy": "joules",
+}
 UNITS = {"latency": {"": 1.0, "us": 1e-3, "ms": 1.0, "s": 1e3}, "memory": {"": 1.0, "mib": 1.0, "mb": 1e6 / 2**20}}
 UNITS["memory"] |= {"gib": 1024.0, "gb": 1e9 / 2**20}
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-zµ]*)\s*")

@@ -51,5 +51,5 @@ def load_plugin(path: str | Path) -> list[str]:
     all_methods()
     names = registry.register(_registry, registry.run_file(path, "Method"), Method)
     if not names:
-        raise UsageError(f"Plug-in '{path}' holds no Method with a name; see CONTRIBUTING.md for an example.")
+        raise UsageError(f"Plug-in '{path}' holds no Method with a name; `tokenbench new NAME` writes one.")
     return names

@@ -39,6 +39,7 @@ _COSTS = (
     Column("ms a batch", "latency", "latency_p50", "10th and 90th percentile"),
     Column("selecting", "share", "reduction_share", spare=True),
     Column("peak MiB", "peak", "peak_memory_mb", spare=True),
+    Column("J an image", "joules", "joules", spare=True),
     Column("last tokens", "last", "last_tokens", spare=True),
 )
 
@@ -101,6 +102,7 @@ def cells(row: Row, dense: Row | None, verdict: Verdict | None) -> dict[str, str
         "latency": interval(row.latency_p50, row.latency_p10, row.latency_p90, "{:.1f}"),
         "share": number(share, "{:.0f} %"),
         "peak": number(row.peak_memory_mb, "{:.0f}"),
+        "joules": number(row.joules, "{:.3g}"),
         "last": number(row.tokens_mean[-1] if row.tokens_mean else None, "{:.0f}"),
         **_parts(row, dense),
     }

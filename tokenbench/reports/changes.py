@@ -12,6 +12,7 @@ LINES = {  # of what is not the task's: its name, and the format of its values
     "speedup": ("speed-up over dense", "{:.2f}"),
     "latency_p50": ("ms a batch", "{:.1f}"),
     "peak_memory_mb": ("peak MiB", "{:.0f}"),
+    "joules": ("J an image", "{:.3g}"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tokenbench.measure.verdicts import Ends, median_ends
@@ -20,7 +21,9 @@ class Axis:
     unit: str  # of a value in a sentence
     digits: int  # after the decimal point
     more_is_better: bool = False
-    timed: bool = False  # varies from run to run
+    timed: bool = False  # a speed: a ratio of two is that of interleaved rounds
+    varies: tuple[str, str] | None = None  # the fields of its spread and of how often it was measured
+    rare: bool = False  # few machines can tell it
 
     def cost(self, value: float) -> float:
         """A value as a cost: less is better, and positive if the value is."""
@@ -35,14 +38,23 @@ class Axis:
         value = self.of(row)
         if value is None:
             return None
-        if not self.timed or row.spread is None or not row.runs:
-            return value, value
-        return median_ends(value, row.spread, row.runs)
+        spread, runs = (getattr(row, field) for field in self.varies) if self.varies else (None, None)
+        return median_ends(value, spread, runs) if spread is not None and runs else (value, value)
 
 
+_ROUNDS = ("spread", "runs")
 AXES = (
     Axis("gmacs", "GMAC an image", "GMAC", "GMAC", 2),
-    Axis("latency_p50", "median latency of a batch, ms", "latency", "ms a batch", 1, timed=True),
-    Axis("images_per_s", "images a second", "images/s", "images/s", 0, more_is_better=True, timed=True),
+    Axis("latency_p50", "median latency of a batch, ms", "latency", "ms a batch", 1, timed=True, varies=_ROUNDS),
+    Axis("images_per_s", "images a second", "images/s", "images/s", 0, more_is_better=True, timed=True, varies=_ROUNDS),
     Axis("peak_memory_mb", "peak memory, MiB", "memory", "MiB", 0),
+    Axis(
+        "joules", "joules an image", "energy", "J an image", 3, varies=("joules_spread", "joules_readings"), rare=True
+    ),
 )
+
+
+def measured(rows: Iterable[Row]) -> tuple[Axis, ...]:
+    """The axes of some rows: without those that few machines can tell, where no row has them."""
+    rows = list(rows)
+    return tuple(axis for axis in AXES if not axis.rare or any(axis.of(row) is not None for row in rows))

@@ -189,7 +189,7 @@ def _saving(row: Row, reference: Row | None, axis: Axis) -> Saving | None:
         return Saving(1 - 1 / row.speedup, 1 - 1 / row.speedup_low, 1 - 1 / row.speedup_high)
     share = 1 - axis.cost(mine) / axis.cost(theirs)
     own, others = axis.ends(row), axis.ends(reference)
-    if not axis.timed or own is None or others is None or own[0] == own[1] or others[0] == others[1]:
+    if own is None or others is None or own[0] == own[1] or others[0] == others[1]:
         return Saving(share)
     low, high = sorted(verdicts.quotient(mine, own, theirs, others))
     low, high = (1 / high, 1 / low) if axis.more_is_better else (low, high)

@@ -18,7 +18,7 @@ from tokenbench.runs.row import Row
 from tokenbench.tasks import all_tasks, metrics_of
 from tokenbench.tasks.base import Metric, Task
 
-RATIOS = ("gmacs", "params_m", "images_per_s", "speedup", "latency_p50", "peak_memory_mb")
+RATIOS = ("gmacs", "params_m", "images_per_s", "speedup", "latency_p50", "peak_memory_mb", "joules")
 TIMED = ("images_per_s", "speedup")
 
 Reader = Callable[[Task, Found], Any]
@@ -163,7 +163,7 @@ def kept(task: Task, found: Found) -> Any:
 
 
 def _ends(first: Row, second: Row, name: str) -> tuple[float, float] | tuple[None, None]:
-    """The interval of a ratio of speeds, from what each row says of its own."""
+    """The interval of a ratio of speeds or joules, from what each row says of its own."""
     sides = [_own_ends(row, name) for row in (first, second)]
     if sides[0] is None or sides[1] is None:
         return None, None
@@ -173,6 +173,8 @@ def _ends(first: Row, second: Row, name: str) -> tuple[float, float] | tuple[Non
 def _own_ends(row: Row, name: str) -> tuple[float, float] | None:
     if name == "images_per_s" and row.images_per_s and row.spread is not None and row.runs:
         return verdicts.median_ends(row.images_per_s, row.spread, row.runs)
+    if name == "joules" and row.joules and row.joules_spread is not None and row.joules_readings:
+        return verdicts.median_ends(row.joules, row.joules_spread, row.joules_readings)
     sure = row.noisy is not None  # rows of earlier versions have percentiles in their place
     if name == "speedup" and sure and row.speedup_low and row.speedup_high:
         return row.speedup_low, row.speedup_high

@@ -31,7 +31,7 @@ class Jobs:
         self._every = [(group, candidate) for group in groups for candidate in group.candidates]
         self._all = part(self._every, groups[0].plan.shard)  # those that are asked for, maybe not the dense beside them
         self._ids = {(id(c), batch): g.job(c, batch) for g, c in self._every for batch in g.batches}
-        self._groups, self._force = groups, groups[0].plan.force
+        self._groups, self._force, self._energy = groups, groups[0].plan.force, groups[0].plan.energy
         self._env = unfinished.same(groups[0].env)
         self._began, self._seen = datetime.now(UTC), -1
         self._rows: dict[str, Row] = {}
@@ -159,6 +159,7 @@ class Jobs:
         if row is None or _is_unfinished(row):
             return False
         old = row.status == "ok" or row.status == candidate.status == "skipped"
+        old = old and not (self._energy and row.status == "ok" and row.joules is None)
         return row.time >= self._began or (old and not self._force)
 
     def _set_batches(self) -> None:

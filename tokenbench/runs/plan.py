@@ -39,6 +39,7 @@ class Plan:
     take: Take = ALL  # which weights, of files that hold several
     shard: tuple[int, int] | None = None  # which part of how many of the settings; None: all
     timed: bool = True  # whether speed is measured: only where no other job has the same device
+    energy: bool = False  # whether joules are measured
     exported: Mapping[Path, Header] = field(default_factory=dict)  # files given in place of weights
     runtime: str = "torch"  # that models are scored and timed in; see `tokenbench.shipping.runtimes`
 

@@ -127,6 +127,9 @@ class Row(Identity):
     machine: dict[str, float | None] | None = None  # what else the machine did: `measure.machine.since`
     compile_s: float | None = None  # seconds of the first run of the compiled model
     peak_memory_mb: float | None = None  # MiB
+    joules: float | None = None  # an image
+    joules_spread: float | None = None  # of the readings, relative to their median
+    joules_readings: int | None = None
 
     tokens_mean: list[float | None] | None = None  # after each block
     tokens_std: list[float | None] | None = None

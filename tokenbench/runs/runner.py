@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from filelock import Timeout
 
 from tokenbench.core import processes
-from tokenbench.runs import environment, runtime, spread, unfinished
+from tokenbench.runs import environment, metering, runtime, spread, unfinished
 from tokenbench.runs.candidates import Group, prepare
 from tokenbench.runs.claims import Claims
 from tokenbench.runs.counting import count
@@ -39,6 +39,7 @@ def run(plan: Plan, results: Results, watch: Watch) -> list[Row]:
         The rows; none where another process leads.
     """
     runtime.check(plan)
+    metering.check(plan)
     with processes.joined(plan.device, waiting=True) as here:
         if here.count == 1:
             return _run(plan, results, watch)

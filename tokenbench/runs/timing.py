@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from tokenbench.measure import memory, parts, speed
+from tokenbench.measure import energy, memory, parts, speed
 from tokenbench.measure.compiling import compiled
 from tokenbench.measure.running import blocks_of
+from tokenbench.runs import metering
 from tokenbench.runs.candidates import Candidate, Group, failing
 from tokenbench.runs.scoring import Note
 from tokenbench.runs.unfinished import Rounds
@@ -20,7 +21,7 @@ MOST = 1000  # rounds, where speed-ups are not known well enough before
 
 
 def time(group: Group, trials: Sequence[Candidate], batch: int, rounds: Rounds, note: Note, watch: Watch) -> None:
-    """Memory of each model at this batch size, then the time of all that fit, interleaved."""
+    """Memory of each model at this batch size, then the time of all that fit, interleaved, then joules if asked for."""
     plan = group.plan
     with failing(*trials):
         images = group.timed(batch)
@@ -39,6 +40,16 @@ def time(group: Group, trials: Sequence[Candidate], batch: int, rounds: Rounds, 
                 _time(group, live, images, rounds, watch)
             finally:
                 rounds.write()
+        if live and plan.energy:
+            watch.stretch(f"{group.backbone.name}: energy at batch {batch}", len(live))
+            meter = metering.meter(plan.device)
+            for done, trial in enumerate(live, 1):
+                with failing(trial):
+                    assert trial.model is not None
+                    found = energy.measure(trial.model, images, meter, plan.autocast)
+                    told = {"joules": found.joules, "joules_spread": found.spread, "joules_readings": found.readings}
+                    trial.measured |= told
+                watch.step(done)
 
 
 def _memory(group: Group, trial: Candidate, images: Tensor) -> None:

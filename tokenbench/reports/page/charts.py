@@ -43,11 +43,11 @@ class Chart:
     banded: bool = False  # a line a setting, so that the page multiplies the height by their number
 
 
-def charts(methods: Sequence[str], colours: Mapping[str, int]) -> dict[str, Chart]:
+def charts(methods: Sequence[str], colours: Mapping[str, int], axes: Sequence[Axis] = AXES) -> dict[str, Chart]:
     """Every chart of the page, for rows of these methods, by the name of its place; `colours` are those of parts."""
     look = _Look(methods, colours)
     return {
-        "accuracy": Chart({axis.field: look.accuracy(axis) for axis in AXES}, ("score",)),
+        "accuracy": Chart({axis.field: look.accuracy(axis) for axis in axes}, ("score",)),
         "differences": Chart({"": look.differences()}, ("diff_dense", "diff_dense_low"), banded=True),
         "saved": Chart({"": look.saved()}, ("saved", "time_saved")),
         "batches": Chart({"": look.batches()}, ("speedup",)),

@@ -28,7 +28,7 @@ from tokenbench.reports import cells, published, style
 from tokenbench.reports.groups import Group, Point, combined, grouped, names
 from tokenbench.reports.page import budgets, pairs, spent, texts
 from tokenbench.reports.page.charts import CONFIG, charts
-from tokenbench.runs.axes import AXES
+from tokenbench.runs.axes import AXES, measured
 from tokenbench.runs.conditions import grouped as grouped_by
 from tokenbench.runs.environment import version
 from tokenbench.runs.row import Row
@@ -43,7 +43,7 @@ DIGITS = 6  # of a number in the page; all of them are in tables/results.csv
 FIELDS = (
     *("method", "label", "status", "reason", "batch", "images", "gmacs", "params_m"),
     *("images_per_s", "speedup", "speedup_low", "speedup_high", "latency_p10", "latency_p50", "latency_p90"),
-    *("reduction_share", "runs", "spread", "peak_memory_mb", "tokens_mean", "tokens_std"),
+    *("reduction_share", "runs", "spread", "peak_memory_mb", "joules", "tokens_mean", "tokens_std"),
 )
 
 
@@ -88,7 +88,7 @@ def page(rows: Sequence[Row], maps: str = "", margin: float = MARGIN, file: pair
         hashes=" ".join(f"'sha256-{_sha256(script)}'" for script in trusted),
         data=Markup(_json(_data(rows, groups, methods, margin, file))),
         maps=Markup(maps),
-        axes=AXES,
+        axes=measured(rows),
         of_speed=cells.of_speed(rows),
     )
 
@@ -140,7 +140,10 @@ def _data(
     ]
     parts = next((found for group in groups if (found := parts_of(group.first.task))), ())
     named_groups = [*names(groups), *(f"{name} · together" for name in names(together))]
-    columns = {name: _packed([_short(record[name]) for record in records]) for name in records[0]}
+    axes = measured(rows)
+    unknown = {axis.field for axis in AXES} - {axis.field for axis in axes}
+    rare = unknown | {f"t_{name}" for name in unknown}
+    columns = {name: _packed([_short(record[name]) for record in records]) for name in records[0] if name not in rare}
     return {
         "count": len(records),
         "columns": columns,
@@ -160,10 +163,14 @@ def _data(
             for i, (name, group) in enumerate(zip(named_groups, [*groups, *together], strict=True))
         ],
         **pairs.of(groups, places, file, margin),
-        "cells": [vars(column) for column in cells.columns([groups[0].metrics[0], *others.values()], parts)],
+        "cells": [
+            vars(column)
+            for column in cells.columns([groups[0].metrics[0], *others.values()], parts)
+            if column.field not in rare
+        ],
         "published": [_compared(i, c) for i, (_, p) in enumerate(points) for c in _comparisons(p.row)],
-        "charts": {name: vars(chart) for name, chart in charts(methods, spent.colours(rows)).items()},
-        "axes": [vars(axis) for axis in AXES],
+        "charts": {name: vars(chart) for name, chart in charts(methods, spent.colours(rows), axes).items()},
+        "axes": [vars(axis) for axis in axes],
         "config": CONFIG,
         "methods": [_method(name) for name in methods],
     }

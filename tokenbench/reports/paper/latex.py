@@ -51,6 +51,7 @@ KINDS = {
     "speedup": _Kind("Speed-up", "{:.2f}"),
     "latency_p50": _Kind("Latency (ms)", "{:.1f}"),
     "peak_memory_mb": _Kind("Memory (MiB)", "{:.0f}"),
+    "joules": _Kind("Energy (J)", "{:.3g}"),
     "images": _Kind("Images", "{:,d}"),
 }
 
