@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from reducing import Half, Masked, Scored, model
+from reducing import Half, Masked, Scored, Threshold, model
 from refusals import refused
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from tokenbench.backbones import Backbone
 from tokenbench.errors import TokenbenchError, UsageError
 from tokenbench.measure import flops
 from tokenbench.measure.flops import PARTS, count, over
+from tokenbench.model import Model
 
 P, C = 36, 32  # patches and width of the tiny backbone
 
@@ -282,6 +283,18 @@ def test_counts_that_depend_on_the_image() -> None:
     assert found.gmacs == pytest.approx(2 * row) and found.gmacs_std == pytest.approx(1.5**0.5 * row)
     assert sum(found.by_operator.values()) == pytest.approx(2 * row)
     assert found.images == 4 and found.fvcore_gmacs == pytest.approx(2 * row)
+
+
+def test_images_that_keep_different_numbers_are_counted_one_by_one(tiny: Callable[..., Backbone]) -> None:
+    images = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    reduced = Model(tiny(depth=6), Threshold(near=0.0)).eval()
+    one, other = (count(reduced, image) for image in images.split(1))
+    both = count(reduced, images)
+    assert one.gmacs != other.gmacs and both.images == 2
+    assert both.gmacs == pytest.approx((one.gmacs + other.gmacs) / 2)
+    assert both.gmacs_std == pytest.approx(abs(one.gmacs - other.gmacs) / 2)
+    assert both.by_block == pytest.approx([(a + b) / 2 for a, b in zip(one.by_block, other.by_block, strict=True)])
+    assert both.by_part == pytest.approx({part: (one.by_part[part] + other.by_part[part]) / 2 for part in PARTS})
 
 
 def test_counts_that_do_not_depend_on_the_image_cost_two_passes_more() -> None:
