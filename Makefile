@@ -2,9 +2,10 @@
 # make test   the same environment with the tools of a developer, and the tests
 # make lint   format, lint and types
 # make mutants   change the code in thousands of small ways, one at a time, and count those that no test notices; hours, and it
-#                goes on where it was stopped
+#                goes on where it was stopped; SAMPLE=30 SEED=1 tries 30 of each file, drawn at random
 # make notebooks   run the notebooks again and keep their outputs
-# make docs   the site of the documentation, in build/docs, without warnings or not at all
+# make catalogue   what `tokenbench list` and reports know of methods, after a change of methods or backbones
+# make docs   the site of the documentation, in build/site, without warnings or not at all
 # make demo-weights   train the weights that ship again, from the raw data set; hours on a CPU
 # Other settings: make run ARGS="--backbone deit_s --methods evit" RESULTS=deit_s.jsonl REPORT=folder, make test ARGS="-k tome", make mutants ARGS="tokenbench.runs.row*",
 # VENV=/path, PYTHON=python3.12
@@ -12,11 +13,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+SAMPLE ?=
+SEED ?= 0
 RESULTS ?= results.jsonl
 REPORT ?= reports
 BIN = $(VENV)/bin
 
-.PHONY: run test lint mutants notebooks docs sample demo-weights clean
+.PHONY: run test lint mutants notebooks catalogue docs sample demo-weights clean
 
 run: $(VENV)/installed
 	$(BIN)/tokenbench run --output $(RESULTS) $(ARGS)
@@ -35,8 +38,7 @@ lint: $(VENV)/developer
 
 mutants: $(VENV)/developer
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,mutants]"
-	OMP_NUM_THREADS=1 $(BIN)/python -m mutmut run --max-children 2 $(ARGS)
-	$(BIN)/python scripts/mutants.py
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/mutants.py --try $(if $(SAMPLE),--sample $(SAMPLE) --seed $(SEED)) $(ARGS)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
@@ -53,6 +55,9 @@ $(VENV)/developer: $(VENV)/bin/python pyproject.toml
 
 notebooks: $(VENV)/developer
 	$(BIN)/python scripts/notebooks.py $(ARGS)
+
+catalogue: $(VENV)/installed
+	$(BIN)/python scripts/catalogue.py
 
 docs: $(VENV)/developer
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"

@@ -121,6 +121,6 @@ display(overlays.by_image(maps))
 # In a file `norms.py` of its own it needs no installing, and takes sweeps and the contract tests like the others:
 #
 #     tokenbench run --plugin norms.py --methods "norms[share=0.3,0.5],topk"
-#     python -m pytest tests/test_contract.py --plugin norms.py -k norms
+#     tokenbench check norms.py
 #
-# CONTRIBUTING.md says what turns it into a part of tokenbench.
+# `docs/add_a_method.md` says what turns it into a package, or a part of tokenbench.

@@ -19,47 +19,24 @@
 # lie within the noise, and the intervals say so.
 
 # %%
-import tempfile
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import torch
 
-from tokenbench.methods.sweep import parse
+import tokenbench
 from tokenbench.reports import style
-from tokenbench.runs import runner
-from tokenbench.runs.results import Results
-from tokenbench.runs.row import frame
 
 # %matplotlib inline
 torch.set_num_threads(1)
 
-
 # %% [markdown]
 # ## The sweep
 #
-# A plan is what the flags of `tokenbench run` become. Rows are appended to a file, and what is there already is not
-# measured again; a progress bar is one of the things that can watch.
-
+# Options are the flags of `tokenbench run`. Rows are appended to `results.jsonl`, and what is there already is not
+# measured again.
 
 # %%
-class Quiet:
-    """Watches a run and prints only what is worth saying."""
-
-    def stretch(self, what, total): ...
-
-    def step(self, done): ...
-
-    def say(self, text):
-        print(text)
-
-
-methods = parse("tome[r=8,13,16],evit[keep_rate=0.5,0.7],topk[keep_rate=0.5,0.7],random[keep_rate=0.5,0.7],dense")
-plan = runner.Plan(methods, ["deit_nano"], limit=400, rounds=3)
-with tempfile.TemporaryDirectory() as folder:
-    rows = runner.run(plan, Results(Path(folder) / "results.jsonl"), Quiet())
-
-table = frame(rows)
+sweep = "tome[r=8,13,16],evit[keep_rate=0.5,0.7],topk[keep_rate=0.5,0.7],random[keep_rate=0.5,0.7],dense"
+table = tokenbench.run(methods=sweep, limit=400, batch_size=8, rounds=3, max_seconds=5, quiet=True)
 shown = ["top1", "diff_dense", "diff_dense_low", "diff_dense_high", "gmacs"]
 table.set_index("label")[shown].round(4)
 
@@ -70,8 +47,8 @@ table.set_index("label")[shown].round(4)
 # neither do multiply-adds, so this front holds wherever these weights and images are.
 
 # %%
-table = table.sort_values("gmacs")
-front = table[table["top1"] > table["top1"].cummax().shift(fill_value=-1)]
+ranked = table.sort_values("gmacs")
+front = ranked[ranked["top1"] > ranked["top1"].cummax().shift(fill_value=-1)]
 print("on the front:", ", ".join(front["label"]))
 
 figure, axes = plt.subplots(figsize=(6, 3.6), dpi=110, layout="constrained")
@@ -82,7 +59,7 @@ for method, group in table.groupby("method"):
     axes.errorbar(
         group["gmacs"], group["top1"], noise, color=colour, marker="o", ms=5, lw=1, elinewidth=0.6, label=method
     )
-axes.set(xlabel="GMAC an image", ylabel="top-1 %", title=f"deit_nano, {plan.limit} test images of Fashion-MNIST")
+axes.set(xlabel="GMAC an image", ylabel="top-1 %", title="deit_nano, 400 test images of Fashion-MNIST")
 axes.spines[["top", "right"]].set_visible(False)
 axes.legend(frameon=False, loc="lower right")
 plt.show()
@@ -100,5 +77,16 @@ print("differs from dense:", ", ".join(beyond["label"]) or "none")
 print("within the noise:  ", ", ".join(within["label"]) or "none")
 
 # %% [markdown]
-# `tokenbench report results.jsonl` draws such charts for every axis: latency and images/s as well, dominated settings
+# ## A decision
+#
+# From all that stand to choose, the one that is sure to lose no more than asked, corrected for having looked at many;
+# and any two held against each other on the images that both saw.
+
+# %%
+print(tokenbench.choose(table, max_drop=5.0, by="gmacs").attrs["answer"])
+both = tokenbench.compare(table, "tome[r=16]", "evit[keep_rate=0.5]")
+both.set_index("field").loc[["top1", "gmacs"], ["from", "to", "low", "high", "p_value", "verdict"]]
+
+# %% [markdown]
+# `tokenbench.report(table)` draws such charts for every axis: latency and images/s as well, dominated settings
 # greyed, published numbers beside the measured ones. On your own data: `tokenbench run --data-dir DIR`.

@@ -19,15 +19,13 @@
 # ship with tokenbench, so this runs anywhere, without a network.
 
 # %%
-import pandas as pd
 import torch
 from IPython.display import display
 
 import tokenbench
-from tokenbench import data
-from tokenbench.measure import accuracy, flops, speed
+from tokenbench.data import pictures
+from tokenbench.measure import flops
 from tokenbench.reports.maps import overlays
-from tokenbench.runs import environment
 
 # %matplotlib inline
 torch.set_num_threads(1)
@@ -40,11 +38,11 @@ torch.set_num_threads(1)
 
 # %%
 model = tokenbench.build("evit", "deit_nano", keep_rate=0.5)
-batches = list(data.loader(data.sample(), model.backbone.config, batch=100, limit=200))  # Fashion-MNIST test images
-images, labels = batches[0]
+names, photographs = pictures.sample(grey=True, limit=3)  # Fashion-MNIST test images
+images = pictures.inputs(photographs, model.config)
 
 with torch.inference_mode():
-    print(f"{(model(images).argmax(1) == labels).float().mean():.0%} of the first 100 images are right")
+    print(dict(zip(names, model(images).argmax(1).tolist(), strict=True)), "of", model.num_classes, "classes")
 
 # %% [markdown]
 # Your own timm model goes in as it is, `tokenbench.build("evit", my_vit)`, and so does any timm name.
@@ -62,46 +60,38 @@ print(f"{flops.count(model, images[:1]).gmacs:.4f} GMAC an image")
 # %% [markdown]
 # ## Methods side by side
 #
-# Each measure takes any modules from images to logits. Accuracy comes with a 95 % interval from one pass over
-# the data for all models; speed is timed in turns beside dense, so that the ratio holds on a noisy machine.
+# `tokenbench.run` is the command of that name, its options are the flags, and it gives a table of pandas. All methods
+# see the same images; speed is timed in turns beside dense, so that the ratio holds on a noisy machine. The rows are
+# kept in `results.jsonl`: what is in there is not measured again.
 
 # %%
-settings = {
-    "dense": {},
-    "tome": {"r": 13},
-    "evit": {"keep_rate": 0.5},
-    "topk": {"keep_rate": 0.5},
-    "random": {"keep_rate": 0.5},
-}
-models = {name: tokenbench.build(name, "deit_nano", **knobs) for name, knobs in settings.items()}
-predictions = accuracy.predict(models, batches)
-times = speed.measure(models, images[:32], min_rounds=8, max_seconds=1)
-
-table = pd.DataFrame(
-    {
-        "method": m.method.label,
-        "top-1 %": f"{predictions[name].top1:.1f}",
-        "95 %": "{:.1f} to {:.1f}".format(*predictions[name].interval),
-        "GMAC": f"{flops.count(m, images[:1]).gmacs:.4f}",
-        "speed-up": f"{times[name].speedup:.2f}",
-    }
-    for name, m in models.items()
-)
-print(f"{len(predictions['dense'].target)} images; speed: {environment.hardware('cpu')}, fp32, batch 32, eager")
-table.set_index("method")
+settings = "dense,tome[r=13],evit[keep_rate=0.5]"
+table = tokenbench.run(methods=settings, limit=100, batch_size=8, rounds=3, max_seconds=2, quiet=True)
+row = table.iloc[0]
+print(f"{row.images:.0f} images of {row.dataset}; speed: {row.hardware}, {row.precision}, batch {row.batch}, eager")
+table.set_index("label")[["top1", "top1_low", "top1_high", "gmacs", "speedup"]].round(3)
 
 # %% [markdown]
-# `deit_nano` was trained with patch dropout, which makes dropping patches at random look better here than elsewhere.
+# ## Which to use
 #
+# `choose` bounds what each setting loses, by the images that both models saw, and says so if they are too few.
+
+# %%
+choice = tokenbench.choose(table, max_drop=5.0)
+print(choice.attrs["answer"])
+choice.set_index("label")[["keeps", "difference", "low", "high", "lost_at_most"]].round(2)
+
+# %% [markdown]
 # ## What happens to an image
 #
 # `trace` follows every patch through the blocks. Dropped patches fade, merged ones take the mean colour of their
 # cluster.
 
 # %%
-maps = [tokenbench.trace(name, "deit_nano", images[:1], **settings[name]) for name in ("tome", "evit")]
+knobs = {"tome": {"r": 13}, "evit": {"keep_rate": 0.5}}
+maps = [tokenbench.trace(name, "deit_nano", photographs[:1], **knobs[name]) for name in knobs]
 display(overlays.by_block(maps, 0))
 
 # %% [markdown]
-# From here: `tokenbench run` measures all methods and keeps the rows, `tokenbench report` makes a page of them, and
-# `tokenbench trace` draws maps of your own images. The other notebooks take one subject each.
+# From here: `tokenbench.report(table)` makes a page of the rows, and `tokenbench.compare(table, "tome", "evit")` holds
+# two against each other, image by image. The other notebooks take one subject each.

@@ -15,9 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tokenbench.backbones import Backbone
-from tokenbench.contract import FAMILIES, tiny_beit, tiny_eva, tiny_swin, tiny_vit  # noqa: F401  tests import them from here
 from tokenbench.methods import all_methods, load_plugin
 from tokenbench.runs import timing
+from tokenbench.tiny import FAMILIES, tiny_beit, tiny_eva, tiny_swin, tiny_vit  # noqa: F401  tests import them from here
 
 settings.register_profile("tests", deadline=None)  # a busy machine is no failure
 settings.register_profile(
@@ -55,10 +55,12 @@ def counting() -> Iterator[FlopCounterMode]:
         yield counter
 
 
-@pytest.fixture(autouse=True)
-def no_more_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def no_more_rounds() -> Iterator[None]:
     """Rounds as many as are asked for, and none more because the machine that runs the tests is busy."""
-    monkeypatch.setattr(timing, "MOST", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "MOST", 1)
+        yield
 
 
 @pytest.fixture

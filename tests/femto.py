@@ -21,16 +21,17 @@ def deit_femto(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 
 class Watch:
-    """Looks on and remembers what was said."""
+    """Looks on and remembers what was said, and each stretch with its steps."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.stretches: list[tuple[str, int, list[int]]] = []
 
     def stretch(self, what: str, total: int) -> None:
-        pass
+        self.stretches.append((what, total, []))
 
     def step(self, done: int) -> None:
-        pass
+        self.stretches[-1][2].append(done)
 
     def say(self, text: str) -> None:
         self.said.append(text)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("benchmarks/*/*.jsonl"))
 RESULTS = [file for file in FILES if file.with_suffix(".predictions").is_dir()]
 TABLES = [file for file in RESULTS if (file.parent / "tables").is_dir()]
-SHOWN = ("fashion_mnist", "imagenet")  # in README, in this order
+SHOWN = ("fashion_mnist", "imagenet")  # in docs/findings.md, in this order
 
 
 def cells(line: str) -> list[str]:
@@ -43,8 +43,8 @@ def test_tables_are_as_reports_are_now(file: Path) -> None:
     assert shown == made, f"run: tokenbench report {file}, and copy tables and figures beside it"
 
 
-def test_readme_shows_these_rows() -> None:
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+def test_findings_show_these_rows() -> None:
+    lines = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8").splitlines()
     heads = [i for i, line in enumerate(lines) if line.startswith("| method | top-1 %")]
     assert len(heads) == len(SHOWN)
     for name, start in zip(SHOWN, heads, strict=True):

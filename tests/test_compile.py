@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
-from conftest import FAMILIES, served
+from conftest import served
 
-from tokenbench.backbones import Backbone
+from tokenbench.contract import Subject
+from tokenbench.measure.compiling import Compiled
 from tokenbench.methods.base import Method
 from tokenbench.model import Model
 
@@ -29,10 +31,33 @@ def cases() -> Iterator[object]:
 def test_compile(family: str, method: Method, backend: str) -> None:
     """In one graph: "eager" runs what was captured, "inductor" what was compiled."""
     torch.compiler.reset()
-    half = Backbone(FAMILIES[family](**({} if family == "swin" else {"depth": 6})), "tiny")
-    backbone = Backbone(FAMILIES[family](), "tiny") if method.refusal(half) else half
-    images = torch.randn(4, *backbone.input_size, generator=torch.Generator().manual_seed(1))
-    model = Model(backbone, method).eval()
+    model, images = small(family, method)
     compiled = torch.compile(model, fullgraph=True, backend=backend)
     with torch.no_grad():
         torch.testing.assert_close(compiled(images), model(images), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "method"), list(served()))
+@pytest.mark.filterwarnings("ignore")
+def test_one_graph_serves_all_batches(family: str, method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for a batch of one, which may have its own."""
+    from torch._dynamo.utils import counters
+
+    torch.compiler.reset()
+    counters.clear()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    model, images = small(family, method)
+    compiled = Compiled(model)
+    with torch.inference_mode():
+        for few in (2, 3, 4):
+            torch.testing.assert_close(compiled(images[:few]), model(images[:few]), rtol=1e-3, atol=1e-4)
+        assert (counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())) == (1, 0)
+        compiled(images[:1])
+    assert counters["stats"]["unique_graphs"] <= 2
+
+
+def small(family: str, method: Method) -> tuple[Model, torch.Tensor]:
+    """A model of few blocks, where the method can do with so few, and images."""
+    subject = Subject(family, method)
+    return Model(subject.shallow(), method).eval(), subject.images

@@ -42,9 +42,20 @@ def test_the_outputs_are_of_a_whole_run_and_fit_to_show(name: str) -> None:
     assert not re.search(r"/(home|root|tmp|work|Users|usr|opt)/", file.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == "quickstart" else pytest.mark.slow) for name in NAMES]
-)
+def test_the_quickstart_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, where a warning is an error; its pictures are looked at above, and kernels are slow."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("IPython.display.display", lambda shown: print(type(shown).__name__))
+    runpy.run_path(str(ROOT / "notebooks" / "quickstart.py"))
+    shown = capfd.readouterr()
+    assert "GMAC an image" in shown.out and shown.out.splitlines()[-1] == "Figure" and not shown.err
+    assert (tmp_path / "results.jsonl").stat().st_size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_it_runs(name: str) -> None:
     execute = runpy.run_path(str(ROOT / "scripts" / "notebooks.py"))["execute"]
     notebook = execute(ROOT / "notebooks" / f"{name}.py")

@@ -7,66 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.models.beit import Beit
-from timm.models.eva import Eva
-from timm.models.swin_transformer import SwinTransformer
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from tokenbench.backbones import Backbone
-from tokenbench.backbones.lvvit import LVViT
-from tokenbench.core.block import Output
+from tokenbench.core.block import Output, Reducer
 from tokenbench.errors import ContractBroken, TokenbenchError, first_line, place
 from tokenbench.measure import flops
 from tokenbench.methods.base import Method
 from tokenbench.methods.dense import Dense
 from tokenbench.model import Model
-
-CLASSES = 10
-
-
-def tiny_vit(seed: int = 0, **options: Any) -> VisionTransformer:
-    """A random model of 12 blocks and 6x6 patches."""
-    torch.manual_seed(seed)
-    size = dict(img_size=48, patch_size=8, embed_dim=32, depth=12, num_heads=2, num_classes=CLASSES)
-    return VisionTransformer(**{**size, **options}).eval()
-
-
-def tiny_swin(seed: int = 0, **options: Any) -> SwinTransformer:
-    """A random model of 9 blocks, whose third stage has six of them and 2x2 windows of 5x5 tokens."""
-    torch.manual_seed(seed)
-    size = dict(img_size=160, window_size=5, embed_dim=8, depths=(1, 1, 6, 1), num_heads=(1, 1, 2, 2))
-    return SwinTransformer(**{"num_classes": CLASSES, **size, **options}).eval()
-
-
-def tiny_lvvit(seed: int = 0, **options: Any) -> LVViT:
-    """A random model of 12 blocks and 6x6 patches, with a head on the patches."""
-    torch.manual_seed(seed + 2)  # at which random predictors drop some
-    size = dict(img_size=48, patch_size=8, embed_dim=32, depth=12, num_heads=2, num_classes=CLASSES, stem_width=8)
-    return LVViT(**{**size, **options}).eval()
-
-
-def tiny_eva(seed: int = 0, **options: Any) -> Eva:
-    """A random model of 12 blocks and 6x6 patches with RoPE and registers, as DINOv3 has."""
-    torch.manual_seed(seed)
-    size = dict(img_size=48, patch_size=8, embed_dim=32, depth=12, num_heads=2, num_classes=CLASSES, init_values=0.5)
-    kind = dict(use_rot_pos_emb=True, use_abs_pos_emb=False, rope_type="dinov3", rope_rotate_half=True)
-    return Eva(**{**size, **kind, "num_reg_tokens": 2, "global_pool": "token", **options}).eval()
-
-
-def tiny_beit(seed: int = 0, **options: Any) -> Beit:
-    """A random model of 12 blocks and 6x6 patches, whose tables of relative positions are not 0."""
-    torch.manual_seed(seed)
-    size = dict(img_size=48, patch_size=8, embed_dim=32, depth=12, num_heads=2, num_classes=CLASSES, init_values=0.5)
-    model = Beit(**{**size, "use_abs_pos_emb": False, "use_rel_pos_bias": True, **options}).eval()
-    for block in model.blocks:
-        torch.nn.init.normal_(block.attn.relative_position_bias_table)
-    return model
-
-
-FAMILIES: dict[str, Callable[..., Any]] = dict(
-    vit=tiny_vit, swin=tiny_swin, lvvit=tiny_lvvit, eva=tiny_eva, beit=tiny_beit
-)
+from tokenbench.tiny import CLASSES, FAMILIES
 
 
 @dataclass(frozen=True)
@@ -83,6 +33,19 @@ class Subject:
     def model(self, seed: int = 0) -> Model:
         """It with the method, in eval mode."""
         return Model(self.backbone(seed), self.method).eval()
+
+    def shallow(self) -> Backbone:
+        """One of three or six blocks if the method does all there that it does in twelve: long graphs take long."""
+        deep = self.backbone()
+        for depth in () if self.family == "swin" else (3, 6):
+            backbone = self.backbone(depth=depth)
+            if self.method.refusal(backbone) is None and self._kinds(backbone) == self._kinds(deep):
+                return backbone
+        return deep
+
+    def _kinds(self, backbone: Backbone) -> set[type[Reducer]]:
+        reducers = self.method.reducers(self.method.wrap(backbone))
+        return {type(reducer) for several in reducers.values() for reducer in several}
 
     @property
     def images(self) -> Tensor:
@@ -262,10 +225,8 @@ def runs_in_half_precision(subject: Subject) -> None:
 
 
 def exports_with_a_dynamic_batch(subject: Subject) -> None:
-    """By `torch.export`, of a model half as deep where the setting fits it: graphs of all blocks take long."""
-    half = subject.backbone(depth=6) if subject.family != "swin" else subject.backbone()
-    backbone = subject.backbone() if subject.method.refusal(half) else half
-    model, images = Model(backbone, subject.method).eval(), subject.images
+    """By `torch.export`."""
+    model, images = Model(subject.shallow(), subject.method).eval(), subject.images
     program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},))
     with torch.inference_mode():
         _close(program.module()(images[:3]), model(images[:3]), "logits of the exported model and its own")

@@ -20,10 +20,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from tokenbench import backbones
-from tokenbench.cli import catalogue, main
+from tokenbench.cli import main
 from tokenbench.cli.run import plan_of
-from tokenbench.methods.base import KINDS
+from tokenbench.methods import all_methods
 from tokenbench.methods.evit import Attentive
+from tokenbench.methods.paper import KINDS
 from tokenbench.runs import runner
 from tokenbench.runs.jobs import UNFINISHED
 from tokenbench.runs.results import load
@@ -165,7 +166,7 @@ def test_usage_errors_are_one_sentence(args: str, sentence: str) -> None:
             "does not import (ModuleNotFoundError: No module named 'nowhere_to_be_found' (own.py:1))",
         ),
         ("def (\n", "does not import (SyntaxError: "),
-        ("x = 1\n", "holds no Method, Task or Backbone with a name; see CONTRIBUTING.md for examples."),
+        ("x = 1\n", "holds no Method, Task or Backbone with a name; `tokenbench new NAME` writes one."),
     ],
 )
 def test_plugins_that_are_none(text: str, sentence: str) -> None:
@@ -416,7 +417,8 @@ def test_list_and_show_and_env() -> None:
 def test_backbones_say_which_methods_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mark for each method, or the number of a reason below."""
     shown = {name: backbones.SHORT_NAMES[name] for name in ("deit_s", "siglip_b", "swin_t", "swin_s", "swin_b")}
-    monkeypatch.setattr(catalogue, "SHORT_NAMES", shown)
+    all_methods()  # so that the code is asked, and not the file
+    monkeypatch.setattr(backbones, "SHORT_NAMES", shown)
     code, out, _ = call("list", "--backbones")
     head, *lines = (line.split() for line in out.splitlines()[: len(shown) + 1])
     methods = head[head.index("tokens") + 1 :]
@@ -451,7 +453,7 @@ def test_help_and_import_are_light(code: str) -> None:
 
 def test_ctrl_c_keeps_the_rows_and_the_next_run_goes_on() -> None:
     sizes = ("1", "2", "8")
-    args = ["run", "--methods", "evit", "--weights", "random", "--rounds", "20", "--threads", "1"]
+    args = ["run", "--methods", "evit", "--weights", "random", "--rounds", "20", "--max-seconds", "0", "--threads", "1"]
     command = [sys.executable, "-m", "tokenbench.cli", *args, "-b", ",".join(sizes)]
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of a background job would ignore it
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

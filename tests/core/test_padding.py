@@ -147,7 +147,7 @@ def test_padding_costs_nothing_in_the_count(images: Tensor) -> None:
     assert each[0].by_block[9] == pytest.approx((12 * n[8] * c * c + 2 * n[8] * n[8] * c) / 1e9)
 
 
-@pytest.mark.parametrize("method", SETTINGS, ids=lambda m: m.label)
+@pytest.mark.parametrize("method", [pytest.param(m, marks=[] if m.fuse else pytest.mark.slow) for m in SETTINGS])
 def test_export_and_compile(method: Method, images: Tensor) -> None:
     """Shapes of a graph cannot hang on values: there what is dropped is hidden, which gives the same."""
     model = made(method, global_pool="avg")

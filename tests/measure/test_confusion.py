@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from tokenbench.errors import ResultsError, UsageError
 from tokenbench.measure.confusion import Labelled, count, ious, joined, mean_iou
@@ -29,6 +30,9 @@ def test_it_is_no_mean_of_images() -> None:
     assert float(mean_iou(whole.total)) == pytest.approx(float(mean_iou(count(found, truth, 3))))
     assert float(mean_iou(whole.total)) != pytest.approx(float(mean_iou(matrices).mean()), abs=1e-3)
     assert whole.accuracy == pytest.approx(100 * (truth == found).mean())
+    draws = np.random.default_rng(0).multinomial(6, [1 / 6] * 6, 1000)
+    means = [float(mean_iou((drawn[:, None, None] * matrices).sum(0))) for drawn in draws]
+    assert whole.interval(0) == pytest.approx(tuple(np.percentile(means, (2.5, 97.5))))
     low, high = whole.interval(0)
     assert low < float(mean_iou(whole.total)) < high
 
@@ -48,12 +52,20 @@ def test_paired_with_another(tmp_path: Path) -> None:
         for found in (better, worse)
     )
     value, low, high, p = one.change(other, 0)
-    assert 0 < low < value < high and p < 0.01
+    assert 0 < low < value < high and p == 2 / 1000
+    assert value == float(mean_iou(one.total) - mean_iou(other.total))
+    back = other.change(one, 0)
+    assert back == pytest.approx((-value, -high, -low, p)) and one.change(one, 0) == (0, 0, 0, 1)
     one.save(tmp_path / "l.npz")
     again = Labelled.load(tmp_path / "l.npz")
-    assert (again.matrices == one.matrices).all() and again.images == one.images and len(joined([one, again])) == 60
-    with pytest.raises(UsageError, match="cannot be paired"):
+    assert (again.matrices == one.matrices).all() and (again.images, again.names) == (one.images, one.names)
+    both = joined([one, other])
+    assert len(both) == 60 and both.images == one.images + other.images and both.names == one.names
+    assert np.array_equal(both.matrices, [*one.matrices, *other.matrices])
+    blank = Labelled(np.zeros((1, 3, 3), np.int64), one.names, ("none",))
+    assert blank.accuracy is None and np.isnan(mean_iou(blank.total))
+    with refused(UsageError, "Labels of other images cannot be paired; run both on the same images."):
         one.change(Labelled(one.matrices, one.names, tuple("x" * 30)), 0)
     (tmp_path / "l.npz").write_bytes(b"PK")
-    with pytest.raises(ResultsError, match="cannot be read"):
+    with refused(ResultsError, f"Labels '{tmp_path / 'l.npz'}' cannot be read (…); run the job again."):
         Labelled.load(tmp_path / "l.npz")

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from tokenbench.errors import ResultsError, UsageError
 from tokenbench.measure.detections import Detections, Objects, joined
-from tokenbench.measure.precision import NAMES, bootstrap, evaluate, weighted
+from tokenbench.measure.precision import NAMES, Sure, bootstrap, evaluate, weighted
 
 SIDE = 80
 
@@ -91,8 +92,10 @@ def by_pycocotools(detections: Detections, kind: str) -> list[float]:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_equal_to_pycocotools(kind: Any, seed: int) -> None:
     detections = made(seed=seed)
-    found = evaluate(detections, kind).numbers
-    wanted = by_pycocotools(detections, kind)
+    whole = evaluate(detections, kind)
+    found, wanted = whole.numbers, by_pycocotools(detections, kind)
+    assert whole.images == 12 and whole.by_class[2] is None, "of the third class nothing is there"
+    assert np.mean([mean for mean in whole.by_class if mean is not None]) == pytest.approx(found["ap"])
     for name, want in zip(NAMES, wanted, strict=True):
         if want < 0:
             assert found[name] is None, name
@@ -109,7 +112,14 @@ def test_unit_weights_give_the_average_precision() -> None:
 def test_weights_are_images_that_are_there_twice_or_not_at_all() -> None:
     """A weight of two for each image of one half, none for the other: as if the set were that half, twice."""
     parts = [made(6, seed, digits=9) for seed in (3, 4)]  # of equal scores it matters which stands first
-    whole = evaluate(joined(parts), "bbox")
+    both = joined(parts)
+    assert both.ids.tolist() == [*parts[0].ids, *parts[1].ids] and both.sizes.tolist() == [[SIDE, SIDE]] * 12
+    for name in ("found", "truth"):
+        one, two, of_both = (getattr(part, name) for part in (*parts, both))
+        assert of_both.image.tolist() == [*one.image, *(6 + two.image)] and of_both.masks == one.masks + two.masks
+        for field in ("boxes", "labels", "scores", "areas", "crowds"):
+            assert np.array_equal(getattr(of_both, field), [*getattr(one, field), *getattr(two, field)]), field
+    whole = evaluate(both, "bbox")
     twice = evaluate(joined([parts[0], parts[0]]), "bbox").numbers["ap"]
     assert weighted(whole.matches, np.array([2] * 6 + [0] * 6)) == pytest.approx(twice, abs=1e-9)
 
@@ -123,9 +133,12 @@ def test_bootstrap_of_a_difference() -> None:
     ]
     poor = Detections(poor.ids, poor.sizes, poor.categories, poor.names, Objects.of(rows), poor.truth)
     one, other = evaluate(good, "bbox"), evaluate(poor, "bbox")
-    sure, again = bootstrap(one, other, 1), bootstrap(one, other, 1)
-    assert sure == again and sure is not None and sure.p is not None
-    assert sure.low < one.numbers["ap"] < sure.high and sure.change_low > 0 and sure.p < 0.05
+    sure, draw = bootstrap(one, other, 1), np.random.default_rng(1)
+    weights = [np.bincount(draw.integers(0, 20, 20), minlength=20) for _ in range(1000)]
+    mine, theirs = ([weighted(each.matches, drawn) for drawn in weights] for each in (one, other))
+    ends = [*np.percentile(mine, (2.5, 97.5)), *np.percentile(np.subtract(mine, theirs), (2.5, 97.5))]
+    assert sure == Sure(*map(float, ends), 2 / 1000)
+    assert sure.low < one.numbers["ap"] < sure.high and sure.change_low > 0
     same = bootstrap(one, one, 1)
     assert same is not None and (same.change_low, same.change_high, same.p) == (0, 0, 1)
 
@@ -156,11 +169,27 @@ def test_saved_and_read_back(tmp_path: Any) -> None:
     detections.write_coco(tmp_path / "r.json")
     import json
 
-    row = json.loads((tmp_path / "r.json").read_text())[0]
-    assert set(row) == {"image_id", "category_id", "bbox", "score", "segmentation"}
-    assert row["image_id"] in detections.ids and row["category_id"] in detections.categories
+    found = detections.found
+    for part, other in ((again, detections), (again.found, found), (again.truth, detections.truth)):
+        for name in vars(part).keys() - {"found", "truth"}:
+            assert np.array_equal(getattr(part, name), getattr(other, name)), name
+    assert json.loads((tmp_path / "r.json").read_text()) == [
+        {
+            "image_id": 3 * int(found.image[i]) + 5,
+            "category_id": 10 * int(found.labels[i]) + 1,
+            "bbox": found.boxes[i].round(3).tolist(),
+            "score": found.scores[i],
+            "segmentation": {"size": [SIDE, SIDE], "counts": found.masks[i].decode()},
+        }
+        for i in range(len(found))
+    ]
+    bare = Objects.of([(0, [1, 2, 3, 4], 1, 0.5, 0.0, False, b"")])
+    Detections(detections.ids, detections.sizes, detections.categories, ("a",), bare, bare).write_coco(tmp_path / "r")
+    assert json.loads((tmp_path / "r").read_text()) == [
+        {"image_id": 5, "category_id": 11, "bbox": [1.0, 2.0, 3.0, 4.0], "score": 0.5}
+    ]
     (tmp_path / "d.npz").write_bytes((tmp_path / "d.npz").read_bytes()[:100])
-    with pytest.raises(ResultsError, match="cannot be read"):
+    with refused(ResultsError, f"Detections '{tmp_path / 'd.npz'}' cannot be read (…); run the job again."):
         Detections.load(tmp_path / "d.npz")
-    with pytest.raises(UsageError, match="cannot be paired"):
+    with refused(UsageError, "Detections in 5 and 4 images cannot be paired; run both on the same images."):
         detections.same_images(made(4))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from types import SimpleNamespace
 
+import pytest
 import timm
 import torch
 from timm.layers import set_fused_attn
 
-from tokenbench.measure.running import conditions
+from tokenbench.measure.running import clocks, conditions
 
 
 def test_conditions_are_those_of_this_moment() -> None:
@@ -30,3 +33,26 @@ def test_conditions_are_those_of_this_moment() -> None:
         set_fused_attn(True)
         torch.set_num_threads(threads)
     assert changed == {**found, "fused_attention": False, "threads": threads + 1}
+
+
+def test_the_clock_of_a_gpu_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"stdout": "1980, 0x0000000000000004\n"}
+    asked: list[tuple[list[str], dict[str, object]]] = []
+
+    def run(command: list[str], **how: object) -> SimpleNamespace:
+        asked.append((command, how))
+        return SimpleNamespace(**said)
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=f"u{device.index}"))
+    monkeypatch.setattr(subprocess, "run", run)
+    assert conditions("cuda:3") == {**conditions(), "sm_clock_mhz": 1980}
+    query = "--query-gpu=clocks.sm,clocks_throttle_reasons.active"
+    command = ["nvidia-smi", "--id=GPU-u3", query, "--format=csv,noheader,nounits"]
+    assert asked == [(command, {"capture_output": True, "text": True, "timeout": 10, "check": True})]
+    for reasons, throttled in (("0x0", 0.0), ("0x4", 0.0), ("0x8", 1.0), ("0x24", 1.0), ("0x40", 1.0), ("0x80", 1.0)):
+        said["stdout"] = f"1200, {reasons}\n"
+        assert clocks(torch.device("cuda:3")) == {"sm_clock_mhz": 1200, "throttled": throttled}, reasons
+    for nothing in ("[N/A], [N/A]", "1980", "1980, x"):
+        said["stdout"] = nothing
+        assert clocks(torch.device("cuda:3")) == {"sm_clock_mhz": None, "throttled": None}
+    assert conditions("cuda:3")["sm_clock_mhz"] is None

@@ -11,11 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from reducing import Half, model
+from refusals import refused
 from torch import Tensor, nn
 
 from tokenbench.backbones import Backbone
 from tokenbench.errors import UsageError
-from tokenbench.measure import speed
+from tokenbench.measure import compiling, speed
+from tokenbench.measure.compiling import Compiled
 from tokenbench.measure.running import OutOfMemory
 from tokenbench.measure.speed import Share, measure, median_interval, reduction_share
 from tokenbench.measure.verdicts import break_even
@@ -239,22 +241,40 @@ def test_no_reference_no_speedup(clock: Clock) -> None:
 
 
 def test_mode_precision_and_compile(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._dynamo as dynamo
+
     seen: set[tuple[bool, bool, bool]] = set()
 
     class Probe(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             clock.spend(1.0)
             seen.add((self.training, torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")))
+            if compiled:
+                limits.add((dynamo.config.recompile_limit, dynamo.config.accumulated_recompile_limit))
             return images
 
-    compiled: list[nn.Module] = []
-    monkeypatch.setattr(torch, "compile", lambda model, **_: compiled.append(model) or model)
+    compiled: list[tuple[nn.Module, object]] = []
+    limits: set[tuple[int, int]] = set()
+    monkeypatch.setattr(torch, "compile", lambda model, **how: compiled.append((model, how)) or model)
     probe = Probe().train()
     measure({"it": probe}, IMAGES, max_seconds=0)
     assert (seen, compiled, probe.training) == ({(False, True, False)}, [], True)
     seen.clear()
     measure({"it": probe}, IMAGES, max_seconds=0, precision="bf16", compile=True)
-    assert (seen, compiled) == ({(False, True, True)}, [probe])
+    assert (seen, compiled) == ({(False, True, True)}, [(probe, {"dynamic": False})])
+    assert limits == {(4096, 4096)} != {(dynamo.config.recompile_limit, dynamo.config.accumulated_recompile_limit)}
+
+
+def test_what_is_compiled_says_how_long_that_took(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    monkeypatch.setattr(compiling, "perf_counter", clock)
+    it = Compiled(Costs(clock, 7.0, *[1.0] * 50))
+    got = measure({"it": it, "other": Costs(clock, 2.0)}, IMAGES, max_seconds=0, compile=True)
+    assert (got["it"].compile_s, got["other"].compile_s, got["it"].latency_p90_ms) == (7.0, 2.0, 1000.0)
+    again = measure({"it": it}, IMAGES[:2], max_seconds=0, compile=True)["it"]
+    assert again.compile_s == 7.0, "one graph for all sizes"
+    assert measure({"it": it}, IMAGES[:1], max_seconds=0, compile=True)["it"].compile_s == 1.0, "but for a single image"
+    assert measure({"it": Costs(clock, 1.0)}, IMAGES, max_seconds=0)["it"].compile_s is None
 
 
 def test_refusals(clock: Clock) -> None:
@@ -264,19 +284,23 @@ def test_refusals(clock: Clock) -> None:
 
     it = {"it": Costs(clock, 1.0)}
     for models, images in (({}, IMAGES), (it, IMAGES[:0])):
-        with pytest.raises(UsageError, match="one or more of both"):
+        said = f"{len(models)} models on {len(images)} images cannot be timed; give one or more of both."
+        with refused(UsageError, said):
             measure(models, images)
     for bad in ({"min_rounds": 0}, {"min_rounds": 5, "max_rounds": 4}, {"warmup": -1}):
-        with pytest.raises(UsageError, match="1 <= min_rounds <= max_rounds"):
+        asked = {"min_rounds": 10, "max_rounds": 200, "warmup": 3, **bad}
+        rounds, most, warmup = (f"{name}={value}" for name, value in asked.items())
+        limits = "give 1 <= min_rounds <= max_rounds and 0 <= warmup."
+        with refused(UsageError, f"{rounds}, {most} and {warmup} cannot be run; {limits}"):
             measure(it, IMAGES, **bad)
     huge = Huge().train()
-    with pytest.raises(OutOfMemory, match="huge ran out of memory on cpu at batch 8, use a smaller batch"):
+    with refused(OutOfMemory, "huge ran out of memory on cpu at batch 8, use a smaller batch."):
         measure({**it, "huge": huge}, IMAGES)
     assert huge.training
 
 
 def test_share_of_time_in_reducers(clock: Clock, tiny: Callable[..., Backbone], images: Tensor) -> None:
-    seconds = [9.0, 1.0, 1.0, 2.0, 3.0, 3.0]  # of the first of a pass, the warm-up first
+    seconds = [9.0, 1.0, 2.0, 4.0, 3.0, 0.5]  # of the first of a pass, the warm-up first
 
     class Slow(Half):
         def forward(self, tokens, attn):  # type: ignore[no-untyped-def]
@@ -286,9 +310,9 @@ def test_share_of_time_in_reducers(clock: Clock, tiny: Callable[..., Backbone], 
     slow = Slow()
     reduced = model(tiny(), {3: [slow], 6: [slow, Slow()]}).train()
     reduced.vit.patch_embed.register_forward_hook(lambda *_: clock.spend(5.0))
-    shares = [3 / 8, 3 / 8, 4 / 9, 5 / 10, 5 / 10]  # 1, 1, 2, 3, 3 seconds and two more, beside 5
+    low, middle, high = 3 / 8, 4 / 9, 5 / 10  # 1, 2 and 3 seconds and two more, beside 5
     got = reduction_share(reduced, images, runs=5, warmup=1)
-    assert got == Share(pytest.approx(4 / 9), pytest.approx(shares[3] - shares[1]), 5)
+    assert got == Share(pytest.approx(middle), pytest.approx(high - low), 5)
     assert reduced.training and not slow._forward_hooks and not slow._forward_pre_hooks
     assert reduction_share(model(tiny()), images) is None
     assert reduction_share(tiny().vit, images) is None

@@ -15,7 +15,7 @@ def test_listed_are_elsewhere() -> None:
 
 
 def test_no_case_beside_the_checkout_is_unknown() -> None:
-    """Each is here or listed, or of a method that the README says is not here."""
+    """Each is here or listed, or of a method that docs/methods.md says is not here."""
     if not SHARED.exists():
         pytest.skip("golden vectors are in ../shared/golden, which is absent")
     known = {line.partition(" ")[0] for line in listed()}

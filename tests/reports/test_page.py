@@ -336,6 +336,7 @@ def test_every_method_looks_different() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of address space are enforced on Linux")
 def test_the_page_comes_where_its_engine_cannot_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """V8 reserves 16 GiB of addresses and ends the process that does not get them."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # where nothing is kept of other times
     code = "ulimit -v 12582912; exec \"$0\" -c 'from tokenbench.reports.page import html; print(html.runtime())'"
     done = subprocess.run(["bash", "-c", code, sys.executable], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "None\n")
@@ -346,5 +347,12 @@ def test_the_page_comes_where_its_engine_cannot_start(tmp_path: Path, monkeypatc
         text = written.page.read_text()
         assert len(text) < 200_000 and json.loads(text.split('id="data">')[1].split("</script>")[0])["columns"]
         assert written.figures and "The page has no charts" in written.left_out[0]
+        assert not (tmp_path / "cache").exists()
+        monkeypatch.setattr(html, "BUNDLE", "print('</script>')")
+        html.runtime.cache_clear()
+        assert html.runtime() == "<\\/script>\n"
+        monkeypatch.setattr(html, "BUNDLE", "raise SystemExit(1)")
+        html.runtime.cache_clear()
+        assert html.runtime() == "<\\/script>\n", "it is kept, and not made again"
     finally:
         html.runtime.cache_clear()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusals import refused
 from rows import row
 
 from tokenbench.errors import UnknownName, UsageError
@@ -198,15 +199,17 @@ def test_what_cannot_be_compared_is_one_sentence(file: Path, tmp_path: Path) -> 
 
 def test_predictions_must_be_there_and_of_the_same_images(file: Path, tmp_path: Path) -> None:
     moved = write(tmp_path / "moved.jsonl", setting("tome", sample_hash="cc"))
-    with pytest.raises(UsageError, match=r"of other images .*sample bb.*sample cc.*--data-dir"):
+    sides = "(photos, sample bb; photos, sample cc); run both with the same --data-dir and --limit."
+    with refused(UsageError, f"tome[r=13] of {file} and tome[r=13] of {moved} are of other images {sides}"):
         compare([file, moved], ["tome"])
     less = write(tmp_path / "less.jsonl", setting("tome"))
     Predictions(np.ones((99, 5), np.int32), np.zeros(99, np.int32)).save(Results(less).predictions(setting("tome").id))
-    with pytest.raises(UsageError, match="some could be read in one run only"):
+    why = "are of other images (some could be read in one run only); run both again with --force."
+    with refused(UsageError, f"The predictions of tome[r=13] of {file} and tome[r=13] of {less} {why}"):
         compare([file, less], ["tome"])
     path = Results(file).predictions(setting("tome").id)
     path.write_bytes(b"broken")
-    with pytest.raises(UsageError, match=r"cannot be paired image by image: .* holds no predictions"):
+    with refused(UsageError, f"tome[r=13] of {file} cannot be paired image by image: {path} holds no predictions …"):
         compare([file], ["tome"])
     path.unlink()
     with pytest.raises(UsageError, match="cannot be paired image by image: There are no predictions"):
@@ -243,7 +246,8 @@ def test_conditions(file: Path, text: str, holds: bool) -> None:
 
 def test_conditions_that_mean_nothing() -> None:
     for text in ("top1", "top1<", "<5", "top1<half", "top1=5", "top1<nan", "top1<inf", "top1<-0.5%", ""):
-        with pytest.raises(UsageError, match="write a field, a sign and a number"):
+        example = "write a field, a sign and a number, like top1<-0.5."
+        with refused(UsageError, f"--fail-if '{text}' is not allowed; {example}"):
             gate(text)
     with pytest.raises(
         UnknownName, match=r"Unknown field 'img_per_s'. Did you mean images_per_s.*`tokenbench compare --help`\.$"

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from refusals import refused
 from rows import row
 
 from tokenbench import tasks
@@ -79,11 +80,12 @@ def test_detection_with_its_cap(tmp_path: Path) -> None:
     assert pair.changes["box_ap50"].value == 0 and pair.changes["box_ap50"].low is None
     assert "mask_ap" not in pair.changes, "none of them has masks"
     other = write(tmp_path / "b.jsonl", task, dense=detections(0), stvit_r=detections(4, first=7))
-    with pytest.raises(UsageError, match="are of other images"):
+    why = "are of other images (some could be read in one run only); run both again with --force."
+    with refused(UsageError, f"The predictions of dense of {other} and stvit_r of {other} {why}"):
         compare([other], ["stvit_r"])
     lost = Results(other).predictions(pair.second.row.id)
     lost.unlink()
-    with pytest.raises(UsageError, match="cannot be paired image by image: Detections"):
+    with refused(UsageError, f"stvit_r of {other} cannot be paired image by image: Detections…"):
         compare([other], ["stvit_r"])
 
 

@@ -6,8 +6,9 @@ import copy
 import itertools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,9 +17,10 @@ from rows import row
 from tokenbench.cli import screen
 from tokenbench.reports.page import html
 from tokenbench.reports.paper import tables
+from tokenbench.runs import glance as glancing
 from tokenbench.runs import reading, results
 from tokenbench.runs.glance import Glance
-from tokenbench.runs.row import Row, dumps
+from tokenbench.runs.row import SCHEMA, Row, dumps
 
 GOOD = row("evit", gmacs_by_block=[1.0, 0.5], gmacs_by_part={"mlp": 1.0}, tokens_mean=[197.0], diff_dense=-1.0)
 DEEP: Any = json.loads("[" * 500 + "]" * 500)
@@ -78,7 +80,9 @@ def test_any_field_of_any_kind(tmp_path: Path) -> None:
     assert html.page(kept).encode()
 
 
-def test_a_quick_look_takes_nothing_that_a_careful_one_would_not() -> None:
+def test_a_quick_look_takes_nothing_that_a_careful_one_would_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    look = msgspec.json.Decoder(glancing._struct(Row, schema=Literal[SCHEMA], id=str))  # as on import
+    monkeypatch.setattr(glancing, "LINE", look)
     glance, good = Glance(), json.loads(dumps(GOOD))
     assert glance.told(line(good)) == reading.told(line(good)) == glance.told(line({**good, "env": good["env"]}))
     taken = 0

@@ -7,21 +7,80 @@ import os
 import platform
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from refusals import refused
 
 from tokenbench.errors import BadSetting
 from tokenbench.runs import environment
 
 
-def test_the_description_is_complete_json() -> None:
+def test_the_description_is_complete_json(monkeypatch: pytest.MonkeyPatch) -> None:
     found = environment.describe("cpu")
     assert json.loads(json.dumps(found)) == found
     for key in ("cpu", "cpu_capability", "cores", "threads", "os", "python", "torch", "torchvision", "timm", "fvcore"):
         assert found[key], key
     assert {"tokenbench", "memory_gib", "gpu", "commit", "dirty"} <= found.keys()
     assert found["gpu"] is None and found["torch"] == torch.__version__.split("+")[0]
+    assert found["device"] == "cpu" and found["hardware"] == environment.hardware("cpu")
+    assert found["threads"] == torch.get_num_threads()
+    assert found["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
+    assert found["python"] == platform.python_version()
+    for bound, also, pinned in ((None, None, False), ("FALSE", None, False), ("close", None, True), (None, "0", True)):
+        for name, value in (("OMP_PROC_BIND", bound), ("GOMP_CPU_AFFINITY", also), ("KMP_AFFINITY", None)):
+            monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+        assert environment._pinned() is pinned, (bound, also)
+    monkeypatch.setenv("OMP_PROC_BIND", "true")
+    assert environment.describe("cpu")["pinned"] is True
+    if platform.system() == "Linux":
+        kibibytes = int(Path("/proc/meminfo").read_text().split()[1])  # MemTotal comes first
+        assert found["memory_gib"] == round(kibibytes / 2**20, 1)
+        assert found["cores"] == len(os.sched_getaffinity(0))
+    assert len(found["session"]) == 8 and found["session"] != environment.describe("cpu")["session"]
+
+
+def test_a_gpu_is_described_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As NVIDIA's libraries would tell it."""
+    told = SimpleNamespace(name="H100", total_memory=85_899_345_920, uuid="ab-1", L2_cache_size=1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA H100 {device.index}")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: told if device.index == 1 else None)
+    driver = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    monkeypatch.setattr(environment, "_line", lambda *command: "550.1" if command == driver else None)
+    monkeypatch.setattr(platform, "node", lambda: "here.there")
+    found = environment.describe("cuda:1")
+    assert (found["device"], found["hardware"]) == ("cuda", "NVIDIA H100 1")
+    assert found["gpu"] == {"name": "H100", "memory_gib": 80.0, "driver": "550.1", "cuda": torch.version.cuda}
+    assert environment.place("cuda:1") == "here-there-ab-1" and environment.place("cpu") == "here-there-cpu"
+    monkeypatch.setattr(environment, "_cpu", lambda: "Apple M4")
+    assert environment.hardware("mps") == "Apple M4, mps"
+
+
+def test_other_systems_say_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(platform, "freedesktop_os_release", lambda: {"PRETTY_NAME": "Debian 13"})
+    assert environment._os() == "Debian 13"
+    monkeypatch.setattr(platform, "freedesktop_os_release", absent)
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(platform, "release", lambda: "25.1")
+    assert environment._os() == "Darwin 25.1"
+    brand = ("sysctl", "-n", "machdep.cpu.brand_string")
+    monkeypatch.setattr(environment, "_line", lambda *command: "Apple  M4" if command == brand else None)
+    assert environment._model() == "Apple M4"
+    monkeypatch.setattr(environment, "_line", lambda *command: None)
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    assert environment._model() == "arm64"
+    monkeypatch.setattr(os, "sysconf", absent)
+    assert environment._memory() is None
+    assert environment._text(Path("/nowhere")) == ""
+    monkeypatch.undo()
+    assert environment._line("printf", "a\nb") == "a" and environment._line("true") is None
+    assert environment._line("false") is None and environment._line("no-such-command-here") is None
 
 
 def test_it_names_no_host_user_or_path() -> None:
@@ -48,13 +107,17 @@ def test_a_model_name_is_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment._cpu() == "Intel Xeon Gold 6230"
     assert environment.describe("cpu")["cpu"] == "Intel(R) Xeon(R) Gold 6230 CPU @ 2.10GHz"
     monkeypatch.setattr(environment, "_text", lambda path: "")
-    assert environment._cpu()
+    assert environment._cpu() == " ".join((platform.processor() or platform.machine()).split())
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "toaster"])
-def test_a_device_that_is_not_here_is_one_sentence(device: str) -> None:
-    with pytest.raises(BadSetting, match=rf"^device={device} is not .*\.$"):
+@pytest.mark.parametrize("device", ["cuda:2", "cuda:99", "toaster"])
+def test_a_device_that_is_not_here_is_one_sentence(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    wrong = "allowed, it must be cpu, cuda, cuda:N or mps"
+    said = wrong if device == "toaster" else "here, 2 CUDA devices are; use --device cpu"
+    with refused(BadSetting, f"device={device} is not {said}."):
         environment.describe(device)
+    assert [environment._device(f"cuda{which}").index for which in ("", ":0", ":1")] == [None, 0, 1]
 
 
 def test_the_commit_is_of_the_checkout_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +138,7 @@ def test_the_commit_is_of_the_checkout_or_none(tmp_path: Path, monkeypatch: pyte
     assert environment._commit() == (None, None)
     git("add", ".")
     git("commit", "-m", "first")
+    (tmp_path / "notes.txt").write_text("not tracked")
     commit, dirty = environment._commit()
     assert commit is not None and len(commit) == 40 and dirty is False
     package.write_text("# changed")

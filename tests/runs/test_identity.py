@@ -21,11 +21,12 @@ from tokenbench.methods.dynamicvit.dynamicvit import DynamicViT
 from tokenbench.methods.sweep import parse
 from tokenbench.methods.topk import TopK
 from tokenbench.model import Model
-from tokenbench.runs import environment, runner
+from tokenbench.runs import candidates, environment, runner
 from tokenbench.runs.jobs import UNFINISHED
 from tokenbench.runs.results import Results
 from tokenbench.runs.row import Identity, Row, WeightsId
 from tokenbench.weights import files
+from tokenbench.weights.checkpoints import SHIPPED
 from tokenbench.weights.sources import Sources, find
 
 OTHER = {
@@ -82,6 +83,7 @@ def test_nothing_else_decides_the_id() -> None:
             "metrics": {"top1": 1.0},
             "intervals": {"top1": "guessed"},
             "noisy": True,
+            "machine": {"steal": 0.5},
         }.get(field, 5)
         changed = row(**{field: [value] if "tokens" in field or field == "gmacs_by_block" else value})
         assert changed.id == row().id and changed != row(), field
@@ -177,9 +179,13 @@ def test_a_run_gives_weights_to_the_setting_they_are_of(trained: Path, results: 
         "evit[keep_rate=0.7]": None,
     }
     assert find(str(trained), "deit_femto").trained(TopK(keep_rate=0.5), "deit_femto") is None
-    watch = Watch()
-    runner.run(plan("topk[keep_rate=0.5]", weights=str(trained)), results, watch)
-    assert f"{trained} is not used: it was trained for topk[keep_rate=0.7] on deit_femto." in watch.said
+    said: list[str] = []
+    other = SHIPPED / "deit_nano.safetensors"
+    candidates.prepare(plan("topk[keep_rate=0.5]", weights=f"{trained},{other}"), {"hardware": "any"}, said.append)
+    assert said[1:] == [
+        f"{other} is not used: it is of the dense deit_nano.",
+        f"{trained} is not used: it was trained for topk[keep_rate=0.7] on deit_femto.",
+    ]
 
 
 def test_other_weights_are_another_job(trained: Path, results: Results) -> None:
@@ -235,10 +241,10 @@ def test_what_a_skip_relies_on_is_said(results: Results, monkeypatch: pytest.Mon
     now: dict[str, Any] = {"hardware": "Abacus X, 2 cores", "cpu": "Abacus X @ 2 GHz", "session": "a"}
     now |= {"torch": "2.1", "timm": "1.0", "threads": 2}
 
-    def told(rounds: int = 3, **changes: Any) -> list[str]:
+    def told(rounds: int = 3, goal: float = 0.02, **changes: Any) -> list[str]:
         monkeypatch.setattr(environment, "describe", lambda device: now | changes)
         watch = Watch()
-        runner.run(plan("dense", rounds=rounds), results, watch)
+        runner.run(plan("dense", rounds=rounds, precision_goal=goal), results, watch)
         return [text for text in watch.said if "measured under" in text]
 
     assert told() == [] == told() == told(rounds=2)
@@ -250,5 +256,6 @@ def test_what_a_skip_relies_on_is_said(results: Results, monkeypatch: pytest.Mon
     ]
     (row,) = results.rows()
     assert told(rounds=9999) == [f"deit_femto: some of these were measured under {row.runs} rounds (now 9999)."]
+    assert told(goal=0.01) == ["deit_femto: some of these were measured under --precision-goal 0.02 (now 0.01)."]
     results.append(row.model_copy(update={"env": now | {"cpu": "Abacus X"}, "time": datetime.now(UTC)}))
     assert told() == [], "as earlier versions wrote it"

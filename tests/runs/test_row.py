@@ -14,7 +14,7 @@ import random
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,9 @@ from torch.nn.modules.module import register_module_forward_hook
 from tokenbench import __version__, backbones
 from tokenbench.backbones import Backbone
 from tokenbench.core.block import Reducer
-from tokenbench.measure import accuracy, flops, memory, speed, tokens
+from tokenbench.measure import accuracy, flops, machine, memory, speed, tokens
 from tokenbench.measure.accuracy import Predictions
+from tokenbench.measure.compiling import Compiled
 from tokenbench.methods.sweep import parse
 from tokenbench.model import Model
 from tokenbench.runs import environment, runner, timing
@@ -51,6 +52,7 @@ METRICS = list(Classification.metric_names())
 BATCHES, ROUNDS, SEED = (2, 3), 9, 5
 Z = statistics.NormalDist().inv_cdf(0.975)
 PHOTOS, LIMIT, CHOSEN_BROKEN, OTHER_BROKEN = 60, 40, (4, 17, 30), (1, 2)
+BESIDE = {"others": 0.25, "steal": None}
 MACHINE = {"hardware": "Abacus, 7 beads", "torch": "9.9", "beads": [1, None]}
 PEAKS = {"dense": 3, "evit": 5, "topk": 7, "dynamicvit": 11}  # of these models the true ones are equal
 SETTINGS = {
@@ -205,6 +207,8 @@ def ran(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speed, "perf_counter", clock)
+        patch.setattr(timing, "MOST", 1000)
+        patch.setattr(machine, "since", lambda begin: BESIDE)
         patch.setattr(environment, "describe", lambda device: {**MACHINE, "device": str(device)})
         patch.setattr(tokens, "per_block", varied)
         patch.setattr(memory, "peak", lambda model, images, _: PEAKS[model.method.name] * len(images) * 2**18)
@@ -259,7 +263,8 @@ def identity(made: Made, label: str, batch: int) -> dict[str, Any]:
         "version": __version__,
         "env": {**MACHINE, "device": "cpu"},
         "imagenet_val": False,
-        **dict.fromkeys(("budget", "params_by_part", "ms_by_part", "joules", "joules_spread", "joules_readings")),
+        **dict.fromkeys(("budget", "params_by_part", "ms_by_part", "compile_s")),
+        **dict.fromkeys(("joules", "joules_spread", "joules_readings")),
     }
 
 
@@ -372,6 +377,8 @@ def timed(clock: Clock, label: str, batch: int) -> dict[str, Any]:
         "latency_p90": 1000 * percentile(seconds, 90),
         "spread": (percentile(seconds, 75) - percentile(seconds, 25)) / middle,
         "runs": rounds,
+        "speed_goal": 0.02,
+        "machine": BESIDE,
         "noisy": (sure[-1 - out] - sure[out]) / 2 / statistics.median(sure) > 0.02,
         "speedup": statistics.median(ratios),
         "speedup_low": ratios[out],
@@ -541,28 +548,36 @@ def test_every_measurement_is_made_as_the_plan_says(
     ):
         for name in names.split():
             listen(module, name)
-    monkeypatch.setattr(timing, "MOST", 2)
-    job = the_plan(made, precision="bf16", compile=True, batches=[3])
+    monkeypatch.setattr(timing, "MOST", 2 * ROUNDS)
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    job = the_plan(made, precision="bf16", compile=True, batches=[3], precision_goal=0.5, max_seconds=9)
     rows = runner.run(job, Results(tmp_path / "r.jsonl"), Watch())
     assert all(row.precision == "bf16" and row.compile for row in rows)
 
     labels = ["dense", EVIT, TOPK, UNTRAINED]
     three = backbones.random_images(backbones.create("deit_femto"), 3, SEED)
-    for name, images in (("over", few(made)), ("peak", three), ("reduction_share", three)):
-        assert [args[0].method.label for args, _ in heard[name]] == labels
-        assert all(torch.allclose(args[1], images, atol=1e-6) for args, _ in heard[name])
-    assert {args[2] for name in ("peak", "reduction_share") for args, _ in heard[name]} == {"bf16"}
-    assert {args[3] for args, _ in heard["reduction_share"]} == {timing.SHARES}
-    assert rows[0].reason == "peak memory measured before compiling"
-    assert rows[1].reason == "peak memory and the share of selecting measured before compiling"
+    assert [args[0].method.label for args, _ in heard["over"]] == labels
+    assert all(torch.allclose(args[1], few(made), atol=1e-6) for args, _ in heard["over"])
+    assert not heard["peak"] and not heard["reduction_share"], "of what is compiled neither can be told"
+    assert rows[0].reason == "compiled, so no peak memory"
+    assert rows[1].reason == "compiled, so no share of selecting and no peak memory"
     (timed,) = heard["measure"]
-    assert {name: model.method.label for name, model in timed[0][0].items()} == {label: label for label in labels}
+    assert all(isinstance(model, Compiled) for model in timed[0][0].values())
+    assert {name: it.model.method.label for name, it in timed[0][0].items()} == {label: label for label in labels}
+    assert all(row.compile_s > 0 for row in rows if row.status == "ok")
     assert torch.equal(timed[0][1], three)
     wanted = {"precision": "bf16", "compile": True, "min_rounds": ROUNDS, "max_rounds": 2 * ROUNDS}
+    wanted |= {"goal": 0.5, "max_seconds": 9}
     assert timed[1].items() >= wanted.items()
     said = [(args[4], args[3], len(args[1])) for args, _ in heard["answer"]]  # every model of every batch, in turn
     assert said == [(label, "bf16", n) for n in readable(3) for label in SETTINGS]
 
+    heard.clear()
+    rows = runner.run(replace(job, compile=False), Results(tmp_path / "eager.jsonl"), Watch())
+    for name in ("peak", "reduction_share"):
+        assert [args[0].method.label for args, _ in heard[name]] == labels
+        assert all(torch.allclose(args[1], three, atol=1e-6) and args[2] == "bf16" for args, _ in heard[name])
+    assert {args[3] for args, _ in heard["reduction_share"]} == {timing.SHARES}
     own = models(made.dense, made.own)
     for row in rows[: len(labels)]:
         assert row.peak_memory_mb == memory.peak(own[row.label], three, "bf16") / 2**20

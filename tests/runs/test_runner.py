@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 from timm.models import register_model
 from torch import nn
 
@@ -53,16 +54,20 @@ class Seen:
 
     def __init__(self, stop_at: str = "") -> None:
         self.stretches: list[str] = []
+        self.totals: list[int] = []
+        self.steps: list[list[int]] = []
         self.said: list[str] = []
         self.stop_at = stop_at
 
     def stretch(self, what: str, total: int) -> None:
         self.stretches.append(what)
+        self.totals.append(total)
+        self.steps.append([])
         if self.stop_at and self.stop_at in what:
             raise KeyboardInterrupt
 
     def step(self, done: int) -> None:
-        pass
+        self.steps[-1].append(done)
 
     def say(self, text: str) -> None:
         self.said.append(text)
@@ -118,7 +123,11 @@ def written(results: Results) -> list[tuple[str, int, str]]:
 
 
 def test_every_metric_of_a_row(weights: str, real: dict[str, Any], results: Results) -> None:
-    dense, evit = run(plan(**real), results)
+    watch = Seen()
+    dense, evit = run(plan(**real), results, watch)
+    what = "counting", "accuracy on 10 images", "memory at batch 2", "speed at batch 2"
+    assert watch.stretches == [f"deit_pico: {text}" for text in what] and watch.totals == [2, 10, 2, 3]
+    assert watch.steps == [[1, 2], [0, 2, 4, 6, 8, 10, 10], [1, 2], [1, 2, 3]] and not watch.said
     for row in (dense, evit):
         assert row.status == "ok" and row.reason is None
         assert (row.dataset, row.images, row.skipped) == ("photos", 10, 0) and 3 <= row.runs <= 30
@@ -244,7 +253,8 @@ def test_a_worker_that_dies_is_an_error_of_the_data(
         yield
 
     monkeypatch.setattr(data.Loader, "__iter__", die)
-    with pytest.raises(DataError, match=r"cannot be loaded \(DataLoader worker .* Bus error\); try --workers 0"):
+    why = "DataLoader worker (pid 1) is killed by signal: Bus error"
+    with refused(DataError, f"Images cannot be loaded ({why}); try --workers 0."):
         run(plan("evit", **real), results)
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from femto import Watch, plan
 from PIL import Image
+from refusals import refused
 
 from tokenbench import backbones
 from tokenbench.cli import run as command
@@ -19,11 +20,12 @@ from tokenbench.errors import UsageError, WeightsError
 from tokenbench.measure import speed
 from tokenbench.methods.sweep import parse
 from tokenbench.model import Model
-from tokenbench.runs import exported, runner
+from tokenbench.runs import exported, runner, runtime
 from tokenbench.runs.counting import COSTS
 from tokenbench.runs.results import Results
 from tokenbench.shipping import exporting, runtimes
 from tokenbench.shipping.header import KEY
+from tokenbench.tasks.segmentation import Segmentation
 from tokenbench.weights import files
 from tokenbench.weights.checkpoints import Weights
 
@@ -179,16 +181,31 @@ def test_what_a_runtime_cannot_do_is_refused(job: runner.Plan, tmp_path: Path, m
     for changes, says in (
         (
             {"precision": "int8", "runtime": "torch"},
-            "of exported models; add --runtime onnxruntime or openvino",
+            "--precision int8 is of exported models; add --runtime onnxruntime or openvino.",
         ),
-        ({"compile": True}, "--compile is for models in torch"),
-        ({"precision": "bf16"}, "--precision bf16 is for models in torch"),
-        ({"device": "cuda"}, "runs on the CPU here; give --device cpu"),
+        (
+            {"compile": True},
+            "--compile is for models in torch; with --runtime onnxruntime give --precision fp32 or int8.",
+        ),
+        (
+            {"precision": "bf16"},
+            "--precision bf16 is for models in torch; with --runtime onnxruntime give --precision fp32 or int8.",
+        ),
+        ({"device": "cuda"}, "--runtime onnxruntime runs on the CPU here; give --device cpu."),
+        (
+            {"task": Segmentation()},
+            "--runtime onnxruntime runs classifiers, and --task segmentation has models of another kind.",
+        ),
     ):
-        with pytest.raises(UsageError, match=says):
-            runner.run(replace(job, **{"runtime": "onnxruntime", **changes}), results, Watch())
+        with refused(UsageError, says):
+            runtime.check(replace(job, **{"runtime": "onnxruntime", **changes}))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    alone = "start it without torchrun, or divide the settings by --shard."
+    with refused(UsageError, f"--runtime onnxruntime runs in one process; {alone}"):
+        runtime.check(replace(job, runtime="onnxruntime"))
+    monkeypatch.delenv("WORLD_SIZE")
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
-    with pytest.raises(UsageError, match=r"openvino, which is not installed; pip install 'tokenbench\[openvino\]'"):
+    with refused(UsageError, "--runtime openvino…, which is not installed; pip install 'tokenbench[openvino]'…"):
         runner.run(replace(job, runtime="openvino"), results, Watch())
     assert not results.path.exists()
 

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import bisect
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from conftest import tiny_vit
+from femto import Watch, plan
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refused
+from rows import row
 
+from tokenbench import backbones
 from tokenbench.backbones import Backbone
 from tokenbench.errors import UsageError
 from tokenbench.methods import get
 from tokenbench.methods.base import make
+from tokenbench.runs import tune
+from tokenbench.runs.axes import AXES
+from tokenbench.runs.choose import Limit, Wanted
+from tokenbench.runs.plan import Plan
+from tokenbench.runs.results import Results
+from tokenbench.runs.row import Row
 from tokenbench.runs.tune import search
 
 
@@ -47,5 +58,78 @@ def test_values_go_from_changing_least_to_changing_most() -> None:
     rates = [float(name.rpartition("-")[2]) for name in names]
     assert rates == sorted(rates, reverse=True) and all(name.startswith("deit_s-") for name in names)
     assert bisect.bisect([-rate for rate in rates], -2.9) >= 1
-    with pytest.raises(UsageError, match=r"stvit\[tokens=16\] cannot be tuned: tokens has no order"):
+    with refused(UsageError, "stvit[tokens=16] cannot be tuned: tokens has no order…"):
         get("stvit")().ladder(vit)
+
+
+class Run:
+    """Plays `runner.run`: a token merged in each block more costs 0.1 points and saves 0.1 of 2 GMAC."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.asked: list[Plan] = []
+        self.changes = changes
+
+    def __call__(self, plan: Plan, results: Results, watch: Any) -> list[Row]:
+        self.asked.append(plan)
+        (method,) = plan.methods
+        r: Any = method.model_dump()["r"]
+        lost = {"diff_dense": -r / 10, "diff_dense_low": -r / 10 - 0.1, "diff_dense_high": -r / 10 + 0.1}
+        setting = {"setting": method.model_dump(mode="json"), "label": method.label, "gmacs": 2 - r / 10}
+        values = {**setting, **lost, "top1": 70 - r / 10, "p_value": 0.2, **self.changes}
+        return [row(), row("tome", **values)]
+
+    @property
+    def tried(self) -> list[str]:
+        return [method.label for plan in self.asked for method in plan.methods]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Run:
+    made = Run()
+    monkeypatch.setattr(tune.runner, "run", made)
+    return made
+
+
+GIVEN, NOWHERE = plan("tome[r=2]"), Results("nowhere.jsonl")
+
+
+def test_a_loss_that_is_sure_is_kept_to_and_all_that_were_tried_stand_to_choose(asked: Run) -> None:
+    choice = tune.tune(GIVEN, Wanted(0.5, by=AXES[0]), NOWHERE, Watch(), runs=6)
+    assert choice.best is not None and choice.best.row.label == "tome[r=3]", "of six; of one alone r=4 would be sure"
+    assert asked.tried[0] == "tome[r=2]" and set(asked.tried) > {"tome[r=3]", "tome[r=4]"} and len(asked.tried) <= 4
+    assert sorted(row.label for row in choice.rows) == sorted(["dense", *asked.tried])
+    assert choice.wanted == Wanted(0.5, by=AXES[0], among=6)
+    assert all(replace(plan, methods=GIVEN.methods) == GIVEN for plan in asked.asked)
+    both = plan("tome[r=2],tome[r=3]")
+    assert tune.tune(both, Wanted(0.5, by=AXES[0]), NOWHERE, Watch(), runs=1).wanted.among == 2
+    assert asked.tried[-2:] == ["tome[r=2]", "tome[r=3]"]
+
+
+def test_of_what_keeps_to_a_cost_the_least_change_is_looked_for(asked: Run) -> None:
+    choice = tune.tune(plan("tome[r=1]"), Wanted(None, (Limit(AXES[0], 1.75),)), NOWHERE, Watch())
+    assert choice.best is not None and choice.best.row.label == "tome[r=3]"
+    odd = make(get("tome"), {"r": 99})  # none of the values there are, so the search begins in the middle
+    tune.tune(replace(GIVEN, methods=[odd]), Wanted(None, (Limit(AXES[0], 1.75),)), NOWHERE, Watch(), runs=1)
+    values = odd.ladder(backbones.create("deit_femto"))
+    assert asked.tried[-1] == values[len(values) // 2].label
+
+
+def test_what_cannot_be_tuned_is_told(asked: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def says(sentence: str, plan: Plan = GIVEN, drop: float | None = 1.0) -> None:
+        with refused(UsageError, sentence):
+            tune.tune(plan, Wanted(drop, (Limit(AXES[0], 1.75),)), NOWHERE, Watch())
+
+    for changes in ({"batches": [1, 2]}, {"backbones": ["deit_femto"] * 2}, {"backbones": []}):
+        says("A knob is tuned on one backbone at one batch size; give one of each.", plan("tome", **changes))
+    asked.changes = {"setting": {}}
+    says("tome[r=2] was not measured; look at what was said above.")
+    for reason in ("no --data-dir, so no accuracy", None):
+        asked.changes = {"diff_dense": None, "reason": reason}
+        told = f"tome[r=2] has no accuracy beside dense ({reason or 'no dense row'}), so nothing tunes it."
+        says(told)
+    tune.tune(GIVEN, Wanted(None, (Limit(AXES[0], 1.75),)), NOWHERE, Watch(), runs=1)
+    asked.changes |= {"status": "failed", "reason": "broke"}
+    best = tune.tune(GIVEN, Wanted(1.0), NOWHERE, Watch(), runs=1).best
+    assert best is not None and best.row.method == "dense"
+    monkeypatch.setattr(get("tome"), "ladder", lambda method, vit: [])
+    says("tome[r=2] has no value that deit_femto takes; give another method.")

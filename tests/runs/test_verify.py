@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
+from refusals import refused
 from rows import row
 from torch import nn
 
 from tokenbench import data, methods
 from tokenbench.cli import main
+from tokenbench.errors import BadData, UsageError
 from tokenbench.methods import all_methods, get
 from tokenbench.methods.base import Method, Reported
+from tokenbench.runs import printed
+from tokenbench.runs.plan import Plan
 from tokenbench.runs.results import Results, load
 from tokenbench.runs.verify import Check, checks
 from tokenbench.weights.checkpoints import SHIPPED
@@ -139,6 +145,41 @@ def test_accuracies_are_measured_with_the_weights_they_are_of(monkeypatch: pytes
     monkeypatch.setattr(Printed, "reported", (Reported("deit_nano", {}, 11.0, trained=True),))
     done = CliRunner().invoke(main, asked)
     assert done.exit_code == 2 and "No paper printed an accuracy that is of the weights" in done.stderr
+
+
+def test_which_printed_accuracies_are_of_which_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    few, own = Reported("deit_nano", {}, 90.0), Reported("deit_s", {}, 11.0, trained=True)
+    reporting(monkeypatch, few, own, Reported("deit_t", {}, 70.0), Reported("deit_b", {}, gmacs=1.0))
+    monkeypatch.setattr(printed, "all_methods", lambda: {"printed": Printed})
+    asked, folders = Plan([], [], data_dir=Path("val")), {Path("val"): True}
+    found = {"header": {}, "trained": lambda method, backbone: Path("own") if backbone == "deit_s" else None}
+
+    def find(weights: str, backbone: str, take: object) -> object:
+        assert take is asked.take
+        return SimpleNamespace(dense="auto" if weights in ("auto", "dense") else weights, **found)
+
+    def given(weights: str, *names: str) -> list[tuple[list[str], list[str]]]:
+        made = printed.plans(replace(asked, weights=weights, backbones=names))
+        wanted = replace(asked, weights=weights, backbones=names, rounds=3, max_seconds=0)
+        assert all(replace(one, backbones=names, methods=[]) == wanted for one in made)
+        return [(list(one.backbones), [method.label for method in one.methods]) for one in made]
+
+    monkeypatch.setattr(printed.sources, "find", find)
+    monkeypatch.setattr(printed.data, "open_folder", lambda path, labels: SimpleNamespace(imagenet_val=folders[path]))
+    every = [([name], ["printed"]) for name in ("deit_nano", "deit_s", "deit_t")]
+    assert given("auto") == given("dense") == every and given("random") == every[1:2]
+    refusal = "that is of the weights random; give others, or the backbone that they are of."
+    with refused(UsageError, f"No paper printed an accuracy on deit_t, deit_nano {refusal}"):
+        printed.plans(replace(asked, weights="random", backbones=["deit_t", "deit_nano"]))
+    with refused(UsageError, "w.pth does not say of which backbone it is; give that as --backbone deit_s."):
+        given("w.pth")
+    found["header"] = {"backbone": "deit_nano"}
+    assert given("w.pth") == every
+    folders[Path("val")] = False
+    images = "give its 50 images of each of 1000 wnids, in the sizes they were published in."
+    why = f"Data folder 'val' is not ImageNet-1k's validation set, which printed accuracies are of; {images}"
+    with refused(BadData, why):
+        given("auto")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from tokenbench.cli.convert import convert
 from tokenbench.cli.export import export
 from tokenbench.cli.group import Group
 from tokenbench.cli.listing import env, list_, show
+from tokenbench.cli.new import new
 from tokenbench.cli.report import merge, report
 from tokenbench.cli.run import run
 from tokenbench.cli.trace import trace
@@ -44,6 +45,7 @@ for command in (
     merge,
     convert,
     export,
+    new,
     check,
     verify,
 ):

@@ -74,7 +74,7 @@ if TYPE_CHECKING:
 @click.option(
     "--eval-every", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Epochs."
 )
-@click.option("--tracker", help="trackio or wandb.")
+@click.option("--tracker", help="trackio, wandb, mlflow or tensorboard.")
 @click.option(
     "--together", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of a sweep that share batches."
 )

@@ -10,13 +10,22 @@ def take(values: Tensor, index: Tensor) -> Tensor:
     """Rows (B, K[, C]) of `values` (B, N[, C]) at `index` (B, K)."""
     if values.dim() == 2:
         return values.gather(1, index)
-    return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+    # whole rows are copied at once, where `gather` goes from number to number
+    picked = values.flatten(0, 1).index_select(0, _of_all(index, values.shape[1]))
+    return picked.view(*index.shape, values.shape[-1])
 
 
 def add_at(values: Tensor, assign: Tensor, count: int) -> Tensor:
     """Sums (B, count, C) of the rows of `values` (B, N, C) by their place `assign` (B, N)."""
-    out = values.new_zeros(values.shape[0], count, values.shape[-1])
-    return out.scatter_add(1, assign.unsqueeze(-1).expand(-1, -1, values.shape[-1]), values)
+    batch, width = values.shape[0], values.shape[-1]
+    at = _of_all(assign, count).unsqueeze(-1).expand(-1, width)
+    return values.new_zeros(batch * count, width).scatter_add_(0, at, values.flatten(0, 1)).view(batch, count, width)
+
+
+def _of_all(index: Tensor, count: int) -> Tensor:
+    """Places in (B, count), given image by image (B, K), as places (B * K) in (B * count)."""
+    first = count * torch.arange(index.shape[0], device=index.device)
+    return (index + first.unsqueeze(1)).flatten()
 
 
 def stacked(one: Tensor | None, other: Tensor | None) -> Tensor | None:

@@ -105,9 +105,10 @@ class TokenData:
 
     def _pick(self, index: Tensor) -> Self:
         """The tokens at places (B, K) after the prefix, with all that is known of each."""
+        places = self._placed(index)
 
         def pick(values: Tensor) -> Tensor:
-            return self._after_prefix(values, lambda v: take(v[:, self.prefix :], index))
+            return take(values, places)
 
         return replace(
             self,
@@ -120,10 +121,10 @@ class TokenData:
             layout=None,
         )
 
-    def _after_prefix(self, values: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-        """Values (B, N[, D]) of the prefix as they are, and after it what `change` makes of them all."""
-        rows = wide(values)
-        return flat(torch.cat([rows[:, : self.prefix], change(rows)], dim=1), values)
+    def _placed(self, index: Tensor) -> Tensor:
+        """Places (B, K) among the tokens after the prefix as places (B, prefix + K) among all, the prefix first."""
+        first = torch.arange(self.prefix, device=index.device).expand(index.shape[0], -1)
+        return torch.cat([first, index + self.prefix], dim=1)
 
     def _marks(self, change: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
         """Every mark, changed as (B, N, D)."""

@@ -109,17 +109,20 @@ class Tokens(TokenData):
         part = (own if weights is None else weights).unsqueeze(-1)
         whole = size if weights is None else add_at(part, assign, places)
         whole = (whole.where(size > 0, 1) if uneven else whole) + eps
+        # the prefix goes along, each token by itself, which is cheaper than to lay it before the others after
+        into = self._placed(assign)
+        part, whole = (F.pad(values, (0, 0, self.prefix, 0), value=1.0) for values in (part, whole))
 
         def merged(values: Tensor) -> Tensor:
-            return add_at(values[:, self.prefix :] * part, assign, places) / whole
+            return add_at(values * part, into, self.prefix + places) / whole
 
         grouped = replace(
             self,
-            x=self._after_prefix(self.x, merged),
+            x=merged(self.x),
             size=torch.cat([sizes[:, : self.prefix], size.squeeze(-1)], dim=1),
             source=None if self.source is None else add_at(self.source, assign, places),
             present=size.squeeze(-1) > 0 if uneven else None,
-            marks=self._marks(lambda mark: self._after_prefix(mark, merged)),
+            marks=self._marks(merged),
             layout=None,
         )
         return grouped._pack() if uneven else grouped

@@ -6,6 +6,7 @@ Times in files are not looked at, for many lie. Frames come in the order in whic
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -49,13 +51,15 @@ def is_video(name: str) -> bool:
 
 @cache
 def reader(name: str = "auto") -> str:
-    """Which of `READERS` reads videos here: torchcodec where it can be imported, else PyAV; or the one asked for.
+    """Which of `READERS` reads videos here: PyAV where it can be imported, else torchcodec; or the one asked for.
+
+    torchcodec does not open every file that PyAV does, and tells fewer of those that are cut short.
 
     Raises:
         UsageError: it is not there, or cannot be imported.
     """
     problems = []
-    for each in ("torchcodec", "pyav") if name == "auto" else (name,):
+    for each in ("pyav", "torchcodec") if name == "auto" else (name,):
         try:
             if each == "torchcodec":
                 import torchcodec.decoders  # noqa: F401  without FFmpeg's libraries it raises RuntimeError or OSError
@@ -184,16 +188,20 @@ def _by_torchcodec(path: Path, choose: Choose) -> Read:
 
     try:
         decoder = VideoDecoder(str(path), seek_mode="exact", num_ffmpeg_threads=1)
-        count = len(decoder)
+        count, says = len(decoder), decoder.metadata.num_frames_from_header or 0
+        if count < WHOLE * says:
+            raise DataError(f"it is cut short: {count} of {says} frames are there")
         if not count:
             raise DataError("it has no frames")
         wanted = choose(count)
-        places = sorted(set(wanted))
-        pixels: Tensor = decoder.get_frames_at(indices=places).data
+        each = [decoder.get_frame_at(place).data for place in sorted(set(wanted))]  # at once they must be of one size
     except (RuntimeError, ValueError, IndexError) as error:
-        raise DataError(f"it is damaged or no video ({str(error).strip().splitlines()[0]})") from None
-    position = {place: i for i, place in enumerate(places)}
-    return pixels, [position[place] for place in wanted], len(places)
+        why = re.sub(r"^.*\.cpp:\d+, ", "", str(error).strip().splitlines()[0]).strip()
+        raise DataError(f"it is damaged or no video, for torchcodec ({why})") from None
+    first = each[0].shape[1:]
+    pixels = [x if x.shape[1:] == first else F.interpolate(x[None], first, mode="bilinear")[0] for x in each]
+    position = {place: i for i, place in enumerate(sorted(set(wanted)))}
+    return torch.stack(pixels), [position[place] for place in wanted], len(each)
 
 
 def _stacked(each: dict[int, NDArray[np.uint8]], wanted: Sequence[int]) -> tuple[Tensor, list[int]]:

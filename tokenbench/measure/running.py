@@ -15,6 +15,7 @@ from tokenbench.core.block import Block
 from tokenbench.errors import TokenbenchError, UsageError
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_THROTTLED = 0x8 | 0x20 | 0x40 | 0x80  # NVML: slowed down by hardware, by heat as software or hardware saw it, by power
 _OOM = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
@@ -125,13 +126,19 @@ def conditions(device: str | torch.device = "cpu") -> dict[str, Any]:
         "torch": torch.__version__,
         "timm": timm.__version__,
     }
-    return {**found, "sm_clock_mhz": _sm_clock(device)} if device.type == "cuda" else found
+    return {**found, "sm_clock_mhz": clocks(device)["sm_clock_mhz"]} if device.type == "cuda" else found
 
 
-def _sm_clock(device: torch.device) -> int | None:
+def clocks(device: torch.device) -> dict[str, float | None]:
+    """A GPU's `sm_clock_mhz`, and whether heat or a fault of power has `throttled` it, as 0 or 1; None where nvidia-smi
+    does not say. That it draws all the power it may is not counted: under full load it always does.
+    """
     uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-    query = ["nvidia-smi", f"--id={uuid}", "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"]
+    what = "--query-gpu=clocks.sm,clocks_throttle_reasons.active"
+    query = ["nvidia-smi", f"--id={uuid}", what, "--format=csv,noheader,nounits"]
     try:
-        return int(subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout)
+        done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
+        clock, reasons = done.stdout.split(",")
+        return {"sm_clock_mhz": int(clock), "throttled": float(bool(int(reasons, 16) & _THROTTLED))}
     except (OSError, subprocess.SubprocessError, ValueError):
-        return None
+        return {"sm_clock_mhz": None, "throttled": None}

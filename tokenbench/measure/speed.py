@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tokenbench.errors import UsageError
-from tokenbench.measure.running import OutOfMemory, blocks_of, evaluating, forward
+from tokenbench.measure import machine
+from tokenbench.measure.compiling import Compiled, compiled
+from tokenbench.measure.running import OutOfMemory, blocks_of, clocks, evaluating, forward
 
 __all__ = ["OutOfMemory", "Share", "Speed", "measure", "median_interval", "reduction_share"]
 
@@ -41,7 +43,10 @@ class Speed:
     speedup: float | None  # median over rounds of reference time / own time in that round
     speedup_low: float | None  # 95 % interval of that median, by `median_interval`
     speedup_high: float | None
-    noisy: bool  # whether the interval (of the reference, that of its median time) is wider than the goal
+    goal: float  # half the width that the interval was to have at most, relative to the speed-up
+    noisy: bool  # whether the interval (of the reference, that of its median time) is wider than that
+    compile_s: float | None  # seconds of the first run, which compiled it; None where it runs as it is
+    machine: dict[str, float | None]  # what else the machine did meanwhile: `tokenbench.measure.machine.since`
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,8 @@ def measure(
         images: (B, channels, H, W), the same for every run.
         reference: the name of the model that speed-ups are relative to.
         precision: "fp32", "bf16" or "fp16"; see `tokenbench.measure.running.forward`.
-        compile: run every model under `torch.compile`; compiling falls into the warm-up, so keep that at 1 or more.
+        compile: run every model under `torch.compile`, unless it is a `Compiled` already; compiling falls into the
+            warm-up, so keep that at 1 or more.
         shaped: models make themselves ready for each size of batch, as those in other runtimes do.
         min_rounds: rounds to run in any case.
         max_rounds: rounds to stop after in any case.
@@ -111,7 +117,8 @@ def measure(
     others = [name for name in models if name != reference]
     shuffle = random.Random(seed).shuffle
 
-    with evaluating(*models.values()), _compiled(models) if compile else nullcontext(models) as run:
+    begin = machine.now()
+    with evaluating(*models.values()), compiled(models) if compile else nullcontext(models) as run:
         warm: set[str] = set()
         first = images[:1] if images.device.type == "cpu" and not (compile or shaped) else images
 
@@ -144,7 +151,9 @@ def measure(
                         keep(name, pairs[name])
             if progress is not None:
                 progress(done)
-    return {name: _summary(images.shape[0], runs, name == reference, goal) for name, runs in pairs.items()}
+    meanwhile = {**machine.since(begin), **(clocks(images.device) if images.device.type == "cuda" else {})}
+    batch = images.shape[0]
+    return {name: _summary(run[name], batch, runs, name == reference, goal, meanwhile) for name, runs in pairs.items()}
 
 
 def median_interval(values: Sequence[float], level: float = SURE) -> tuple[float, float] | None:
@@ -232,17 +241,6 @@ def _between(begin: Any, end: Any) -> float:
     return float(end - begin)
 
 
-@contextmanager
-def _compiled(models: Mapping[str, nn.Module]) -> Iterator[dict[str, nn.Module]]:
-    """The models under `torch.compile`; they compile on their first run inside."""
-    import torch._dynamo as dynamo
-
-    dynamo.reset()
-    # All models share the code of their forward: past its limit dynamo would run the rest uncompiled without a word.
-    with dynamo.config.patch(recompile_limit=4096, accumulated_recompile_limit=4096):
-        yield {name: cast(nn.Module, torch.compile(model, dynamic=False)) for name, model in models.items()}
-
-
 def _width(pairs: Sequence[Pair], is_reference: bool) -> float:
     """Half the width of the interval of the speed-up, or of the time where it is the reference's, relative to it."""
     ratios = _ratios(pairs)
@@ -256,7 +254,14 @@ def _ratios(pairs: Sequence[Pair]) -> list[float] | None:
     return None if any(beside is None for _, beside in pairs) else [beside / own for own, beside in pairs if beside]
 
 
-def _summary(batch: int, pairs: Sequence[Pair], is_reference: bool, goal: float) -> Speed:
+def _summary(
+    model: nn.Module,
+    batch: int,
+    pairs: Sequence[Pair],
+    is_reference: bool,
+    goal: float,
+    machine: dict[str, float | None],
+) -> Speed:
     own = [seconds for seconds, _ in pairs]
     p10, p25, p50, p75, p90 = (float(q) for q in np.percentile(own, [10, 25, 50, 75, 90]))
     ratios = _ratios(pairs)
@@ -272,5 +277,8 @@ def _summary(batch: int, pairs: Sequence[Pair], is_reference: bool, goal: float)
         speedup=median(ratios) if ratios else None,
         speedup_low=low,
         speedup_high=high,
+        goal=goal,
         noisy=_width(pairs, is_reference) > goal,
+        compile_s=model.seconds(batch) if isinstance(model, Compiled) else None,
+        machine=machine,
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from tokenbench.backbones import Backbone
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Reducer
+from tokenbench.core.rows import take
 from tokenbench.core.tokens import Tokens
 from tokenbench.methods.base import Kind, Method, Paper, Places, outside, quarters
 from tokenbench.methods.released import Release, Stored, suite, with_told
@@ -43,7 +44,7 @@ def agglomerate(distance: Tensor, count: int, linkage: Linkage) -> Tensor:
         closest = apart.flatten(1).argmin(dim=1, keepdim=True)  # (B, 1)
         one, other = closest // n, closest % n
         low, high = torch.minimum(one, other), torch.maximum(one, other)
-        first, second = (apart.gather(1, p.unsqueeze(2).expand(-1, -1, n)).squeeze(1) for p in (low, high))
+        first, second = (take(apart, p).squeeze(1) for p in (low, high))
         if linkage == "average":
             a, b = size.gather(1, low), size.gather(1, high)
             joined = first * (a / (a + b)) + second * (b / (a + b))

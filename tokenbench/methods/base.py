@@ -13,9 +13,8 @@ class Halve(Method):
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
@@ -24,6 +23,9 @@ from tokenbench.backbones import Backbone
 from tokenbench.core.block import Output, Reducer
 from tokenbench.core.settings import make as make
 from tokenbench.errors import Unsupported
+from tokenbench.methods.paper import Kind as Kind
+from tokenbench.methods.paper import Paper as Paper
+from tokenbench.methods.paper import Reported as Reported
 from tokenbench.methods.recipe import DEIT, FINETUNE, Recipe
 from tokenbench.methods.released import Release, Stored
 
@@ -44,45 +46,6 @@ def later(default: Any, **how: Any) -> Any:
     that these stay of the same setting and keep their ids.
     """
     return Field(default, exclude_if=lambda value: value == default, **how)
-
-
-Kind = Literal["prunes", "merges", "condenses", "skips", "recovers"]
-KINDS: Mapping[Kind, str] = {
-    "prunes": "tokens are dropped",
-    "merges": "tokens become one with others like them",
-    "condenses": "fewer new tokens are made of all",
-    "skips": "tokens stay, and pass by blocks or parts of them",
-    "recovers": "tokens that were condensed or dropped come back",
-}
-
-
-@dataclass(frozen=True)
-class Paper:
-    """Where a method comes from."""
-
-    title: str
-    arxiv: str
-    venue: str
-
-
-@dataclass(frozen=True)
-class Reported:
-    """A number its paper printed, to stand beside the measured one.
-
-    `trained` tells whether with weights trained for the method or off the shelf; `note` gives further conditions, and
-    `reason` why the GMACs counted here differ from those printed, where they do.
-    """
-
-    backbone: str
-    settings: Mapping[str, Any]
-    top1: float | None = None  # percent
-    gmacs: float | None = None  # 1e9 multiply-adds; papers say FLOPs
-    trained: bool = False
-    note: str = ""
-    params_m: float | None = None  # 1e6
-    saved: float | None = None  # percent of the dense model's GMACs
-    tokens: int | None = None  # after the last block
-    reason: str = ""
 
 
 class Method(BaseModel):

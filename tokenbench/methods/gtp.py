@@ -14,6 +14,7 @@ from torch import Tensor
 from tokenbench.backbones import Backbone
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Reducer
+from tokenbench.core.rows import take
 from tokenbench.core.tokens import Tokens
 from tokenbench.methods.base import Kind, Method, Paper, Places, Reported
 from tokenbench.methods.tome import schedule
@@ -103,7 +104,7 @@ class Propagate(Reducer):
             return tokens.keep(kept)
         if self.method.scale and tokens.size is None:
             tokens = replace(tokens, size=tokens.sizes())
-        rows = tokens.state[GRAPH].gather(1, kept.unsqueeze(2).expand(-1, -1, left))
+        rows = take(tokens.state[GRAPH], kept)
         near, to = (rows.gather(2, places.unsqueeze(1).expand(-1, count, -1)) for places in (kept, gone))
         return tokens.keep(kept).absorb(tokens.keep(gone), self.method.alpha * to).store(GRAPH, near)
 

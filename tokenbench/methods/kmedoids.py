@@ -12,6 +12,7 @@ from torch import Tensor
 from tokenbench.backbones import Backbone
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Reducer
+from tokenbench.core.rows import take
 from tokenbench.core.tokens import Tokens
 from tokenbench.methods.base import Kind, Method, Paper, Places, outside, quarters
 from tokenbench.methods.dpcknn import distances, nearest
@@ -50,7 +51,7 @@ def spread(apart: Tensor, count: int, start: int) -> Tensor:
     while taken.shape[1] < count:
         following = reach.scatter(1, taken, float("-inf")).argmax(dim=1, keepdim=True)
         taken = torch.cat([taken, following], dim=1)
-        reach = reach.maximum(apart.gather(1, following.unsqueeze(2).expand(-1, -1, apart.shape[2])).squeeze(1))
+        reach = reach.maximum(take(apart, following).squeeze(1))
     return taken
 
 

@@ -79,6 +79,11 @@ class Learning(BaseModel):
                 raise BadSetting(f"The recipe is not allowed: {what}.") from None
             raise BadSetting(f"recipe: {first['loc'][0]}={first['input']} is not allowed, it {what}.") from None
 
+    def told(self) -> dict[str, Any]:
+        """The values that tell it from others: how long it is, and those that are not of its kind's first."""
+        own = self.model_dump(exclude_defaults=True, exclude={"source", "knobs"})
+        return {"epochs": self.epochs, **own, **{f"{key} of the method": value for key, value in self.knobs.items()}}
+
     @property
     def scaled_lr(self) -> float:
         """The highest learning rate at this batch, by the linear rule."""

@@ -62,20 +62,22 @@ def bipartite(metric: Tensor, r: int, protected: Sequence[int] = (0,)) -> Matchi
     lead = len(protected) - len(after)
     half_a, half_b = scores.shape[1], scores.shape[2]
     kept = half_a - r
-    place_a = torch.arange(kept, device=metric.device)
-    place_a = place_a + (place_a >= lead) * len(after)
-    place_b = torch.arange(half_b, device=metric.device)
-    place_b = torch.where(place_b < len(after), lead + place_b, kept + place_b)
+    place_a, place_b = (torch.arange(count, device=metric.device) for count in (kept, half_b))
+    target = nearest.gather(1, merged)
+    if after:
+        place_a = place_a + (place_a >= lead) * len(after)
+        place_b, target = (torch.where(b < len(after), lead + b, kept + b) for b in (place_b, target))
+    else:
+        place_b, target = place_b + kept, target + kept
 
-    assign_a = torch.zeros(batch, half_a, dtype=torch.long, device=metric.device)
-    assign_a = assign_a.scatter(1, stay, place_a.expand(batch, -1))
-    assign_a = assign_a.scatter(1, merged, place_b[nearest.gather(1, merged)])
+    places = torch.cat([target, place_a.expand(batch, -1)], dim=1)
+    assign_a = torch.empty_like(order).scatter_(1, torch.cat([merged, stay], dim=1), places)
     return Matching(_interleave(assign_a, place_b.expand(batch, -1)), kept + half_b, stay)
 
 
 def _interleave(even: Tensor, odd: Tensor) -> Tensor:
     """(B, N) with `even` at 0, 2, 4, … and `odd` at 1, 3, 5, …"""
-    out = even.new_zeros(even.shape[0], even.shape[1] + odd.shape[1])
+    out = even.new_empty(even.shape[0], even.shape[1] + odd.shape[1])
     out[:, ::2] = even
     out[:, 1::2] = odd
     return out

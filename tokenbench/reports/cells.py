@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from tokenbench.measure.machine import BUSY
 from tokenbench.measure.verdicts import ALPHA, Verdict
 from tokenbench.runs.row import FIRST_TASK, Row
 from tokenbench.tasks import known, metrics_of, parts_of
 from tokenbench.tasks.base import PAIRED, Metric, Task
 
 MISSING = "–"
+FIRST_GOAL = 0.02  # of rows that do not say what their speed should be known to
 ELSEWHERE = "†"  # of another session than the dense row beside it
 UNEQUAL = "‡"  # trained with another budget than the dense row beside it
 
@@ -96,7 +98,7 @@ def cells(row: Row, dense: Row | None, verdict: Verdict | None) -> dict[str, str
         "params": number(row.params_m, "{:.2f}"),
         "speed": rate(row.images_per_s) + ELSEWHERE * is_elsewhere(row, dense),
         "speedup": interval(row.speedup, row.speedup_low, row.speedup_high, "{:.2f}"),
-        "spread": MISSING if row.spread is None else f"{100 * row.spread:.0f} %{', noisy' if row.noisy else ''}",
+        "spread": MISSING if row.spread is None else ", ".join([f"{100 * row.spread:.0f} %", *_doubts(row)]),
         "latency": interval(row.latency_p50, row.latency_p10, row.latency_p90, "{:.1f}"),
         "share": number(share, "{:.0f} %"),
         "peak": number(row.peak_memory_mb, "{:.0f}"),
@@ -158,8 +160,19 @@ def notes(rows: Sequence[Row], verdicts: Mapping[int, Verdict], dense: Row | Non
     if any(row.spread is not None for row in rows):
         found.append("spread: interquartile range of the timed passes over their median")
     if any(row.noisy for row in rows):
-        found.append("noisy: the machine was too busy for the speed to be known to 2 %")
+        goals = sorted({row.speed_goal or FIRST_GOAL for row in rows if row.noisy})
+        known_to = " or ".join(f"{100 * goal:.3g}" for goal in goals)
+        found.append(f"noisy: too few rounds, or too busy a machine, for the speed to be known to {known_to} %")
+    if any(row.busy for row in rows):
+        found.append(
+            f"busy: other work, or a limit, kept more than {100 * BUSY:.0f} % of the machine; times are longer than "
+            "they would be, and of speeds only the speed-up holds, whose rounds are interleaved"
+        )
     return found
+
+
+def _doubts(row: Row) -> list[str]:
+    return ["noisy"] * bool(row.noisy) + ["busy"] * row.busy
 
 
 def rule(verdict: Verdict, mcnemar: bool = True) -> str:

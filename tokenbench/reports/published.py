@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any
 
+from tokenbench.methods import catalogue
+from tokenbench.methods.paper import Reported
 from tokenbench.runs.row import FIRST_TASK, Row
-
-if TYPE_CHECKING:
-    from tokenbench.methods.base import Reported
 
 VALIDATION = 50_000  # images of ImageNet-1k's validation set, which all published accuracies are of
 _IMAGENET = re.compile(r"(imagenet|ilsvrc)[-_ ]?(1k|1000|2012|12|ilsvrc)?[-_ ]?(2012)?|in1k|(ilsvrc[-_]?)?cls[-_]?loc")
@@ -87,17 +84,13 @@ def compared(row: Row) -> list[Comparison]:
 
 def of(row: Row) -> list[Reported]:
     """The paper's own numbers for exactly this setting on this backbone, at the backbone's own image size."""
-    from tokenbench.methods import all_methods
-    from tokenbench.methods.base import make
-
     if row.task != FIRST_TASK:
         return []
-    cls = all_methods().get(row.method)
-    config = _config(row.backbone)
-    if cls is None or (config is not None and tuple(config.input_size[1:]) != row.image_size):
-        return []  # None: of a plug-in that is not loaded now
-    mine = [r for r in cls.reported if _is_same(row.backbone, r.backbone)]
-    return [r for r in mine if make(cls, r.settings).model_dump(mode="json") == row.setting]
+    weights = catalogue.weights(row.backbone)
+    if weights is not None and weights.size != row.image_size:
+        return []
+    mine = [p for p in catalogue.printed(row.method) if _is_same(row.backbone, p.reported.backbone)]
+    return [p.reported for p in mine if p.setting == row.setting]
 
 
 def _is_same(name: str, reported: str) -> bool:
@@ -105,10 +98,10 @@ def _is_same(name: str, reported: str) -> bool:
 
     Which weights a row was measured with is asked later.
     """
-    mine, theirs = _config(name), _config(reported)
+    mine, theirs = catalogue.weights(name), catalogue.weights(reported)
     if name == reported or mine is None or theirs is None:
         return name == reported
-    return bool(mine.architecture == theirs.architecture and (mine.tag == theirs.tag or "." not in name))
+    return mine.architecture == theirs.architecture and (mine.tag == theirs.tag or "." not in name)
 
 
 def is_trained(row: Row) -> bool:
@@ -132,19 +125,5 @@ def _top1(row: Row) -> float | None:
 
 
 def _hub_name(backbone: str) -> str | None:
-    config = _config(backbone)
-    return config.hf_hub_id if config else None
-
-
-@cache
-def _config(backbone: str) -> Any:
-    """timm's configuration of the weights that a short or full name stands for; None where it has none."""
-    from timm.models import get_pretrained_cfg
-
-    from tokenbench.backbones import SHORT_NAMES
-
-    name = SHORT_NAMES.get(backbone, backbone).removeprefix("hf-hub:").removeprefix("hf_hub:").removeprefix("timm/")
-    try:
-        return get_pretrained_cfg(name, allow_unregistered=True)
-    except RuntimeError:  # a tag that this version of timm does not have
-        return None
+    weights = catalogue.weights(backbone)
+    return weights.hub if weights else None

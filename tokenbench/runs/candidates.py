@@ -24,6 +24,7 @@ from tokenbench.errors import (
     place,
 )
 from tokenbench.measure import memory
+from tokenbench.measure.compiling import Compiled
 from tokenbench.measure.running import OutOfMemory, conditions, is_out_of_memory
 from tokenbench.methods import get
 from tokenbench.methods.base import Method, make
@@ -112,6 +113,7 @@ class Group:
     candidates: list[Candidate]
     few: Loader | None = None  # of the same data, to count with
     data: Any = None
+    compiled: dict[str, Compiled] = field(default_factory=dict)  # by label, for all batch sizes
 
     @property
     def size(self) -> tuple[int, int]:
@@ -122,6 +124,13 @@ class Group:
         """Images to count and time with, on the device."""
         images = self.plan.task.timed(self.data, self.backbone, batch, self.plan.seed, self.size)
         return images.to(self.plan.device)
+
+    def ready(self, candidate: Candidate) -> nn.Module:
+        """A candidate's model as it is timed: compiled, if the plan says so."""
+        assert candidate.model is not None
+        if not self.plan.compile:
+            return candidate.model
+        return self.compiled.setdefault(candidate.method.label, Compiled(candidate.model))
 
     def live(self) -> Iterator[tuple[Candidate, nn.Module]]:
         """Those that can still be measured."""
@@ -199,7 +208,7 @@ def unusual(**classes: type) -> dict[str, Any]:
 
 
 def otherwise(group: Group, rows: Sequence[Row]) -> list[str]:
-    """A sentence if rows that are not measured again were measured under other versions, threads or rounds."""
+    """A sentence if rows that are not measured again were measured under other versions or threads, or less surely."""
     good = [row for row in rows if row.status == "ok"]
     told: dict[str, None] = {}
     for name in ("torch", "timm", "threads", "cpu"):
@@ -210,6 +219,10 @@ def otherwise(group: Group, rows: Sequence[Row]) -> list[str]:
         told |= {f"{name} {other} (now {now})": None for other in sorted(others)}
     fewer = [row.runs for row in good if row.runs is not None and row.runs < group.plan.rounds]
     told |= {f"{min(fewer)} rounds (now {group.plan.rounds})": None} if fewer else {}
+    looser = [
+        row.speed_goal for row in good if row.speed_goal is not None and row.speed_goal > group.plan.precision_goal
+    ]
+    told |= {f"--precision-goal {max(looser):g} (now {group.plan.precision_goal:g})": None} if looser else {}
     return [f"{group.backbone.name}: some of these were measured under {', '.join(told)}."] if told else []
 
 

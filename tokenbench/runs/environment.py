@@ -52,6 +52,7 @@ def describe(device: str | torch.device) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": _cores(),
         "threads": torch.get_num_threads(),
+        "pinned": _pinned(),
         "memory_gib": _memory(),
         "gpu": _gpu(device) if device.type == "cuda" else None,
         "os": _os(),
@@ -124,6 +125,12 @@ def _model() -> str:
 def _cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _pinned() -> bool:
+    """Whether the user had OpenMP tie each thread to a core."""
+    bound = os.environ.get("OMP_PROC_BIND", "false").lower() != "false"
+    return bound or any(name in os.environ for name in ("GOMP_CPU_AFFINITY", "KMP_AFFINITY"))
 
 
 def _memory() -> float | None:

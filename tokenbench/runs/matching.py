@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenbench.core.settings import written
 from tokenbench.errors import UnknownName, UsageError
+from tokenbench.methods import catalogue
 from tokenbench.runs.differing import differ
 from tokenbench.runs.row import Row
 
@@ -42,7 +44,10 @@ def _of(found: Sequence[Found], name: str) -> list[Found]:
     exactly = [f for f in found if name in (f.row.label, f.row.id)]
     if exactly:
         return exactly
-    from tokenbench.methods.sweep import parse  # and with it torch, for labels that are written otherwise
+    plainly = [f for f in found if _says(name, f.row)]
+    if plainly:
+        return plainly
+    from tokenbench.methods.sweep import parse  # and with it torch, for what no row plainly is
 
     try:
         asked = parse(name)
@@ -52,6 +57,35 @@ def _of(found: Sequence[Found], name: str) -> list[Found]:
         raise UsageError(f"'{name}' names {len(asked)} settings; name one, as {asked[0].label}.")
     setting = asked[0].model_dump(mode="json")
     return [f for f in found if f.row.method == asked[0].name and f.row.setting == setting]
+
+
+def _says(name: str, row: Row) -> bool:
+    """Whether a text plainly is the setting of a row: knobs as the row has them, all others at their defaults."""
+    try:
+        asked = [*written(name, "Settings")]
+    except UsageError:
+        return False
+    if len(asked) != 1 or asked[0][0] != row.method:
+        return False
+    knobs, defaults = asked[0][1], catalogue.defaults(row.method)
+    rest = {knob: value for knob, value in row.setting.items() if knob not in knobs}
+    return (
+        defaults is not None
+        and rest == {knob: value for knob, value in defaults.items() if knob not in knobs}
+        and all(knob in row.setting and _is_written(text, row.setting[knob]) for knob, text in knobs.items())
+    )
+
+
+def _is_written(text: str, value: Any) -> bool:
+    if isinstance(value, list):
+        parts = text.split("/")
+        return len(parts) == len(value) and all(_is_written(*both) for both in zip(parts, value, strict=True))
+    if isinstance(value, bool):
+        return text == str(value).lower()
+    try:
+        return text == value or (isinstance(value, int | float) and float(text) == value)
+    except ValueError:
+        return False
 
 
 def matched(firsts: Sequence[Found], seconds: Sequence[Found], by_setting: bool) -> list[tuple[Found, Found]]:

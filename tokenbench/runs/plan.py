@@ -31,7 +31,9 @@ class Plan:
     limit: int | None = None
     image_size: tuple[int, int] | None = None
     compile: bool = False
-    rounds: int = 10
+    rounds: int = 10  # at least
+    precision_goal: float = 0.02  # half the width of a speed-up's interval, relative to it, at which no more are added
+    max_seconds: float = 20.0  # of rounds, of all settings of a backbone at one batch size, after which none are added
     force: bool = False
     pixels: Mapping[str, Any] = field(default_factory=dict)  # mean, std, crop_pct, interpolation, if not the model's
     take: Take = ALL  # which weights, of files that hold several

@@ -48,7 +48,10 @@ def plans(plan: Plan) -> list[Plan]:
             f"Data folder '{plan.data_dir}' is not ImageNet-1k's validation set, which printed accuracies are of; give "
             "its 50 images of each of 1000 wnids, in the sizes they were published in."
         )
-    return [replace(plan, backbones=[name], methods=methods, rounds=ROUNDS) for name, methods in chosen.items()]
+    return [
+        replace(plan, backbones=[name], methods=methods, rounds=ROUNDS, max_seconds=0)
+        for name, methods in chosen.items()
+    ]
 
 
 def _fitting(plan: Plan, backbone: str, printed: Sequence[tuple[str, Method, bool]]) -> list[Method]:

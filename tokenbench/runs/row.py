@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tokenbench.measure.machine import BUSY, HELD
 from tokenbench.runs.budget import Budget
 
 if TYPE_CHECKING:
@@ -122,6 +123,9 @@ class Row(Identity):
     runs: int | None = None  # timed
     spread: float | None = None  # of the timed runs, relative to their median
     noisy: bool | None = None  # whether its speed is less sure than it should be
+    speed_goal: float | None = None  # how sure that is: half the width of the interval, relative to it
+    machine: dict[str, float | None] | None = None  # what else the machine did: `measure.machine.since`
+    compile_s: float | None = None  # seconds of the first run of the compiled model
     peak_memory_mb: float | None = None  # MiB
     joules: float | None = None  # an image
     joules_spread: float | None = None  # of the readings, relative to their median
@@ -159,6 +163,11 @@ class Row(Identity):
         if name not in metrics:
             raise AttributeError(f"A row of task '{self.__dict__.get('task')}' has no field or metric '{name}'.")
         return metrics[name]
+
+    @property
+    def busy(self) -> bool:
+        """Whether the machine was kept from it by so much that times are longer than they would be."""
+        return any(value is not None and value > BUSY for name in HELD if (value := (self.machine or {}).get(name)))
 
     @field_validator("time")
     @classmethod

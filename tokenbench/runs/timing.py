@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
 from tokenbench.measure import energy, memory, parts, speed
+from tokenbench.measure.compiling import compiled
+from tokenbench.measure.running import blocks_of
 from tokenbench.runs import metering
 from tokenbench.runs.candidates import Candidate, Group, failing
 from tokenbench.runs.scoring import Note
@@ -14,7 +17,7 @@ from tokenbench.runs.unfinished import Rounds
 from tokenbench.runs.watch import Watch
 
 SHARES = 7  # runs of which the share of selecting is the median, at most
-MOST = 10  # times the rounds asked for, where speed-ups are not known well enough before
+MOST = 1000  # rounds, where speed-ups are not known well enough before
 
 
 def time(group: Group, trials: Sequence[Candidate], batch: int, rounds: Rounds, note: Note, watch: Watch) -> None:
@@ -52,18 +55,24 @@ def time(group: Group, trials: Sequence[Candidate], batch: int, rounds: Rounds, 
 def _memory(group: Group, trial: Candidate, images: Tensor) -> None:
     plan, model = group.plan, trial.model
     assert model is not None
-    if plan.runtime != "torch":
-        trial.measured |= dict.fromkeys(("peak_memory_mb", "reduction_share", "ms_by_part"))
-        return
-    share = speed.reduction_share(model, images, plan.precision, min(plan.rounds, SHARES), 1)
-    trial.measured |= {
-        "peak_memory_mb": memory.peak(model, images, plan.precision) / 2**20,
-        "reduction_share": None if share is None else share.median,
-        "ms_by_part": parts.milliseconds(model, images, plan.precision, plan.rounds),
-    }
-    if plan.compile:
-        what = "peak memory" if share is None else "peak memory and the share of selecting"
-        trial.notes.append(f"{what} measured before compiling")
+    told: dict[str, Any] = dict.fromkeys(("peak_memory_mb", "reduction_share", "ms_by_part"))
+    if plan.compile:  # reducers and parts are no longer apart, and tensors are made where nobody looks on
+        missing = ["share of selecting"] * any(block.reducers for block in blocks_of(model))
+        missing += ["times of parts"] * bool(parts.of(model))
+        if images.device.type == "cuda":
+            with compiled({"it": group.ready(trial)}) as run:
+                told["peak_memory_mb"] = memory.peak(run["it"], images, plan.precision) / 2**20
+        else:
+            missing.append("peak memory")
+        trial.notes += [f"compiled, so no {' and no '.join(missing)}"] if missing else []
+    elif plan.runtime == "torch":
+        share = speed.reduction_share(model, images, plan.precision, min(plan.rounds, SHARES), 1)
+        told = {
+            "peak_memory_mb": memory.peak(model, images, plan.precision) / 2**20,
+            "reduction_share": None if share is None else share.median,
+            "ms_by_part": parts.milliseconds(model, images, plan.precision, plan.rounds),
+        }
+    trial.measured |= told
 
 
 def _time(group: Group, trials: Sequence[Candidate], images: Tensor, rounds: Rounds, watch: Watch) -> None:
@@ -76,13 +85,15 @@ def _time(group: Group, trials: Sequence[Candidate], images: Tensor, rounds: Rou
 
     def measured(chosen: Sequence[Candidate], going_on: bool = True) -> dict[str, speed.Speed]:
         return speed.measure(
-            {trial.method.label: trial.model for trial in chosen if trial.model is not None},
+            {trial.method.label: group.ready(trial) for trial in chosen if trial.model is not None},
             images,
             precision=group.plan.autocast,
             compile=group.plan.compile,
             shaped=group.plan.runtime != "torch",
             min_rounds=group.plan.rounds,
-            max_rounds=MOST * group.plan.rounds,
+            max_rounds=max(MOST, group.plan.rounds),
+            goal=group.plan.precision_goal,
+            max_seconds=group.plan.max_seconds,
             warmup=2,
             progress=lambda done: watch.step(min(done, group.plan.rounds)),
             before={label: rounds.before(jobs[label]) for label in own} if going_on else None,
@@ -113,4 +124,7 @@ def _time(group: Group, trials: Sequence[Candidate], images: Tensor, rounds: Rou
                 "speedup": timed.speedup,
                 "speedup_low": timed.speedup_low,
                 "speedup_high": timed.speedup_high,
+                "speed_goal": timed.goal,
+                "compile_s": timed.compile_s,
+                "machine": timed.machine,
             }

@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from tokenbench import __version__
-from tokenbench.methods.base import KINDS
+from tokenbench.methods.paper import KINDS
 from tokenbench.model import Model
 
 TEXT = """---

@@ -85,7 +85,7 @@ def load_plugin(path: str | Path) -> list[str]:
     names += tasks + families
     if not names:
         raise UsageError(
-            f"Plug-in '{path}' holds no Method, Task or Backbone with a name; see CONTRIBUTING.md for examples."
+            f"Plug-in '{path}' holds no Method, Task or Backbone with a name; `tokenbench new NAME` writes one."
         )
     return names
 

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tokenbench.core import atomic
-from tokenbench.errors import TokenbenchError, UsageError, WeightsError
+from tokenbench.errors import WeightsError
 from tokenbench.tasks.base import Metric
+from tokenbench.training.trackers import Tracker
 
 NAME = "log.jsonl"
 ADVICE = "free some space and give the same command, which goes on from the last checkpoint"
-TRACKERS = ("trackio", "wandb")  # each an extra of the package; both have init, log and finish
-
-
-class Tracker(Protocol):
-    """Where numbers of a run go besides the log."""
-
-    def log(self, values: Mapping[str, Any], step: int) -> None:
-        """Numbers at an update."""
-
-    def finish(self) -> None:
-        """The run is over."""
 
 
 class Log:
@@ -69,21 +58,6 @@ def read(path: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict) and "update" in row:
             rows.append(row)
     return rows
-
-
-def tracker(name: str, run: str, settings: Mapping[str, Any]) -> Tracker:
-    """A tracker by name, started; raises `UsageError` if it is not known or not installed."""
-    if name not in TRACKERS:
-        raise UsageError(f"Tracker '{name}' is not known; give {' or '.join(TRACKERS)}, or none.")
-    try:
-        module = importlib.import_module(name)
-    except ImportError:
-        raise UsageError(f"Tracker '{name}' is not installed; pip install tokenbench[{name}].") from None
-    try:
-        module.init(project="tokenbench", name=run, config=dict(settings))
-    except Exception as error:  # each raises its own, of accounts and networks
-        raise TokenbenchError(f"Tracker '{name}' cannot start ({error}); set it up, or leave --tracker out.") from None
-    return module  # type: ignore[return-value]
 
 
 def line(row: Mapping[str, Any], main: Metric) -> str:

@@ -23,7 +23,7 @@ from tokenbench.methods.base import Method
 from tokenbench.reports import curves
 from tokenbench.runs import runner
 from tokenbench.tasks.base import Metric
-from tokenbench.training import log, optim, starting, state, telling
+from tokenbench.training import log, optim, starting, state, telling, trackers
 from tokenbench.training.job import Job
 from tokenbench.training.stream import Stream, Targets, check_training
 from tokenbench.training.task import HeadedTask, MethodTask
@@ -179,7 +179,7 @@ class Run:
     def begin(self) -> None:
         """Make the folder and open the log."""
         if self.processes.leads:
-            follow = self.job.tracker and log.tracker(self.job.tracker, self.job.output.name, self.settings)
+            follow = self.job.tracker and trackers.start(self.job.tracker, self.job.output, self.settings)
             for name in (state.NAME, RESULT, BEST):  # found now, not after hours; what a killed start left is removed
                 atomic.check(self.job.output / name, WeightsError, "give another --output")
             self.log = log.Log(self.job.output, self.done, follow or None)

@@ -20,6 +20,7 @@ from tokenbench.backbones.swin import STAGE, Swin, SwinTurn, laid, official
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Block, Reducer
 from tokenbench.core.borrowed import unmeddled
+from tokenbench.core.rows import add_at, take
 from tokenbench.core.tokens import Paths, Tokens
 from tokenbench.methods.base import unordered
 
@@ -99,9 +100,10 @@ class AsymmetricTurn(SwinTurn):
         unmeddled(block)
         x = tokens.x + block.drop_path1(block._attn(block.norm1(tokens.x).unflatten(1, laid(tokens))).flatten(1, 2))
         if tokens.alive is None:
-            slow, fast = (x.gather(1, _wide(index, x)) for index in (paths.slow, paths.fast))
+            slow, fast = (take(x, index) for index in (paths.slow, paths.fast))
             update = torch.cat([block.drop_path2(block.mlp(block.norm2(slow))), block.drop_path2(self.fast(fast))], 1)
-            return tokens.with_x(x.scatter_add(1, _wide(torch.cat([paths.slow, paths.fast], 1), x), update.to(x.dtype)))
+            places = torch.cat([paths.slow, paths.fast], 1)
+            return tokens.with_x(x + add_at(update.to(x.dtype), places, x.shape[1]))
         slow = x + block.drop_path2(block.mlp(block.norm2(_either(tokens.alive, x, paths.slow))))
         fast = x + block.drop_path2(self.fast(_either(tokens.alive, paths.fast, x)))
         return replace(tokens.with_x(_either(tokens.alive, slow, fast)), paths=Paths(slow, fast))
@@ -167,7 +169,3 @@ def released(names: Sequence[str]) -> dict[str, str]:
 def _either(chosen: Tensor, slow: Tensor, fast: Tensor) -> Tensor:
     """(B, N, C) rows of `slow` where `chosen` (B, N) is 1, of `fast` where it is 0."""
     return slow * chosen.unsqueeze(-1) + fast * (1 - chosen.unsqueeze(-1))
-
-
-def _wide(index: Tensor, x: Tensor) -> Tensor:
-    return index.unsqueeze(-1).expand(-1, -1, x.shape[-1])

@@ -234,8 +234,14 @@ class Semantic(nn.Module):
             centres = cut(queries, whole, small)
         if self.conv_pos is not None:
             centres = self.conv_pos(centres, small)
-        seen = x[:, crops(layout, window, REACH, x.device)].flatten(0, 1)  # (B * W, 100, C)
-        out, weights = self.look(centres, torch.cat([centres, seen], dim=1), weigh)
+        views = crops(layout, window, REACH, x.device)  # (W, 100)
+        if self.published:
+            out, weights = self.look(centres, torch.cat([centres, _seen(x, views)], dim=1), weigh)
+        else:  # keys are projected once, and not in each window that looks at them
+            asking = self.norm1(centres)
+            kv = torch.cat([self.attn.kv(asking), _seen(self.attn.kv(self.norm1(x)), views)], dim=1)
+            found, attn = self.attn.mix(asking, kv)
+            out, weights = self.layer_scale_1 * found, attn.weights() if weigh else None
         return self.think(lay(centres + out if residual else out, whole, small)), weights
 
 
@@ -311,6 +317,12 @@ def image_of(tokens: Tokens) -> Tokens:
     if tokens.context is None:
         raise ValueError("There are no image tokens beside these to recover; generate semantic tokens first.")
     return tokens.context
+
+
+def _seen(x: Tensor, views: Tensor) -> Tensor:
+    """What each window sees, (B * W, K, C), of a map x (B, N, C) by places (W, K)."""
+    seen: Tensor = x.index_select(1, views.flatten()).unflatten(1, views.shape)
+    return seen.flatten(0, 1)
 
 
 def _initial(module: nn.Module) -> None:

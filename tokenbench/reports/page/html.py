@@ -7,6 +7,7 @@ said in `texts` and `answers`; the page's script only chooses, sorts and draws.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import re
@@ -14,13 +15,13 @@ import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
+from tokenbench.core import cache
 from tokenbench.errors import UsageError
 from tokenbench.measure.verdicts import MARGIN, break_even
 from tokenbench.reports import cells, published, style
@@ -29,6 +30,7 @@ from tokenbench.reports.page import budgets, pairs, spent, texts
 from tokenbench.reports.page.charts import CONFIG, charts
 from tokenbench.runs.axes import AXES, measured
 from tokenbench.runs.conditions import grouped as grouped_by
+from tokenbench.runs.environment import version
 from tokenbench.runs.row import Row
 from tokenbench.tasks import parts_of
 from tokenbench.tasks.base import PAIRED, Metric
@@ -91,13 +93,17 @@ def page(rows: Sequence[Row], maps: str = "", margin: float = MARGIN, file: pair
     )
 
 
-@cache
+@functools.cache
 def runtime() -> str | None:
     """Vega, Vega-Lite and Vega-Embed as one script, from the vl-convert-python package; None where that cannot start.
 
-    Its JavaScript engine reserves more address space than some machines allow (`ulimit -v`) and ends the process that
-    it is in, so it has one of its own.
+    Its JavaScript engine takes seconds to bundle them, so the script is kept (`core.cache`). It reserves more address
+    space than some machines allow (`ulimit -v`) and ends the process that it is in, so it has one of its own.
     """
+    return cache.text(f"vega-{version('vl-convert-python')}.js", _bundle)
+
+
+def _bundle() -> str | None:
     done = subprocess.run([sys.executable, "-P", "-c", BUNDLE], capture_output=True)
     return done.stdout.decode().replace("</script", r"<\/script") if done.returncode == 0 else None
 

@@ -22,7 +22,7 @@ from tokenbench.tasks import known
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tokenbench.methods.base import Reported
+    from tokenbench.methods.paper import Reported
 
 _MARKDOWN = str.maketrans({"|": r"\|", "<": "&lt;", "\\": r"\\", "`": r"\`", "*": r"\*"})
 
