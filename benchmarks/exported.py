@@ -46,16 +46,15 @@ def main() -> None:
         for method in parse(args.methods):
             model, weights = models.made(method, args.backbone, args.weights)
             done = exporting.export(model, weights, Path(folder) / f"{method.name}.onnx", "onnx")
-            small = Path(folder) / f"{method.name}.int8.onnx"
             config = model.backbone.config
             some = data.loader(data.sample(), config, 16, limit=16 * CALIBRATED) if shipped else None
             noise = [(backbones.random_images(model.backbone, 16, seed), None) for seed in range(CALIBRATED)]
-            quantising.quantise(done.path, small, (images for images, _ in some or noise), done.header)
             found[f"{method.label}, torch"] = model
-            found[f"{method.label}, onnxruntime"] = runtimes.load("onnxruntime", done.path)
-            found[f"{method.label}, onnxruntime int8"] = runtimes.load("onnxruntime", small)
-            found[f"{method.label}, openvino"] = runtimes.load("openvino", done.path)
-            found[f"{method.label}, openvino int8"] = runtimes.load("openvino", small)
+            for runtime in runtimes.RUNTIMES:
+                small = Path(folder) / f"{method.name}.{runtime}.int8.onnx"
+                quantising.quantise(done.path, small, (images for images, _ in some or noise), done.header, runtime)
+                found[f"{method.label}, {runtime}"] = runtimes.load(runtime, done.path)
+                found[f"{method.label}, {runtime} int8"] = runtimes.load(runtime, small)
         images = backbones.random_images(model.backbone, args.batch)
         rounds = {"min_rounds": max(8, args.rounds), "max_rounds": max(8, args.rounds), "warmup": 1}
         timed = speed.measure(found, images, reference="dense, torch", **rounds)

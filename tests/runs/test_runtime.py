@@ -90,6 +90,17 @@ def asked(weights: object, *words: object, runtime: str = "onnxruntime") -> runn
     return command.plan_of(command.run.make_context("run", list(map(str, given))).params)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("runtime", runtimes.RUNTIMES)
+def test_int8_keeps_accuracy(runtime: str, tmp_path: Path) -> None:
+    """OpenVINO lost 14 points where the convolution of the patches was int8."""
+    pytest.importorskip(runtime)
+    changes = {"backbones": ["deit_nano"], "weights": "auto", "limit": 200, "precision": "int8", "runtime": runtime}
+    (row,) = runner.run(plan("dense", **changes), Results(tmp_path / "results.jsonl"), Watch())
+    assert row.top1 >= 86.0, "91.0 of 1,000 images in float32"
+
+
 def exports(folder: Path, methods: str, backbone: str = "deit_femto", **told: object) -> list[str]:
     """Files that say what `tokenbench export` says, with an empty graph: enough for all that is refused beforehand."""
     onnx = pytest.importorskip("onnx")

@@ -69,7 +69,7 @@ def _written(group: Group, candidate: Candidate, model: Model, path: Path) -> Pa
         return given or path
     out = path.with_name(f"{path.stem}.int8.onnx")
     batches = list(_calibration(group))
-    quantising.quantise(given or path, out, batches, header)
+    quantising.quantise(given or path, out, batches, header, group.plan.runtime)
     what = "images of noise" if group.data is None else "of the images"
     _note(candidate, f"int8 ranges are from {sum(map(len, batches))} {what}")
     return out
