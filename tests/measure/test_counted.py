@@ -34,10 +34,10 @@ def kinds() -> dict[str, str]:
 KINDS = list(kinds().values())
 
 
-@pytest.mark.parametrize("share", [6, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("share", [12, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", KINDS)
 def test_counted(name: str, share: int) -> None:
-    """In every run of the tests a sixth of the methods with each kind, another with the next; all of them take long."""
+    """In every run of the tests a twelfth of the methods with each kind, others with the next: all take long."""
     backbone = narrow(name)
     images, dense = random_images(backbone, 1), None
     first, *others = (method for method in SETTINGS if method.refusal(backbone) is None)

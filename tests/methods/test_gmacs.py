@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -90,9 +91,15 @@ def meta(name: str) -> Backbone:
         return backbones.create(name)
 
 
-@pytest.mark.parametrize(
-    ("setting", "name"), [(s, n) for s in TABLE for n, want in zip(NAMES, TABLE[s], strict=True) if want is not None]
-)
+def cases() -> Iterator[object]:
+    """In every run of the tests one size of each setting; the others differ in width alone."""
+    for setting, printed in TABLE.items():
+        sizes = [name for name, want in zip(NAMES, printed, strict=True) if want is not None]
+        for name in sizes:
+            yield pytest.param(setting, name, marks=[] if name == sizes[0] else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("setting", "name"), list(cases()))
 def test_gmacs(setting: str, name: str) -> None:
     want = TABLE[setting][NAMES.index(name)]
     with counting() as counter:

@@ -135,9 +135,9 @@ def test_maps() -> None:
     ("name", "options", "parameters", "gmacs"),
     [
         ("swin_s", {}, 49_625_518, 5.799),
-        ("swin_b", {}, 87_812_336, 10.227),
-        ("swin_s", {"use_global": True}, 49_639_342, 5.799),
-        ("swin_b", {"use_global": True}, 87_830_768, 10.227),
+        pytest.param("swin_b", {}, 87_812_336, 10.227, marks=pytest.mark.slow),
+        pytest.param("swin_s", {"use_global": True}, 49_639_342, 5.799, marks=pytest.mark.slow),
+        pytest.param("swin_b", {"use_global": True}, 87_830_768, 10.227, marks=pytest.mark.slow),
         ("swin_s", {"layer_scale": True}, 49_629_742, 5.799),
     ],
 )

@@ -36,11 +36,17 @@ def semantic(name: str, side: int, keys: str) -> int:
     return costs.swin(name, total, tokens // 4, tokens // 4)
 
 
+LONG = [
+    *(("swin_t", side, keys) for side in (2, 3, 4) for keys in ("global", "enlarged", "own")),
+    ("swin_s", 4, "global"),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "side", "keys"),
     [
-        *(("swin_t", side, keys) for side in (2, 3, 4) for keys in ("global", "enlarged", "own")),
-        ("swin_s", 4, "global"),
+        *(("swin_t", side, keys) for side, keys in ((2, "own"), (3, "global"), (4, "enlarged"))),
+        *(pytest.param(name, side, keys, marks=pytest.mark.slow) for name, side, keys in LONG),
     ],
 )
 def test_gmacs(name: str, side: int, keys: str) -> None:
@@ -48,7 +54,12 @@ def test_gmacs(name: str, side: int, keys: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "printed", "want"), [("swin_t", -24, 3.463), ("swin_s", -25, 6.556), ("swin_b", -25, 11.563)]
+    ("name", "printed", "want"),
+    [
+        ("swin_t", -24, 3.463),
+        pytest.param("swin_s", -25, 6.556, marks=pytest.mark.slow),
+        pytest.param("swin_b", -25, 11.563, marks=pytest.mark.slow),
+    ],
 )
 def test_gmacs_of_nine_tokens(name: str, printed: float, want: float) -> None:
     """The reduction that the paper printed is reached to 1.2 points, where it does not say which blocks generate."""

@@ -53,7 +53,7 @@ def test_a_front_never_leaves_its_conditions() -> None:
     better = row("evit", top1=99.0, gmacs=0.1, images_per_s=999.0, latency_p50=1.0, peak_memory_mb=1.0)
     assert [p.fronts for p in groups.grouped([row(), better])[0].points] == [
         frozenset(),
-        {a.field for a in AXES},
+        {a.field for a in AXES if getattr(better, a.field) is not None},
     ]
     for change in ({"batch": 1}, {"hardware": "B"}, {"precision": "bf16"}, {"image_size": (1, 1)}, {"dataset": "d"}):
         made = groups.grouped([row(), better.model_copy(update=change)])

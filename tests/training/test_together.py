@@ -87,7 +87,7 @@ def same(first: Job, second: Job) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-@pytest.mark.parametrize("together", [2, 3])
+@pytest.mark.parametrize("together", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_together_is_as_alone(jobs: list[Job], tmp_path: Path, together: int) -> None:
     """To the last bit, draws included; a group larger than allowed is divided."""
     alone = [replace(job, output=tmp_path / "alone" / job.output.name) for job in jobs]
@@ -102,6 +102,7 @@ def test_together_is_as_alone(jobs: list[Job], tmp_path: Path, together: int) ->
     assert results(list(train_all(jobs, again, together))) == found, "what is finished is not done again"
 
 
+@pytest.mark.slow  # each run by itself is stopped and killed in test_training
 def test_stopped_it_goes_on_each_from_where_it_was(jobs: list[Job], tmp_path: Path) -> None:
     alone = [replace(job, output=tmp_path / "alone" / job.output.name) for job in jobs]
     jobs = [replace(job, save_every=every) for job, every in zip(jobs, (2, 3, 100), strict=True)]

@@ -47,6 +47,8 @@ def read(text: str, runtime: str) -> tuple[str, dict[Path, Header]]:
         if same:
             raise UsageError(f"{same} and {path} are both of {_of(header)}; give one.")
         found[path] = header
+    if not paths:
+        return text, found
     return ",".join(part for part in parts if not part.endswith(SUFFIX)) or "auto", found
 
 
