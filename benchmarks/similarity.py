@@ -85,7 +85,7 @@ def main(data_dir: Path, weights: str, backbone: str, methods: str, limit: int, 
 def by_block(model: torch.nn.Module, images: torch.Tensor) -> np.ndarray:
     """The class token and the mean of the others after each block, (blocks, 2, B, D)."""
     with torch.inference_mode():
-        steps = model.run(images, trace=True).trace
+        steps = model.run(images).trace
     both = [(t.x[:, 0], t.x[:, t.prefix :].mean(1)) for t in steps]
     return np.array([[part.numpy() for part in block] for block in both])
 

@@ -14,6 +14,8 @@ from tokenbench import backbones
 from tokenbench.methods.sweep import parse
 from tokenbench.runs import runner
 
+FEWEST = ("--rounds", "3", "--max-seconds", "0", "--threads", "1")  # of a run in a process of its own
+
 
 @register_model
 def deit_femto(pretrained: bool = False, **kwargs: Any) -> nn.Module:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from femto import Watch, plan
+from femto import FEWEST, Watch, plan
 from PIL import Image
 
 from tokenbench import backbones
@@ -170,7 +170,7 @@ SWEEP = "evit[keep_rate=0.5,0.6,0.7,0.8],topk[keep_rate=0.5,0.6,0.7,0.8],tome[r=
 def started(path: Path, *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tokenbench.cli", "run", "--methods", SWEEP, "-o", str(path), "--limit", "60"]
     return subprocess.Popen(
-        [*command, "-b", "4", "--rounds", "3", "--max-seconds", "0", "--threads", "1", *more],
+        [*command, "-b", "4", *FEWEST, *more],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

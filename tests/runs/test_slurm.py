@@ -12,25 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from femto import FEWEST
 
 from tokenbench.runs.results import load, merge
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "sweep.slurm"
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "sinfo")
-SWEEP = (
-    "--methods",
-    "evit,topk,tome",
-    "--weights",
-    "random",
-    "-b",
-    "2",
-    "--rounds",
-    "3",
-    "--max-seconds",
-    "0",
-    "--threads",
-    "1",
-)
+SWEEP = ("--methods", "evit,topk,tome", "--weights", "random", "-b", "2", *FEWEST)
 CONFIG = """
 ClusterName=test
 SlurmctldHost={host}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from femto import plan
+from femto import FEWEST, plan
 from PIL import Image
 from refusals import refused
 
@@ -200,20 +200,7 @@ def test_what_one_of_many_cannot_load_is_told_by_the_first(
 
 @pytest.mark.slow
 def test_torchrun_scores_what_one_process_scores(photos: Path, tmp_path: Path) -> None:
-    asked = [
-        "--methods",
-        "evit,tome",
-        "-b",
-        "4",
-        "--rounds",
-        "3",
-        "--max-seconds",
-        "0",
-        "--threads",
-        "1",
-        "--data-dir",
-        str(photos),
-    ]
+    asked = ["--methods", "evit,tome", "-b", "4", *FEWEST, "--data-dir", str(photos)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     starts = {"one": ["-m"], "two": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m"]}
     for name, start in starts.items():

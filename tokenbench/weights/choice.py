@@ -24,10 +24,8 @@ AVERAGED = re.compile(r"(?:^|[^a-z])(?:ema|swa|averaged|shadow)(?:$|[^a-z])")
 # Where a model begins: timm's patch embedding, or that of transformers.
 BEGINNING = re.compile(r"((?:[^.]+\.)*?)(?:patch_embed|embeddings\.patch_embeddings)\.")
 OURS = "vit."  # where a model of tokenbench keeps timm's
-MMS, HEAD = (
-    "cls_head.fc_cls.",
-    "head.fc.",
-)  # the classifier of mmaction's models, beside their backbone; and timm's name
+MMS = "cls_head.fc_cls."  # the classifier of mmaction's models, beside their backbone
+HEAD = "head.fc."  # timm's name of it
 TIMMS = ("visual.", "vision_encoder.", "radio_model.", "preprocessor.", "beit3.")  # layouts that timm tells by these
 DEPTH = 5  # of mappings in mappings
 
