@@ -16,7 +16,7 @@ from tokenbench.runs.results import Results, load, merge
 
 METHODS = "evit[keep_rate=0.5,0.7],topk"
 SPEED = {"time", "env", "images_per_s", "speedup", "speedup_low", "speedup_high", "spread", "noisy", "runs"}
-SPEED |= {"latency_p10", "latency_p50", "latency_p90", "reduction_share"}
+SPEED |= {"latency_p10", "latency_p50", "latency_p90", "reduction_share", "machine"}
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 30])
