@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from tokenbench.data import labelfiles, listing, ordering, splits
+from tokenbench.data import labelfiles, listing, ordering, packs, splits
 from tokenbench.data.fashion import fashion
 from tokenbench.data.images import Images
 from tokenbench.data.labels import only_present
 from tokenbench.data.opening import below, suffixes
 from tokenbench.errors import BadData
-
-LARGEST = 10**6  # class index that is believed
 
 
 def open_training(path: str | Path, order: str = "auto", labels: Path | None = None) -> tuple[Images, Images]:
@@ -23,7 +20,7 @@ def open_training(path: str | Path, order: str = "auto", labels: Path | None = N
     Classes are those there are: of a part of ImageNet, those of the part.
 
     Args:
-        path: the folder of both.
+        path: the folder of both, or a data set in packs that has both.
         order: of the classes, as `ordering.arrange` takes it.
         labels: a file with the label of each image, where there are no class folders.
 
@@ -32,12 +29,13 @@ def open_training(path: str | Path, order: str = "auto", labels: Path | None = N
     """
     if fashion(Path(path), "train") is not None:
         return open_folder(path, "train"), open_folder(path, "test")
-    top = splits.top(path)
-    parts = [_opened(top, part, order, labels) for part in splits.training(top, labels is not None)]
-    train, other = (only_present(images) for images in parts)
-    if train.order == "index":
-        most = max(train.classes, other.classes, key=len)
-        return replace(train, classes=most), replace(other, classes=most)
+    store = packs.find(Path(path))
+    if store is not None:
+        parts = packs.trained(store, order, labels)
+    else:
+        top = splits.top(path)
+        parts = [_opened(top, part, order, labels) for part in splits.training(top, labels is not None)]
+    train, other = (only_present(images) for images in _between(parts))
     if other.classes != train.classes:
         odd = sorted(set(train.names) ^ set(other.names))
         raise BadData(
@@ -47,21 +45,40 @@ def open_training(path: str | Path, order: str = "auto", labels: Path | None = N
     return train, other
 
 
+def _between(parts: list[Images]) -> list[Images]:
+    """Parts whose labels are indices, with the classes that they have between them."""
+    if parts[0].order != "index":
+        return parts
+    here = sorted({place for images in parts for place in images.present})
+    classes = max((images.classes for images in parts), key=len)
+    return [replace(images, classes=classes, here=tuple(here)) for images in parts]
+
+
 def open_folder(path: str | Path, split: str | None = None, order: str = "auto", labels: Path | None = None) -> Images:
-    """The images under a folder that has one folder a class; or the four files of Fashion-MNIST, as published.
+    """The images under a folder that has one folder a class; or in Parquet, tar files or what `datasets` reads; or the
+    four files of Fashion-MNIST, as published.
 
     A class's index is its place among the folders in timm's natural order ("2" before "10"), empty folders counted.
     Where every folder is an ImageNet-1k wnid it is the place among all 1000, so a part of the classes works too.
 
     Args:
-        path: the folder, or one whose `val`, `validation`, `test` or the like has the class folders.
+        path: the folder, or one whose `val`, `validation`, `test` or the like has the class folders; or a file or
+            folder of Parquet, or `hfds/NAME` or `wds/NAME` as timm has them.
         split: the folder below `path` to use instead, such as "train".
         order: of the classes, if another; as `ordering.arrange` takes it.
-        labels: a file with the label of each image in and below the folder, whose own folders then mean nothing.
+        labels: a file with the label of each image in and below the folder, whose own folders then mean nothing; of
+            tables, the column of labels.
 
     Raises:
         BadData: the folder does not exist, has no class folders, or holds no images; or it is not clear what is meant.
     """
+    store = packs.find(Path(path))
+    if store is not None:
+        images = packs.evaluated(store, split, order, labels)
+        said = (
+            f"Accuracy is measured on {images.split} of {path}: {len(images)} images of {len(images.present)} classes."
+        )
+        return images if len(store.parts) == 1 else replace(images, notes=(said, *images.notes))
     top = splits.top(path)
     published = fashion(top, split or "test")
     if published is not None:
@@ -97,7 +114,7 @@ def _opened(top: Path, root: Path, order: str, labels: Path | None) -> Images:
         targets,
         root,
         notes=(*unlabelled, *([f"{name}: {told}."] if told else [])),
-        **classes.told(labels),
+        **classes.told(labels and labels.name),
     )
 
 
@@ -163,7 +180,7 @@ def _of_labels(
             f"Labels file '{labels}' names none of the {len(found)} images in '{root}', such as "
             f"'{found[0].relative_to(root)}'; give paths from that folder on."
         )
-    classes, index = _named(known, order, labels)
+    classes, index = ordering.named(known, order, f"Labels file '{labels}'")
     told = []
     if len(given) < len(found):
         told.append(f"{len(found) - len(given)} of {len(found)} images in {root} have no label and are left out.")
@@ -171,19 +188,6 @@ def _of_labels(
         told.append(f"{strange} labels in {labels.name} are of images that are not in {root}.")
     chosen = sorted(given)
     return classes, [found[i] for i in chosen], [index[given[i]] for i in chosen], tuple(told)
-
-
-def _named(labels: Collection[str], order: str, path: Path) -> tuple[ordering.Classes, dict[str, int]]:
-    """The classes that labels mean, and the index of each: its own, if all are whole numbers."""
-    if order == "auto" and all(label.isascii() and label.isdigit() for label in labels):
-        index = {label: int(label[:20]) for label in labels}
-        most = max(index.values())
-        if most >= LARGEST:
-            raise BadData(f"Labels file '{path}' has label {most}, which is no class index; give others.")
-        here = tuple(sorted(set(index.values())))
-        return ordering.Classes(tuple(map(str, range(most + 1))), "index", here=here), index
-    classes = ordering.arrange(labels, order)
-    return classes, classes.index
 
 
 def _without_classes(root: Path) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tokenbench.core.extras import needed
 from tokenbench.errors import UsageError, WeightsError, first_line
-from tokenbench.shipping.extras import needed
 from tokenbench.shipping.header import KEY, Header, read
 
 RUNTIMES = {"onnxruntime": "onnx", "openvino": "openvino"}  # and the extra that each comes with
