@@ -11,9 +11,9 @@ import pytest
 import torch
 from browser import chromium, visit  # noqa: F401  fixtures, here so that one browser serves all modules
 from hypothesis import Phase, settings
-from twonodes import two_nodes  # noqa: F401  for whatever runs on a cluster
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from twonodes import two_nodes  # noqa: F401  for whatever runs on a cluster
 
 from tokenbench.backbones import Backbone
 from tokenbench.methods import all_methods, load_plugin

@@ -18,6 +18,7 @@ from played import Played, TaskError, played
 from refusals import refused
 from safetensors.torch import load_file
 
+import tokenbench
 from tokenbench import backbones
 from tokenbench.cli import main
 from tokenbench.core.processes import Processes, alone, let_go
@@ -144,6 +145,8 @@ def test_what_is_said_of_no_cluster_is_refused(tmp_path: Path, monkeypatch: pyte
     assert "--gpus-per-job says something of a cluster; add --engine ray" in says("--gpus-per-job", "1")
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     assert "ray, which is not installed; pip install 'tokenbench[ray]'" in says("--engine", "ray")
+    with refused(UsageError, "--engine ray needs ray, which is not installed; pip install 'tokenbench[ray]'."):
+        tokenbench.train(method="dense", data_dir=tmp_path, output=tmp_path / "out", engine="ray")
 
 
 @pytest.mark.slow

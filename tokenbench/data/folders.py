@@ -35,7 +35,10 @@ def open_training(path: str | Path, order: str = "auto", labels: Path | None = N
     else:
         top = splits.top(path)
         parts = [_opened(top, part, order, labels) for part in splits.training(top, labels is not None)]
-    train, other = (only_present(images) for images in _between(parts))
+    train, other = (only_present(images) for images in parts)
+    if train.order == "index":
+        most = max(train.classes, other.classes, key=len)
+        return replace(train, classes=most), replace(other, classes=most)
     if other.classes != train.classes:
         odd = sorted(set(train.names) ^ set(other.names))
         raise BadData(
@@ -43,15 +46,6 @@ def open_training(path: str | Path, order: str = "auto", labels: Path | None = N
             "the same."
         )
     return train, other
-
-
-def _between(parts: list[Images]) -> list[Images]:
-    """Parts whose labels are indices, with the classes that they have between them."""
-    if parts[0].order != "index":
-        return parts
-    here = sorted({place for images in parts for place in images.present})
-    classes = max((images.classes for images in parts), key=len)
-    return [replace(images, classes=classes, here=tuple(here)) for images in parts]
 
 
 def open_folder(path: str | Path, split: str | None = None, order: str = "auto", labels: Path | None = None) -> Images:

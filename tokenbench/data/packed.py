@@ -44,7 +44,7 @@ def labelled(parts: Sequence[Found], order: str) -> list[Images]:
     for found, indices in zip(parts, kept, strict=True):
         if not indices:
             raise BadData(
-                f"'{found.name}' has no label for any of its {len(found.labels)} {found.split} images; give data that "
+                f"'{found.name}' has no label for any of its {len(found.labels)} images; give data that "
                 "has, or name where they are (--labels NAME)."
             )
     here = {_called(found, found.labels[i]) for found, indices in zip(parts, kept, strict=True) for i in indices}

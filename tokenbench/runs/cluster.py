@@ -62,7 +62,7 @@ def run(
     share = share or remote.Share()
     weights = [] if plan.weights in WORDS else [Path(part.strip()) for part in plan.weights.split(",")]
     with remote.connected(address) as ray:
-        nodes.check(ray, [*nodes.data(plan.data_dir), *weights, *plugins])
+        nodes.check(ray, [*nodes.data(plan.data_dir), *weights, *plan.exported, *plugins])
         resources = remote.resources(ray, share)
         known = ray.put(results.path.read_bytes())
         before = {(row.id, row.time) for row in results.rows()}
