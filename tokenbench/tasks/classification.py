@@ -30,7 +30,7 @@ class Classification(Task):
     )
     intervals: ClassVar[Mapping[str, str]] = {"top1": "Wilson", "diff_dense": "Tango"}
     layout: ClassVar[str] = (
-        "one folder of images for each class, in `val` or at the top; or Parquet, hfds/NAME, wds/PATH"
+        "a folder of images for each class, in `val` or at the top; or Parquet, hfds/NAME, wds/PATH"
     )
     class_order: str = Field("auto", description="auto, natural (1, 2, 10), lexical (1, 10, 2), imagenet, or a file")
     labels: str | None = Field(None, description="a file with the label of each image, or the column that has it")
