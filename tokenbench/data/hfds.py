@@ -59,7 +59,7 @@ def read(source: str, name: str, split: str, column: str | None) -> Found:
     except Exception as error:  # of the hub, of the network, of whatever file there is
         raise _unusable(source, error) from None
     kinds = {name: _kind(feature) for name, feature in rows.features.items()}
-    image = columns.of_images(kinds, [name for name, kind in kinds.items() if kind in ("Image", "binary")], source)
+    image = columns.of_images(kinds, [name for name, one in rows.features.items() if _holds(one)], source)
     label = columns.of_labels(kinds, _label(kinds, column), source)
     if not len(rows):
         raise BadData(f"'{source}' has no rows in its split '{split}'; give one that has.")
@@ -111,6 +111,11 @@ def _told(column: Any) -> Sequence[tuple[str | None, int | None]]:
 
 def _kind(feature: Any) -> str:
     return str(getattr(feature, "dtype", None)) if type(feature).__name__ == "Value" else type(feature).__name__
+
+
+def _holds(feature: Any) -> bool:
+    """Whether a column can hold images: as such, as bytes, or as what `Image` is kept as."""
+    return _kind(feature) in ("Image", "binary", "large_binary") or (isinstance(feature, dict) and "bytes" in feature)
 
 
 def _label(kinds: Mapping[str, str], column: str | None) -> str | None:
