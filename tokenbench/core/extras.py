@@ -10,7 +10,7 @@ from tokenbench.errors import UsageError
 
 
 def needed(module: str, extra: str, what: str) -> Any:
-    """A module that `what` needs; raises `UsageError` where it cannot be had, which names the extra, or what is broken."""
+    """A module that `what` needs; raises `UsageError` that names the extra it comes with, or what of it is broken."""
     name = module.partition(".")[0]
     try:
         return importlib.import_module(module)

@@ -68,5 +68,5 @@ def content(cell: object, folder: Path) -> bytes:
     if isinstance(data, bytes) and data:
         return data
     if path:
-        return (folder / path).read_bytes()
+        return (folder / str(path)).read_bytes()
     raise DataError("there is no image in its place")
