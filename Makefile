@@ -23,7 +23,7 @@ BIN = $(VENV)/bin
 
 run: $(VENV)/installed
 	$(BIN)/tokenbench run --output $(RESULTS) $(ARGS)
-	@$(if $(findstring --backbone,$(ARGS)),,$(BIN)/tokenbench trace --limit 10 --output $(REPORT)/maps > /dev/null)
+	@$(if $(findstring --backbone,$(ARGS)),,$(BIN)/tokenbench trace --limit 10 --similarity 100 --output $(REPORT)/maps > /dev/null)
 	@$(BIN)/tokenbench report $(RESULTS) --output $(REPORT) > /dev/null
 	@echo $(REPORT)/index.html
 
