@@ -53,7 +53,7 @@ def _views(found: Sequence[Alike]) -> list[dict[str, Any]]:
     looks = _looks(methods)
     views = []
     for reference in order:
-        others = [(label, pairs[reference, label]) for label in methods if label != reference]
+        others = [(label, pairs[reference, label]) for label in methods if (reference, label) in pairs]
         panels = [
             {"title": title, "unit": unit, "lines": lines}
             for field, title, unit in PANELS
