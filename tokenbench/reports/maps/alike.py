@@ -92,8 +92,9 @@ def _cell(by_block: Sequence[Alike], field: str) -> str:
     values = {alike.block: value for alike in by_block if (value := getattr(alike, field)) is not None}
     if not values:
         return "–"
-    last, lowest = values[max(values)], min(values, key=lambda block: values[block])
-    return f"{last:.2f}" if values[lowest] > last - 0.005 else f"{last:.2f}, lowest {values[lowest]:.2f} after {lowest}"
+    lowest = min(values, key=lambda block: values[block])
+    last, least = f"{values[max(values)]:.2f}", f"{values[lowest]:.2f}"
+    return last if least == last else f"{last}, lowest {least} after {lowest}"
 
 
 def _ticks(depth: int) -> list[dict[str, Any]]:
