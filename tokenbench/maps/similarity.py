@@ -73,10 +73,10 @@ def measure(parts: Iterable[Sequence[TokenMaps]]) -> list[Alike]:
     for a, b in combinations(range(len(first)), 2):
         named = {"method": first[a].method, "setting": first[a].label}
         named |= {"other_method": first[b].method, "other": first[b].label, "backbone": first[a].backbone}
-        for block, (kept_iou, cluster_nmi) in enumerate((sums[a, b] / images).tolist()):
-            of_class, of_others = (_cka(whole[a][block], whole[b][block], name) for name in READ)
+        for after, (kept_iou, cluster_nmi) in enumerate((sums[a, b] / images).tolist()):
+            of_class, of_others = (_cka(whole[a][after], whole[b][after], name) for name in READ)
             alike = {"kept_iou": kept_iou, "cluster_nmi": cluster_nmi, "cka_class": of_class, "cka_others": of_others}
-            found.append(Alike(**named, images=images, block=block, **alike))
+            found.append(Alike(**named, images=images, block=after, **alike))
     return found
 
 
