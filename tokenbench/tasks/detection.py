@@ -46,6 +46,7 @@ class Detection(Task):
     reads_head: ClassVar[bool] = False
     layout: ClassVar[str] = "`annotations/instances_val.json` and the images in `val`, as COCO has them"
     any_size: ClassVar[bool] = True
+    on_pyramid: ClassVar[bool] = True
     has_head: ClassVar[bool] = True
     depends: ClassVar[bool] = False
     batch: ClassVar[int | None] = 1

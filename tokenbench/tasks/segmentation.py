@@ -38,6 +38,7 @@ class Segmentation(Task):
     reads_head: ClassVar[bool] = False
     layout: ClassVar[str] = "`images/val`, `masks/val` (PNG of class indices, 255 ignored) and `classes.txt`; or COCO's"
     any_size: ClassVar[bool] = True
+    on_pyramid: ClassVar[bool] = True
     has_head: ClassVar[bool] = True
     depends: ClassVar[bool] = False
     batch: ClassVar[int | None] = 1
