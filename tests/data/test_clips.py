@@ -179,7 +179,7 @@ def test_index_of_kinetics(tmp_path: Path) -> None:
     root = tmp_path / "data"
     moving.pictures(root / "abc_000001_000011", moving.grey(LEVELS[:3]))
     (root / "val.csv").write_text(
-        "label,youtube_id,time_start,time_end,split\ndown,abc,1,11,val\nright,def,2,12,val\nright,ghi,2,12,train\n"
+        "label,youtube_id,time_start,time_end,split\ndown,abc,1,11,validate\nright,def,2,12,validate\nright,ghi,2,12,train\n"
     )
     found = open_clips(root)
     assert [found.label(0), list(found.targets), found.classes] == ["abc_000001_000011", [0], moving.CLASSES]

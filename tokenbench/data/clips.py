@@ -15,7 +15,10 @@ from tokenbench.data.images import Images
 from tokenbench.data.labels import only_present
 from tokenbench.errors import BadData
 
-INDEXES = {"train": ("train.csv", "train.txt"), "val": ("val.csv", "test.csv", "val.txt", "test.txt")}
+INDEXES = {
+    "train": ("train.csv", "train.txt"),
+    "val": ("val.csv", "validate.csv", "test.csv", "val.txt", "test.txt"),
+}
 
 
 @dataclass(frozen=True, eq=False)
