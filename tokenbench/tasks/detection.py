@@ -261,7 +261,7 @@ class Detection(Task):
         import torch
 
         from tokenbench.data.coco import decoded
-        from tokenbench.maps.scenes import Scene, of_boxes, units
+        from tokenbench.maps.scenes import Scene, choices, of_boxes, units
 
         for images, batch in self.loader(data, backbone, 1, 0, limit):
             index, size = batch.indices[0], batch.originals[0]
@@ -283,6 +283,7 @@ class Detection(Task):
                 of_boxes(outlines, corners, [data.classes[t.label] for t in things], size),
                 of_boxes(masks, shown["boxes"], words, size),
                 units(model.body, images),  # type: ignore[arg-type]
+                choices(model.body, images),  # type: ignore[arg-type]
             )
 
     def export(self, own: Detections, path: Path) -> None:

@@ -197,7 +197,7 @@ class Segmentation(Task):
         import torch
 
         from tokenbench.heads.segmenter import IGNORED, merged
-        from tokenbench.maps.scenes import Layer, Scene, units
+        from tokenbench.maps.scenes import Layer, Scene, choices, units
 
         none = np.zeros((0, 4))
         for images, batch in self.loader(data, backbone, 1, 0, limit):
@@ -211,6 +211,7 @@ class Segmentation(Task):
                 Layer(np.where(truth == IGNORED, -1, truth), none),
                 Layer(labels, none),
                 units(model.body, images),  # type: ignore[arg-type]
+                choices(model.body, images),  # type: ignore[arg-type]
             )
 
     def export(self, own: Labelled, path: Path) -> None:
