@@ -38,7 +38,8 @@ class Body(nn.Module):
 
     blocks: nn.ModuleList
     out_channels: list[int]
-    seen: Seen | None = None  # the last pass in training, until it is taken
+    keeps = False  # True: the last pass in training stays in `seen` until it is taken
+    seen: Seen | None = None
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -61,7 +62,7 @@ class Body(nn.Module):
         return after
 
     def _given(self, images: Tensor, maps: dict[str, Tensor], tokens: Tokens) -> dict[str, Tensor]:
-        if self.training:
+        if self.training and self.keeps:
             self.seen = Seen(images, maps, tokens)
         return maps
 

@@ -113,6 +113,8 @@ class Learner(nn.Module):
     def __init__(self, model: nn.Module, task: Task) -> None:
         super().__init__()
         self.model, self.task = model, task
+        if isinstance(model.body, Body):
+            model.body.keeps = True
 
     def forward(self, images: Tensor, target: Any) -> tuple[dict[str, Tensor], Seen | None]:
         """The terms, already weighted."""
