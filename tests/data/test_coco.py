@@ -137,7 +137,6 @@ FAULTS: dict[str, tuple[Change, str]] = {
         r"1 of 4 images are not in .*val .first: id 2, no.png.",
     ),
     "long": (lambda c: c["images"][1].update(file_name="a" * 5000), "1 of 4 images are not in "),
-    "large": (lambda c: c["images"][2].update(id=2**70), "1 of 4 images have no id or file name"),
     "stated": (
         lambda c: c["images"][1].update(width=5),
         "have another size than is stated .first: id 2, 1.png: 112x96, stated 5x96",
@@ -182,6 +181,10 @@ ERRORS: dict[str, tuple[Change, str]] = {
     "image twice": (lambda c: c["images"][1].update(id=1), "has two images with id 1 .0.png, 1.png."),
     "category twice": (lambda c: c["categories"].append({"id": 7, "name": "b"}), "has two categories with id 7"),
     "no images": (lambda c: c.update(images=[]), "has no image that can be used"),
+    "large": (
+        lambda c: [image.update(id=2**70) for image in c["images"]],
+        "has no image that can be used: 4 of 4 images have no id",
+    ),
     "no list": (lambda c: c.update(annotations={}), "annotations is no list"),
     "not COCO": (lambda c: c.pop("images"), "are not COCO's: they have no list of images"),
 }
