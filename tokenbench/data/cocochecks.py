@@ -139,7 +139,8 @@ def _annotations(listed: Sequence[Any], images: Mapping[int, dict[str, Any]], fo
         if not isinstance(one, Mapping):
             faults.add("are no objects of JSON", repr(one)[:60])
             continue
-        number, of, kind = (one.get(name) for name in ("id", "image_id", "category_id"))
+        number: Any = one.get("id")
+        of, kind = one.get("image_id"), one.get("category_id")
         which = f"id {number}"
         image: Any = usable.get(of) if _whole(of) else None
         if image is None:

@@ -52,7 +52,7 @@ class MethodTask(TrainingTask):  # type: ignore[misc]  # timm is not typed
         recipe: Learning | None = None,
     ) -> None:
         super().__init__(device=device, verbose=False)
-        self.recipe = recipe
+        self.recipe: Any = recipe
         self.model = model
         self.trainable_module: Any = Student(model)
         self.eval_model = model

@@ -17,8 +17,8 @@ from tokenbench.core.processes import Processes, joined
 from tokenbench.errors import TokenbenchError
 from tokenbench.measure.running import evaluating
 from tokenbench.training import log
-from tokenbench.training.job import Job
-from tokenbench.training.loop import RESULT, Run, Scored, Trained, Watch, prepare
+from tokenbench.training.job import RESULT, Job
+from tokenbench.training.loop import Run, Scored, Trained, Watch, prepare
 from tokenbench.training.telling import Once
 
 EVAL_BATCH = 256

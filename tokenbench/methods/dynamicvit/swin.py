@@ -83,7 +83,8 @@ class AsymmetricTurn(SwinTurn):
     """
 
     def __init__(self, turn: SwinTurn, reducers: Sequence[Reducer], fast: FastPath, last: bool) -> None:
-        super().__init__(*turn.borrowed, turn.halvings, reducers)
+        block, merging = turn.borrowed[:2]
+        super().__init__(block, merging, turn.halvings, reducers)
         self.plain = (turn,)  # a tuple, so that the reducers are registered once
         self.fast = fast
         self.last = last
