@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +12,6 @@ from tokenbench.data.images import Images
 from tokenbench.data.labels import only_present
 from tokenbench.data.opening import below, suffixes
 from tokenbench.errors import BadData
-
-LARGEST = 10**6  # class index that is believed
 
 
 def open_training(path: str | Path, order: str = "auto", labels: Path | None = None) -> tuple[Images, Images]:
@@ -163,7 +160,7 @@ def _of_labels(
             f"Labels file '{labels}' names none of the {len(found)} images in '{root}', such as "
             f"'{found[0].relative_to(root)}'; give paths from that folder on."
         )
-    classes, index = _named(known, order, labels)
+    classes, index = ordering.named(known, order, f"Labels file '{labels}'")
     told = []
     if len(given) < len(found):
         told.append(f"{len(found) - len(given)} of {len(found)} images in {root} have no label and are left out.")
@@ -171,19 +168,6 @@ def _of_labels(
         told.append(f"{strange} labels in {labels.name} are of images that are not in {root}.")
     chosen = sorted(given)
     return classes, [found[i] for i in chosen], [index[given[i]] for i in chosen], tuple(told)
-
-
-def _named(labels: Collection[str], order: str, path: Path) -> tuple[ordering.Classes, dict[str, int]]:
-    """The classes that labels mean, and the index of each: its own, if all are whole numbers."""
-    if order == "auto" and all(label.isascii() and label.isdigit() for label in labels):
-        index = {label: int(label[:20]) for label in labels}
-        most = max(index.values())
-        if most >= LARGEST:
-            raise BadData(f"Labels file '{path}' has label {most}, which is no class index; give others.")
-        here = tuple(sorted(set(index.values())))
-        return ordering.Classes(tuple(map(str, range(most + 1))), "index", here=here), index
-    classes = ordering.arrange(labels, order)
-    return classes, classes.index
 
 
 def _without_classes(root: Path) -> str:

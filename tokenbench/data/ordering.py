@@ -20,6 +20,7 @@ ORDERS = {  # values of --class-order
     "lexical": "1, 10, 2, as torchvision's ImageFolder has it, and with it DeiT, EViT and DynamicViT",
     "imagenet": "the place of each wnid among ImageNet's 1000",
 }
+LARGEST = 10**6  # class index that is believed
 LIMIT = 64 * 2**20  # bytes of a file of class names; one of all of ImageNet-21k has 1 MB
 
 
@@ -51,6 +52,22 @@ class Classes:
     def by_itself(self) -> bool:
         """Whether the names alone decide the order, as they always did."""
         return self.order in ("natural", "imagenet")
+
+
+def named(labels: Collection[str], order: str, source: str) -> tuple[Classes, dict[str, int]]:
+    """The classes that labels mean, and the index of each: its own, if all are whole numbers; else as `arrange` has it.
+
+    Raises:
+        BadData: as `arrange`; or a number that is no class index, in what `source` calls it.
+    """
+    if order != "auto" or not all(label.isascii() and label.isdigit() for label in labels):
+        classes = arrange(labels, order)
+        return classes, classes.index
+    index = {label: int(label[:20]) for label in labels}
+    most = max(index.values())
+    if most >= LARGEST:
+        raise BadData(f"{source} has label {most}, which is no class index; give others.")
+    return Classes(tuple(map(str, range(most + 1))), "index", here=tuple(sorted(set(index.values())))), index
 
 
 def arrange(names: Collection[str], order: str = "auto") -> Classes:
