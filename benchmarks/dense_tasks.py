@@ -23,7 +23,7 @@ from pathlib import Path
 import click
 from trainings import Process, call, ended, keep_logs, stop
 
-METHODS = ("dense", "convstem", "stvit_r")
+METHODS = "dense,convstem,stvit_r"
 HERE = Path(__file__).parent
 SMALL = "head=mask,width=64,fc=256,mask_convs=2,samples=2,before=600,after=300"
 LOOK = (20, 40)  # updates between which the pace is taken
@@ -62,6 +62,7 @@ EXPERIMENTS = {
 @click.option("--within", type=float, help="Seconds for training; with fewer updates if need be.")
 @click.option("--scoring", default=40.0, show_default=True, help="Seconds of them for the score at the end.")
 @click.option("--limit", type=int, help="Images to measure on, all by default.")
+@click.option("--methods", default=METHODS, show_default=True, help="By name; dynamicvit is another.")
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--apart", is_flag=True, help="A process a model, not a seed.")
 @click.option("--at-once", default=3, show_default=True, help="Seeds that are trained beside each other.")
@@ -95,6 +96,7 @@ class Runs:
     output: Path
     kept: Path | None
     limit: int | None
+    methods: str
     seeds: int
     apart: bool
     at_once: int
@@ -113,6 +115,10 @@ class Runs:
     def groups(self) -> list[range]:
         return [range(i, min(i + self.at_once, self.seeds)) for i in range(0, self.seeds, self.at_once)]
 
+    @property
+    def names(self) -> list[str]:
+        return self.methods.split(",")
+
     def folder(self, seed: int) -> Path:
         return self.output / f"seed{seed}"
 
@@ -128,9 +134,9 @@ class Runs:
         every = ["--eval-every", "1000000", "--save-every", str(save_every)]
         rest = ["--recipe", "mini", *given, *every]
         if not self.apart:
-            rest += ["--methods", ",".join(METHODS), "--together", str(len(METHODS))]
+            rest += ["--methods", self.methods, "--together", str(len(self.names))]
             return [call("train", *self.shared, *rest, "--seed", str(s), "-o", str(self.folder(s))) for s in seeds]
-        each = [(seed, name) for seed in seeds for name in METHODS]
+        each = [(seed, name) for seed in seeds for name in self.names]
         return [
             call("train", *self.shared, *rest, "--seed", str(s), "--method", m, "-o", str(self.folder(s) / m))
             for s, m in each
@@ -139,7 +145,7 @@ class Runs:
     def measure(self, seed: int) -> Process:
         """Rows of what is trained of a seed."""
         trained = [path.parent for path in sorted(self.folder(seed).glob("*/model.safetensors"))]
-        names = [method for method in METHODS if any(path.name.split("-")[0] == method for path in trained)]
+        names = [method for method in self.names if any(path.name.split("-")[0] == method for path in trained)]
         if not names:
             raise SystemExit(f"Nothing of seed {seed} was trained in time; give more --within.")
         rest = ["--methods", ",".join(names), "--weights", ",".join(map(str, trained)), "--rounds", "5"]
@@ -179,7 +185,7 @@ class Runs:
             rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
             found = [row for row in rows if LOOK[0] < row["update"] <= LOOK[1]]
             rates += [row["images_per_s"] for row in found[-1:]]
-        if len(rates) < len(METHODS):
+        if len(rates) < len(self.names):
             return None
         batch = next((int(c.split("=")[1]) for c in self.experiment.changes if c.startswith("batch=")), 8)
         return batch / max(min(rates), 0.05)  # they are rounded

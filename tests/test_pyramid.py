@@ -18,12 +18,14 @@ from tokenbench.measure import flops
 from tokenbench.measure.running import as_published
 from tokenbench.methods import get
 from tokenbench.methods.base import Method
+from tokenbench.methods.dynamicvit.dynamicvit import DynamicViT
+from tokenbench.methods.idlevit import IdleViT
 from tokenbench.methods.stvit_r.convstem import ConvStem
 from tokenbench.methods.stvit_r.stvit_r import STViTR
 from tokenbench.model import Model
 from tokenbench.pyramid import pyramid as pyramid_of
 
-METHODS = {"dense": get("dense")(), "convstem": ConvStem(), "stvit_r": STViTR()}
+METHODS = {"dense": get("dense")(), "convstem": ConvStem(), "dynamicvit": DynamicViT(), "stvit_r": STViTR()}
 
 
 def pyramid(method: Method, **options: object) -> Pyramid:
@@ -61,6 +63,18 @@ def test_where_nothing_is_padded_dense_gives_timms_maps() -> None:
     for level, (found, want) in enumerate(zip(backbone(images).values(), wanted, strict=True)):
         norm = backbone.get_submodule(f"norm{level}")
         torch.testing.assert_close(found, norm(want.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_where_nothing_is_padded_dynamicswin_gives_its_classifiers_maps() -> None:
+    """The same fast paths and predictors, used in place, and so the same tokens chosen."""
+    model = Model(Backbone(tiny_swin(always_partition=True, depths=(2, 2, 6, 2))), DynamicViT()).eval()
+    images = torch.randn(2, 3, 160, 160)
+    backbone, out = Pyramid(model), model.run(images, trace=True)
+    for level, (end, found) in enumerate(zip((1, 3, 9, 11), backbone(images).values(), strict=True)):
+        want = out.trace[end]
+        want = backbone.get_submodule(f"norm{level}")(want.x).unflatten(1, want.layout).permute(0, 3, 1, 2)
+        torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -114,8 +128,11 @@ def test_weights_are_the_classifiers() -> None:
         assert torch.equal(first.eval()(images), second.eval()(images))
 
 
-def on_coco(name: str, recovering: bool) -> int:
-    """On 800x1333 pixels, 200x334 patches: every block attends to a map padded to windows of 7x7."""
+def on_coco(name: str, recovering: bool, dynamic: bool = False) -> int:
+    """On 800x1333 pixels, 200x334 patches: every block attends to a map padded to windows of 7x7.
+
+    `dynamic`: of the 4200 tokens of the third stage, and not of the 4704 of its windows, 0.7, 0.5 and 0.3 take the MLP.
+    """
     width, depths = costs.SWINS[name]
     rows, cols = 200, 334
     stem = 400 * 668 * 27 * (width // 2) + rows * cols * 9 * (width // 2) * width
@@ -142,6 +159,12 @@ def on_coco(name: str, recovering: bool) -> int:
             )
         else:
             total += depth * plain
+        if dynamic and stage == 2:
+            step, shares = max(1, depth // 9), [int(image * (0.7 - 0.2 * i)) for i in range(3)]
+            through = [image] * step + [kept for kept in shares for _ in range(step)]
+            through += shares[-1:] * (depth - len(through))
+            total -= sum(7 * (image - kept) * width**2 for kept in through)
+            total += 3 * image * (width**2 + width**2 // 2 + width**2 // 8 + width // 2)
     return total
 
 
@@ -160,6 +183,14 @@ def test_gmacs(name: str, printed: float, want: tuple[float, float]) -> None:
     assert found == [on_coco(name, False), on_coco(name, True)]
     assert [macs / 1e9 for macs in found] == pytest.approx(want, abs=0.001)
     assert 100 * (found[1] / found[0] - 1) == pytest.approx(printed, abs=0.5)
+
+
+def test_gmacs_of_dynamicswin() -> None:
+    """Whatever maps are padded to, the share is of the tokens that are there."""
+    with counting() as counter:
+        Pyramid(Model(backbones.create("swin_s"), DynamicViT()).eval())(torch.empty(1, 3, 800, 1333))
+    assert counter.get_total_flops() // 2 == on_coco("swin_s", False, dynamic=True)
+    assert on_coco("swin_s", False, dynamic=True) < 0.82 * on_coco("swin_s", False)
 
 
 def test_feature_pyramid_network() -> None:
@@ -186,7 +217,7 @@ def test_measured_like_any_model() -> None:
     ("method", "vit", "reason"),
     [
         ("stvit", tiny_swin, "stvit.* makes no pyramid"),
-        ("stvit_r", tiny_vit, "stvit_r.* makes no pyramid; dense, convstem and stvit_r on a Swin do"),
+        ("stvit_r", tiny_vit, "stvit_r.* makes no pyramid; dense, convstem, dynamicvit and stvit_r on a Swin do"),
         ("evit", tiny_vit, "makes no pyramid"),
     ],
 )
@@ -208,7 +239,7 @@ def test_its_norms_are_where_and_what_the_model_is() -> None:
     assert {parameter.device.type for parameter in on_meta.parameters()} == {"meta"}
 
 
-@pytest.mark.parametrize("method", [METHODS["dense"], METHODS["stvit_r"]], ids=["dense", "stvit_r"])
+@pytest.mark.parametrize("method", [METHODS["dense"], METHODS["stvit_r"], IdleViT()], ids=lambda method: method.name)
 def test_simple_pyramid_of_a_plain_vit(method: Method) -> None:
     """Four maps of any image, with gradients to all parameters; at the model's own size the model's own tokens."""
     model = Model(Backbone(tiny_vit(patch_size=16, img_size=96, embed_dim=32)), method)
@@ -231,7 +262,11 @@ def test_simple_pyramid_of_a_plain_vit(method: Method) -> None:
 
 @pytest.mark.parametrize(
     ("method", "patch", "reason"),
-    [("evit", 16, "those that it drops or merges never come back"), ("dense", 12, "its patches have 12 pixels")],
+    [
+        ("evit", 16, "tokens are gone or out of theirs; dense, idlevit and stvit_r have all"),
+        ("dynamicvit", 16, "tokens are gone"),
+        ("dense", 12, "its patches have 12 pixels"),
+    ],
 )
 def test_what_has_no_simple_pyramid(method: str, patch: int, reason: str) -> None:
     with pytest.raises(Unsupported, match=reason):

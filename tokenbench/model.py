@@ -67,9 +67,7 @@ class Model(nn.Module):
     def use(self, method: Method) -> None:
         """Take new values for the knobs, such as a scheduled keep rate; places and parameters stay as they are."""
         self.method: Any = method
-        for block in self.blocks:
-            for reducer in block.reducers:  # type: ignore[union-attr]
-                reducer.method = method  # type: ignore[union-attr]
+        use(self.blocks, method)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of images (B, channels, H, W), already normalised."""
@@ -90,6 +88,13 @@ class Model(nn.Module):
             if steps is not None:
                 steps.append(tokens)
         return tokens
+
+
+def use(blocks: nn.ModuleList, method: Method) -> None:
+    """Give the reducers of blocks new values for the knobs."""
+    for block in blocks:
+        for reducer in block.reducers:  # type: ignore[union-attr]
+            reducer.method = method  # type: ignore[union-attr]
 
 
 def _check(reducers: Mapping[int, Sequence[Reducer]], method: Method, backbone: Backbone) -> None:

@@ -155,6 +155,7 @@ def test_folders_of_classes(tmp_path: Path) -> None:
         ("path,label\ndown/abc_000001_000011,down\nright/clip1,right\n", moving.CLASSES),
         ("down/abc_000001_000011 down\nright/clip1 right\n", moving.CLASSES),
         ("down/abc_000001_000011\t0\nclip1\t1\n", ("0", "1")),
+        ("down/abc_000001_000011 3 0\nright/clip1 3 1\n", ("0", "1")),
         (
             "split,class,clip,frames\ntest,down,abc_000001_000011,9\ntest,right,clip1,7\ntrain,right,clip2,7\n",
             moving.CLASSES,
@@ -178,11 +179,23 @@ def test_index_of_kinetics(tmp_path: Path) -> None:
     root = tmp_path / "data"
     moving.pictures(root / "abc_000001_000011", moving.grey(LEVELS[:3]))
     (root / "val.csv").write_text(
-        "label,youtube_id,time_start,time_end,split\ndown,abc,1,11,val\nright,def,2,12,val\nright,ghi,2,12,train\n"
+        "label,youtube_id,time_start,time_end,split\ndown,abc,1,11,validate\nright,def,2,12,validate\nright,ghi,2,12,train\n"
     )
     found = open_clips(root)
     assert [found.label(0), list(found.targets), found.classes] == ["abc_000001_000011", [0], moving.CLASSES]
     assert found.notes == (f"1 of 2 clips in val.csv are not in {root}.",)
+
+
+def test_frames_of_kinetics_in_folders_of_splits(tmp_path: Path) -> None:
+    """What lies in the folder of a split are clips, not classes, and the lists beside it say the classes."""
+    root = tmp_path / "data"
+    for split in ("train", "val"):
+        for clip in ("abc_000001_000011", "def_000002_000012"):
+            moving.pictures(root / split / f"{split}{clip}", moving.grey(LEVELS[:3]))
+        (root / f"{split}.txt").write_text(f"{split}abc_000001_000011 3 0\n{split}def_000002_000012 3 1\n")
+    train, held_out = open_training(root)
+    assert (len(train), len(held_out), list(held_out.targets)) == (2, 2, [0, 1])
+    assert [train.label(0), held_out.label(0)] == ["train/trainabc_000001_000011", "val/valabc_000001_000011"]
 
 
 def test_odd_indexes(tmp_path: Path) -> None:
@@ -194,6 +207,10 @@ def test_odd_indexes(tmp_path: Path) -> None:
         ("path,label\nonly\n", "too few columns in line 2"),
         ("path,label\nnowhere,down\n", "names none"),
         ("path,label,split\nclip0,down,train\n", "has no split val or test"),
+        ("path,label\ndown/clip0,99999999999\n", "has label 99999999999, which is no class index"),
+        ('path,label\n"' + "a" * 140_000 + '",down\n', "is no CSV"),
+        ("label,youtube_id,time_start,time_end,split\ndown,abc,soon,11,val\n", "has time 'soon', which is no number"),
+        ("label,split,youtube_id,time_start,time_end\ndown,val,abc,1\n", "too few columns in line 2"),
     ):
         index.write_text(text)
         with pytest.raises(BadData, match=says):

@@ -12,7 +12,7 @@ import pytest
 import scenes
 from PIL import Image
 
-from tokenbench.data.coco import decoded, open_coco
+from tokenbench.data.coco import decoded, encoded, open_coco
 from tokenbench.errors import BadData, UsageError
 
 Change = Callable[[dict[str, Any]], None]
@@ -73,6 +73,22 @@ def test_polygons_and_crowds(folder: Path) -> None:
     assert decoded(first.outline, (96, 112)).sum() == 200 and second.crowd and not first.crowd
 
 
+def test_compressed_masks_are_those_of_their_runs(folder: Path) -> None:
+    """And a size that is not stated is that of the file."""
+    found = open_coco(folder, "val")
+
+    def how(content: dict[str, Any]) -> None:
+        for annotation in content["annotations"]:
+            annotation["segmentation"] = encoded(annotation["segmentation"], (96, 112))
+            annotation["segmentation"]["counts"] = annotation["segmentation"]["counts"].decode()
+        content["images"][0] |= {"width": None, "height": None}
+
+    again = open_coco(change(folder, how), "val")
+    assert not again.notes and len(again.things[0]) == len(found.things[0])
+    for one, other in zip(found.things[0], again.things[0], strict=True):
+        assert (decoded(one.outline, (96, 112)) == decoded(other.outline, (96, 112))).all()
+
+
 def one(number: int, **values: Any) -> Change:
     return lambda content: content["annotations"][number].update(values)
 
@@ -99,6 +115,13 @@ FAULTS: dict[str, tuple[Change, str]] = {
         "have encoded masks of another size than their images",
     ),
     "runs": (one(1, segmentation={"size": [96, 112], "counts": [5, 6]}), "runs are not as long as their images"),
+    "negative runs": (one(1, segmentation={"size": [96, 112], "counts": [-6, 10758]}), "runs are not as long as"),
+    "compressed": (one(1, segmentation={"size": [96, 112], "counts": "ooo1"}), "runs are not as long as their images"),
+    "no counts": (one(1, segmentation={"size": [96, 112], "counts": "no\n"}), "runs are not as long as their images"),
+    "far": (one(1, segmentation=[[1, 2, 1e9, 4, 5, 1e9]]), "have polygons far outside their images .first: id 2"),
+    "area": (one(1, area="large"), "have areas that are no numbers .first: id 2 in 0.png.; that of the box is taken"),
+    "no id": (one(1, id=[2]), "1 of .* annotations have no id .first: id .2. in 0.png.; they are kept"),
+    "lists": (one(1, image_id=[1]), "are of images that the file does not have .first: id 2: image .1.."),
     "category": (
         one(1, category_id=9),
         "are of categories that the file does not have .first: id 2 in 0.png: category 9",
@@ -113,6 +136,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
         lambda c: c["images"][1].update(file_name="no.png"),
         r"1 of 4 images are not in .*val .first: id 2, no.png.",
     ),
+    "long": (lambda c: c["images"][1].update(file_name="a" * 5000), "1 of 4 images are not in "),
     "stated": (
         lambda c: c["images"][1].update(width=5),
         "have another size than is stated .first: id 2, 1.png: 112x96, stated 5x96",
@@ -157,6 +181,10 @@ ERRORS: dict[str, tuple[Change, str]] = {
     "image twice": (lambda c: c["images"][1].update(id=1), "has two images with id 1 .0.png, 1.png."),
     "category twice": (lambda c: c["categories"].append({"id": 7, "name": "b"}), "has two categories with id 7"),
     "no images": (lambda c: c.update(images=[]), "has no image that can be used"),
+    "large": (
+        lambda c: [image.update(id=2**70) for image in c["images"]],
+        "has no image that can be used: 4 of 4 images have no id",
+    ),
     "no list": (lambda c: c.update(annotations={}), "annotations is no list"),
     "not COCO": (lambda c: c.pop("images"), "are not COCO's: they have no list of images"),
 }

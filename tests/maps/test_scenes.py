@@ -9,8 +9,9 @@ import torch
 from conftest import tiny_swin
 
 from tokenbench.backbones import Backbone
-from tokenbench.maps.scenes import REACH, Layer, Scene, Unit, of_boxes, units
+from tokenbench.maps.scenes import REACH, Layer, Scene, Unit, choices, of_boxes, units
 from tokenbench.methods.dense import Dense
+from tokenbench.methods.dynamicvit.dynamicvit import DynamicViT
 from tokenbench.methods.stvit_r.stvit_r import STViTR
 from tokenbench.model import Model
 from tokenbench.pyramid import Pyramid
@@ -28,6 +29,14 @@ def test_units_are_what_the_recovering_block_attends_to() -> None:
     assert units(Pyramid(Model(Backbone(tiny_swin()), Dense()).eval()), torch.randn(1, 3, 64, 64)) == ()
 
 
+def test_choices_are_the_patches_that_take_the_mlps() -> None:
+    """Of the map's own 6 x 63 patches, at each choice as many as are counted."""
+    body = Pyramid(Model(Backbone(tiny_swin()), DynamicViT()).eval())
+    found = choices(body, torch.randn(1, 3, 96, 1000))
+    assert [(one.shape, int(one.sum())) for one in found] == [((6, 63), n) for n in (264, 188, 113)]
+    assert choices(Pyramid(Model(Backbone(tiny_swin()), Dense()).eval()), torch.randn(1, 3, 64, 64)) == ()
+
+
 def test_figures(tmp_path: Path) -> None:
     mask = np.zeros((40, 60), bool)
     mask[5:20, 10:30] = True
@@ -39,10 +48,12 @@ def test_figures(tmp_path: Path) -> None:
     assert scenes.busiest(unit) == 1 and (unit.clusters == 1).all()
     picture = np.zeros((40, 60, 3), np.uint8)
     nothing = Layer(np.full((40, 60), -1), np.zeros((0, 4)))
-    both = [Scene("a b/c.png", picture, layer, layer, (unit,)), Scene("d.png", picture, None, nothing)]
+    kept = np.array([[True, False, False], [False, False, True]])
+    both = [Scene("a b/c.png", picture, layer, layer, (unit,), (kept,)), Scene("d.png", picture, None, nothing)]
     files = scenes.write("stvit_r[tokens=9]", both, tmp_path / "maps")
     assert [f.name for f in files] == ["000-c-stvit_r-tokens-9.png", "001-d-stvit_r-tokens-9.png", "scenes.html"]
     assert all(f.is_file() for f in files) and files[0].name in files[2].read_text()
     made = scenes.figure("dense", both[0])
     titles = [axes.get_title(loc="left") for axes in made.axes if axes.get_title(loc="left")]
-    assert titles == ["a b/c.png", "truth", "found by dense", "clusters, unit 1", "one token of unit 1"]
+    assert titles[:5] == ["a b/c.png", "truth", "found by dense", "clusters, unit 1", "one token of unit 1"]
+    assert titles[5:] == ["33 % through MLPs, choice 1"]

@@ -10,21 +10,27 @@ import pytest
 import scenes
 import torch
 from click.testing import CliRunner
+from conftest import tiny_swin
 from PIL import Image
 from safetensors.torch import load_file
 from scenes import Quiet
 
+from tokenbench.backbones import Backbone
 from tokenbench.cli import main
 from tokenbench.data.coco import open_coco
 from tokenbench.data.labelled import from_objects, open_masks
-from tokenbench.errors import BadData
+from tokenbench.errors import BadData, WeightsError
 from tokenbench.heads.recipes import SEGMENTATION
 from tokenbench.measure.confusion import Labelled
 from tokenbench.methods.dense import Dense
+from tokenbench.methods.dynamicvit.dynamicvit import DynamicViT
+from tokenbench.model import Model
 from tokenbench.runs.results import load
 from tokenbench.tasks.segmentation import Segmentation
 from tokenbench.training import Job, train
 from tokenbench.training import log as logs
+from tokenbench.training.task import HeadedTask
+from tokenbench.weights import files
 
 TASK = Segmentation(head="light", width=16, short=0)
 RECIPE = SEGMENTATION["mini"].change({"updates": 12, "warmup_updates": 2, "batch": 4, "crop": 64})
@@ -49,6 +55,34 @@ def test_killed_it_goes_on_bit_for_bit(trained: tuple[Job, Path], tmp_path: Path
     train(again, Quiet())
     one, other = (load_file(out / "model.safetensors") for out in (output, again.output))
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_methods_own_losses_and_a_teachers_maps(trained: tuple[Job, Path], tmp_path: Path) -> None:
+    """DynamicSwin learns what to choose from the head's losses and its ratio's, and maps from the dense model."""
+    job, output = trained
+    teacher, two = str(output / "model.safetensors"), RECIPE.change({"updates": 2, "teacher": "dense"})
+    job = replace(job, method=DynamicViT(), recipe=two, output=tmp_path / "own", teacher=teacher)
+    train(job, Quiet())
+    row = logs.read(tmp_path / "own" / "log.jsonl")[0]
+    assert row["loss_ratio"] > 0 and row["loss_distill"] > 0
+    terms = ("pixels", "auxiliary", "ratio", "distill")
+    assert row["loss"] == pytest.approx(sum(row[f"loss_{name}"] for name in terms), rel=1e-4)
+    assert files.header(tmp_path / "own" / "model.safetensors")["teacher"]["hash"] == files.sha(Path(teacher))
+    own = load_file(tmp_path / "own" / "model.safetensors")
+    assert any(name.startswith("body.blocks.5.reducers.0.predictor") for name in own)
+    with pytest.raises(WeightsError, match=r"a dense swin_nano trained for segmentation, and --teacher auto is none"):
+        train(replace(job, output=tmp_path / "none", teacher="auto"), Quiet())
+
+
+def test_each_term_reaches_predictors() -> None:
+    """The ratio's alone too."""
+    model = TASK.model(Model(Backbone(tiny_swin()), DynamicViT()).train(), 2)
+    task = HeadedTask(model, TASK).train()
+    found = task(torch.randn(2, 3, 70, 90), torch.zeros(2, 70, 90, dtype=torch.int64))
+    weights = [p for name, p in model.named_parameters() if ".predictor." in name]
+    for name in ("ratio", "pixels"):
+        grads = torch.autograd.grad(found[name], weights, retain_graph=True)
+        assert len(grads) == 30 and all(bool(grad.isfinite().all() & (grad != 0).any()) for grad in grads), name
 
 
 def test_in_bfloat16(trained: tuple[Job, Path], tmp_path: Path) -> None:

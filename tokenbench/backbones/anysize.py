@@ -28,13 +28,17 @@ class PaddedTurn(SwinTurn):
 
     def whole(self, tokens: Tokens) -> Tokens:
         """The block, by its parts."""
+        return self.mlp(tokens.with_x(self.attended(tokens)))
+
+    def attended(self, tokens: Tokens) -> Tensor:
+        """(B, N, C) after attention within windows of the padded map, and its residual."""
         block, (rows, cols) = self.borrowed[0], laid(tokens)
         unmeddled(block, block.attn)
         window = block.attn.window_size
         y, padded = filled(block.norm1(tokens.x).unflatten(1, (rows, cols)), window)
         out = shifted(block.attn, y.flatten(1, 2), padded, window, any(block.target_shift_size), always=True)
-        out = out.unflatten(1, padded)[:, :rows, :cols].flatten(1, 2)
-        return self.mlp(tokens.with_x(tokens.x + block.drop_path1(out)))
+        x: Tensor = tokens.x + block.drop_path1(out.unflatten(1, padded)[:, :rows, :cols].flatten(1, 2))
+        return x
 
 
 class AnySizeSwin(Swin):

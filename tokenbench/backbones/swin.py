@@ -88,6 +88,14 @@ class SwinTurn(Block):
         out = shifted(block.attn, block.norm1(tokens.x), layout, window, any(block.target_shift_size))
         return self.mlp(tokens.with_x(tokens.x + self.dropped(1, out, tokens)))
 
+    def attended(self, tokens: Tokens) -> Tensor:
+        """(B, N, C) after timm's attention within windows, on the stage's own map, and its residual."""
+        block = self.borrowed[0]
+        unmeddled(block)
+        out = block._attn(block.norm1(tokens.x).unflatten(1, laid(tokens)))
+        x: Tensor = tokens.x + block.drop_path1(out.flatten(1, 2))
+        return x
+
     def attention(self, tokens: Tokens) -> tuple[Tokens, Attn]:
         """Cross-attention to the context.
 

@@ -32,6 +32,8 @@ def print_methods() -> None:
         for method in alike:
             _add_method(grid, method)
     console().print(grid)
+    tasks = [name for name, cls in all_tasks().items() if cls.on_pyramid]
+    console().print(plain(f"\nFor {' and '.join(tasks)}: {_making_pyramids()}.", "dim"))
 
 
 def _add_method(grid: Grid, method: ListedMethod) -> None:
@@ -81,6 +83,8 @@ def print_task(name: str) -> None:
     out.print(plain(_about(cls), "bold"))
     if cls.layout:
         out.print(plain(f"--data-dir: {cls.layout}."))
+    if cls.on_pyramid:
+        out.print(plain(f"Methods that make feature pyramids: {_making_pyramids()}."))
     grid = Grid("metric", "what it is", "better", "interval", box=None, header_style="bold")
     for metric in cls.metrics:
         better = "more" if metric.better == "up" else "less"
@@ -94,6 +98,15 @@ def print_task(name: str) -> None:
     out.print(plain(f"tokenbench run --task {name}{_plugin(cls.__module__.startswith(PLUGIN))}", "dim"))
 
 
+def _making_pyramids() -> str:
+    """Which methods make feature pyramids, by backbone."""
+    by_backbone: dict[str, list[str]] = {}
+    for name, method in catalogue.methods().items():
+        for backbone in method.pyramids:
+            by_backbone.setdefault(backbone, []).append(name)
+    return "; ".join(f"on {backbone} {', '.join(names)}" for backbone, names in by_backbone.items())
+
+
 def print_method(name: str) -> None:
     """A method's docstring, paper, knobs and reported numbers."""
     method, out = catalogue.method(name), console()
@@ -104,6 +117,7 @@ def print_method(name: str) -> None:
     told += [f"It {method.kind}: {KINDS[method.kind]}."] if method.kind else []
     told += [f"Licence of the source: {method.licence}."] if method.licence else []
     told += [f"Held to {method.held}."] if method.held else []
+    told += [f"Makes feature pyramids of {' and of '.join(method.pyramids)}."] if method.pyramids else []
     out.print(plain(" ".join(told)))
     if method.notes:
         out.print(plain(method.notes))

@@ -23,6 +23,8 @@ from tokenbench.runs.row import Row
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tokenbench.maps.similarity import Alike
+
 SPARE = (  # first to go
     *(
         "params M",
@@ -145,8 +147,8 @@ def print_environment(values: Mapping[str, Any]) -> None:
     console().print(grid)
 
 
-def print_maps(maps: Sequence[TokenMaps]) -> None:
-    """The numbers of token maps, means over the images, and how far the settings agree."""
+def print_maps(maps: Sequence[TokenMaps], alike: Sequence[Alike] = ()) -> None:
+    """The numbers of token maps, means over the images, and how far the settings agree, on more images if compared."""
     from tokenbench.reports.maps import numbers
 
     out = console()
@@ -155,6 +157,10 @@ def print_maps(maps: Sequence[TokenMaps]) -> None:
     frames = {title: numbers.summary(maps)}
     if len(maps) > 1:
         frames["agreement: IoU of the kept patches / NMI of the clusters"] = numbers.between(maps)
+    if alike:
+        frames[f"features, {alike[0].images} images: CKA of the class token / of the other tokens' mean"] = numbers.cka(
+            alike
+        )
     for heading, frame in frames.items():
         out.print()
         out.print(plain(heading, "bold"))

@@ -30,7 +30,7 @@ def read(path: Path) -> list[Listed]:
 
     A CSV or TSV with a header that names a column of clips and one of classes, and may name one of splits; Kinetics'
     own (label, youtube_id, time_start, time_end, split); or lines without a header, of a path and a class between
-    which is a comma, a tab or a blank.
+    which is a comma, a tab or a blank, and maybe the number of frames.
 
     Raises:
         BadData: no such file, or none of these.
@@ -43,9 +43,10 @@ def read(path: Path) -> list[Listed]:
     if not lines:
         raise BadData(f"Index '{path}' is empty; give a CSV of clips and classes.")
     separator = next((sign for sign in ("\t", ",") if sign in lines[0]), None)
-    rows = (
-        [line.rsplit(None, 1) for line in lines] if separator is None else list(csv.reader(lines, delimiter=separator))
-    )
+    try:
+        rows = [_parted(line) for line in lines] if separator is None else list(csv.reader(lines, delimiter=separator))
+    except csv.Error as error:
+        raise BadData(f"Index '{path}' is no CSV ({error}); give one of clips and classes.") from None
     called = [field.strip().lower() for field in rows[0]]
     name, label, split = (_first(called, known) for known in (NAMES, LABELS, SPLITS))
     if name is None or label is None:
@@ -58,14 +59,15 @@ def read(path: Path) -> list[Listed]:
     else:
         rows = rows[1:]
     times = [_first(called, (key,)) for key in ("time_start", "time_end")] if called[name] == "youtube_id" else []
-    short = next((i for i, row in enumerate(rows, 2) if len(row) <= max(name, label, split or 0)), None)
+    last = max(column for column in (name, label, split, *times) if column is not None)
+    short = next((i for i, row in enumerate(rows, 2) if len(row) <= last), None)
     if short is not None:
         raise BadData(f"Index '{path}' has too few columns in line {short}; give a clip and a class in each.")
     made = []
     for row in rows:
         called_so = row[name].strip()
         if None not in times and times:
-            called_so += "".join(f"_{int(float(row[column])):06d}" for column in times if column is not None)
+            called_so += "".join(_second(row[column], path) for column in times if column is not None)
         made.append(Listed(called_so, row[label].strip(), None if split is None else row[split].strip()))
     return made
 
@@ -90,6 +92,21 @@ def located(listed: Sequence[Listed], root: Path, clips: Sequence[Path]) -> tupl
             continue
         found.append((row, clips[place]))
     return found, lost
+
+
+def _parted(line: str) -> list[str]:
+    """A path, in which there may be blanks, and a class; lists of frames have how many there are between them."""
+    path, *numbers = line.rsplit(None, 2)
+    framed = len(numbers) == 2 and all(number.isdecimal() for number in numbers)
+    return [path, numbers[1]] if framed else line.rsplit(None, 1)
+
+
+def _second(text: str, path: Path) -> str:
+    """A time as names of Kinetics' clips have it."""
+    try:
+        return f"_{int(float(text)):06d}"
+    except (ValueError, OverflowError):
+        raise BadData(f"Index '{path}' has time '{text}', which is no number of seconds; mend it.") from None
 
 
 def _first(called: Sequence[str], known: Sequence[str]) -> int | None:

@@ -15,7 +15,10 @@ from tokenbench.data.images import Images
 from tokenbench.data.labels import only_present
 from tokenbench.errors import BadData
 
-INDEXES = {"train": ("train.csv", "train.txt"), "val": ("val.csv", "test.csv", "val.txt", "test.txt")}
+INDEXES = {
+    "train": ("train.csv", "train.txt"),
+    "val": ("val.csv", "validate.csv", "test.csv", "val.txt", "test.txt"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,13 +63,17 @@ def open_clips(
         BadData: no such folder or index, no clips, or it is not clear what is meant.
     """
     top = splits.top(folder)
-    if index is None:
-        index = _found(top, split)
+    beside = next((top / name for name in INDEXES["train" if split else "val"] if (top / name).is_file()), None)
+    nested = any(splits.kind(name) and listing.folders(top / name) for name in listing.folders(top))
+    if index is None and not nested:
+        index = beside
     if index is not None:
         return _of_index(top, index, split, order, reader)
     root = splits.training(top)[0] if split else splits.evaluation(top) or top
     names = listing.folders(root)
     found = {name: list(below(root / name)) for name in names}
+    if not any(found.values()) and beside is not None:  # what looked like classes are clips themselves
+        return _of_index(top, beside, split, order, reader)
     if not any(found.values()):
         raise BadData(
             f"Data folder '{root}' has no clips in folders of classes; give one folder of videos, or of folders of "
@@ -93,14 +100,6 @@ def open_training(
     return train, other
 
 
-def _found(top: Path, split: str | None) -> Path | None:
-    """An index beside the clips, where there are no folders of classes."""
-    nested = any(splits.kind(name) and listing.folders(top / name) for name in listing.folders(top))
-    if nested:
-        return None
-    return next((top / name for name in INDEXES["train" if split else "val"] if (top / name).is_file()), None)
-
-
 def below(root: Path) -> Iterator[Path]:
     """Video files below a folder, and folders that hold pictures, in order of their paths."""
     for folder, folders, files in os.walk(root, followlinks=True):
@@ -125,16 +124,8 @@ def _of_index(top: Path, index: Path, split: str | None, order: str, reader: str
     items, lost = clipindex.located(listed, top, every)
     if not items:
         raise BadData(f"Index '{index}' names none of the {len(every)} clips in '{top}', such as '{listed[0].name}'.")
-    numbers = all(row.label.isascii() and row.label.isdigit() for row in listed)
-    labels = {row.label for row in listed}
-    if numbers and order == "auto":
-        most = max(map(int, labels))
-        classes = ordering.Classes(
-            tuple(map(str, range(most + 1))), "index", here=tuple(sorted(int(label) for label in labels))
-        )
-    else:
-        classes = ordering.arrange(labels, order)
-    targets = [int(row.label) if numbers and order == "auto" else classes.index[row.label] for row, _ in items]
+    classes, places = ordering.named({row.label for row in listed}, order, f"Index '{index}'")
+    targets = [places[row.label] for row, _ in items]
     name = split or (listed[0].split if kinds else index.stem)
     notes = (f"{lost} of {len(listed)} clips in {index.name} are not in {top}.",) if lost else ()
     return _made(top, str(name), classes, [path for _, path in items], targets, top, index, reader, notes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -181,7 +182,8 @@ def _root(images: Path, content: Mapping[str, Any]) -> Path:
     if not images.is_dir():
         raise BadData(f"Image folder '{images}' does not exist; give --images FOLDER.")
     first = next((str(image.get("file_name")) for image in content["images"] if isinstance(image, Mapping)), "")
-    return images.parent if not (images / first).exists() and (images.parent / first).exists() else images
+    there, above = (os.path.exists(folder / first) for folder in (images, images.parent))
+    return images.parent if above and not there else images
 
 
 def _content(path: Path) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ OUT = "they are left out"
 SLACK = 1.0  # pixels that a box may reach over its image; COCO's own do
 CORNERS = 0.2  # share of boxes that reach over their images, from which on they are taken for corners
 PROBED = 500  # outlines that boxes are held to
+FAR = 10  # sides of an image, beyond which a point is no slip: what is drawn between points fills memory
 
 
 @dataclass
@@ -99,7 +101,7 @@ def _images(listed: Sequence[Any], root: Path, found: Sifted, path: Path) -> dic
         if not _whole(number) or not isinstance(one.get("file_name"), str):
             faults.add("have no id or file name", repr(one)[:60])
             continue
-        which = f"id {number}, {one['file_name']}"
+        which = f"id {number}, {one['file_name'][:255]}"
         if number in images:
             raise BadData(
                 f"{path} has two images with id {number} ({images[number]['file_name']}, {one['file_name']})."
@@ -109,7 +111,7 @@ def _images(listed: Sequence[Any], root: Path, found: Sifted, path: Path) -> dic
             faults.add("have the file of another", which, "they are kept")
         files.add(one["file_name"])
         file = root / one["file_name"]
-        if not file.is_file():
+        if not os.path.isfile(file):  # of names that no file can have too
             faults.add(f"are not in {root}", which)
             continue
         try:
@@ -118,7 +120,9 @@ def _images(listed: Sequence[Any], root: Path, found: Sifted, path: Path) -> dic
         except Exception as error:  # a damaged file makes PIL raise nearly anything
             faults.add("cannot be read", f"{which}: {reason(error)}")
             continue
-        said = (one.get("width", width), one.get("height", height))
+        said = tuple(
+            there if one.get(side) is None else one[side] for side, there in (("width", width), ("height", height))
+        )
         if said != (width, height):
             faults.add("have another size than is stated", f"{which}: {width}x{height}, stated {said[0]}x{said[1]}")
             continue
@@ -135,18 +139,23 @@ def _annotations(listed: Sequence[Any], images: Mapping[int, dict[str, Any]], fo
         if not isinstance(one, Mapping):
             faults.add("are no objects of JSON", repr(one)[:60])
             continue
-        which = f"id {one.get('id')}"
-        image = usable.get(one.get("image_id"))  # type: ignore[arg-type]
+        number: Any = one.get("id")
+        of, kind = one.get("image_id"), one.get("category_id")
+        which = f"id {number}"
+        image: Any = usable.get(of) if _whole(of) else None
         if image is None:
-            if one.get("image_id") not in images:
-                faults.add("are of images that the file does not have", f"{which}: image {one.get('image_id')}")
+            if not _whole(of) or of not in images:
+                faults.add("are of images that the file does not have", f"{which}: image {of}")
             continue  # else its image is left out, and told already
         which = f"{which} in {image['file_name']}"
-        if one.get("id") in seen:
+        if not _whole(number):
+            faults.add("have no id", which, "they are kept")
+        elif number in seen:
             faults.add("have the id of another", which, "they are kept")
-        seen.add(one.get("id"))  # type: ignore[arg-type]
-        if one.get("category_id") not in found.categories:
-            faults.add("are of categories that the file does not have", f"{which}: category {one.get('category_id')}")
+        else:
+            seen.add(number)
+        if not _whole(kind) or kind not in found.categories:
+            faults.add("are of categories that the file does not have", f"{which}: category {kind}")
             continue
         box = one.get("bbox")
         if not _is_box(box):
@@ -166,7 +175,11 @@ def _annotations(listed: Sequence[Any], images: Mapping[int, dict[str, Any]], fo
         else:
             if over or min(x, y) < -SLACK:
                 faults.add("have boxes that reach over their images", which, "they are cut to it in training")
-            found.annotations.append({**one, "bbox": [x, y, w, h]})
+            area = one.get("area")
+            if area is not None and not _number(area):
+                faults.add("have areas that are no numbers", which, "that of the box is taken")
+                area = None
+            found.annotations.append({**one, "bbox": [x, y, w, h], "area": area})
     _not_corners(found, corners, boxed, path, listed)
     found.told += faults.told()
     kinds = Counter(one["category_id"] for one in found.annotations)
@@ -191,18 +204,38 @@ def _outline(outline: Any, image: Mapping[str, Any]) -> str | None:
         stated = list(size) if isinstance(size, list | tuple) else None
         if stated != [image["height"], image["width"]]:
             return "have encoded masks of another size than their images"
-        if isinstance(counts, list) and (not all(map(_whole, counts)) or sum(counts) != stated[0] * stated[1]):
+        runs = counts if isinstance(counts, list) else _runs(counts)
+        if not all(_whole(run) and run >= 0 for run in runs) or sum(runs) != image["height"] * image["width"]:
             return "have encoded masks whose runs are not as long as their images"
         return None
     if not isinstance(outline, list) or not all(isinstance(polygon, list) for polygon in outline):
         return "have outlines that are neither polygons nor encoded masks"
     if not all(_number(value) for polygon in outline for value in polygon):
         return "have polygons with other things than numbers"
+    if any(abs(value) > FAR * max(image["height"], image["width"]) for polygon in outline for value in polygon):
+        return "have polygons far outside their images"
     if any(len(polygon) % 2 for polygon in outline):
         return "have polygons with half a point"
     if all(len(polygon) < 6 for polygon in outline):
         return "have polygons of fewer than three points"
     return None
+
+
+def _runs(counts: str | bytes) -> list[int]:
+    """The lengths of runs that COCO's compressed counts stand for: five bits a character, each run from the third on as
+    the difference from the one before the last; [-1] where they stand for nothing.
+    """
+    runs, value, shift = list[int](), 0, 0
+    for byte in counts.encode() if isinstance(counts, str) else counts:
+        if not 48 <= byte < 112:
+            return [-1]
+        value, shift = value | (byte - 48 & 31) << shift, shift + 5
+        if byte - 48 & 32:
+            continue
+        value -= (byte - 48 & 16) and 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return [-1] if shift else runs
 
 
 def _not_corners(found: Sifted, corners: int, boxed: int, path: Path, listed: Sequence[Any]) -> None:
@@ -228,7 +261,7 @@ def _not_corners(found: Sifted, corners: int, boxed: int, path: Path, listed: Se
 
 
 def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def _number(value: Any) -> bool:

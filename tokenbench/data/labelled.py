@@ -107,7 +107,12 @@ def open_masks(folder: Path, split: str, shift: bool = False) -> Pictures:
         raise BadData(
             f"{folder} has no {NAMES[0]} with the name of each class on a line, in the order of their indices."
         )
-    classes = tuple(line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip())
+    try:
+        lines = names.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        raise BadData(f"{names} cannot be read ({why}); give the name of each class on a line.") from None
+    classes = tuple(line.strip() for line in lines if line.strip())
     if not classes or len(classes) > IGNORED:
         raise BadData(f"{names} has {len(classes)} classes; give 1 to {IGNORED}, a name on each line.")
     pairs = [

@@ -9,7 +9,7 @@ from tokenbench.errors import BadData
 
 WORDS = {  # what a folder of a split is called, whatever its capitals
     "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
+    "val": ("val", "valid", "validate", "validation"),
     "test": ("test", "testing"),
 }
 CLS_LOC = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")  # where ImageNet's own archive has its images

@@ -16,6 +16,7 @@ def _sides(value: Any) -> Any:
 
 
 Sides = Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_sides)]
+Distilled = Annotated[float, Field(ge=0, description="with a teacher: weight of how far maps are from its maps")]
 
 
 class DetectionRecipe(Learning):
@@ -31,6 +32,7 @@ class DetectionRecipe(Learning):
     regions: int = Field(512, ge=1, description="boxes an image that each head learns from")
     before: int = Field(2000, ge=1, description="proposals a level before suppression")
     after: int = Field(2000, ge=1, description="proposals of an image after suppression")
+    distill_weight: Distilled = 0.5
 
     @property
     def sampling(self) -> dict[str, int]:
@@ -96,6 +98,7 @@ class SegmentationRecipe(Learning):
     most: float = Field(0.75, gt=0, le=1, description="share of a crop that one class may fill")
     flip: float = Field(0.5, ge=0, le=1, description="probability of a mirrored image")
     photometric: float = Field(0.5, ge=0, le=1, description="strength of changes of contrast and colour; 0: none")
+    distill_weight: Distilled = 0.5
 
 
 LONG = SegmentationRecipe(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tokenbench.backbones.swin import laid
+from tokenbench.core.tokens import Tokens
 from tokenbench.methods.stvit_r.blocks import image_of
 from tokenbench.methods.stvit_r.dense import DenseRecovering
 
@@ -55,6 +56,7 @@ class Scene:
     truth: Layer | None
     found: Layer
     units: tuple[Unit, ...] = ()
+    choices: tuple[NDArray[np.bool_], ...] = ()  # patches (rows, columns) that go through the MLPs, of others that stay
 
 
 def units(body: nn.Module, images: Tensor) -> tuple[Unit, ...]:
@@ -83,6 +85,32 @@ def units(body: nn.Module, images: Tensor) -> tuple[Unit, ...]:
         for hook in hooks:
             hook.remove()
     return tuple(found)
+
+
+def choices(body: nn.Module, images: Tensor) -> tuple[NDArray[np.bool_], ...]:
+    """Which patches of one image (1, 3, H, W) each choice of DynamicSwin sends through the MLPs that follow, until the
+    next; none of other methods.
+    """
+    found: list[Tokens] = []
+
+    def look(turn: Any, given: Any, tokens: Tokens) -> None:
+        if tokens.paths is not None and not (found and found[-1].paths is tokens.paths):
+            found.append(tokens)
+
+    hooks = [turn.register_forward_hook(look) for turn in body.blocks]  # type: ignore[union-attr,operator]
+    try:
+        with torch.inference_mode():
+            body(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tuple(map(_through, found))
+
+
+def _through(tokens: Tokens) -> NDArray[np.bool_]:
+    chosen = np.zeros(tokens.count, np.bool_)
+    chosen[tokens.paths.slow[0].cpu().numpy()] = True  # type: ignore[union-attr]
+    return chosen.reshape(laid(tokens))
 
 
 def _apart(layout: Any, whole: Any, window: int, side: int) -> Tensor:

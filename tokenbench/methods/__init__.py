@@ -44,6 +44,12 @@ def unknown(name: str, methods: Iterable[str]) -> UnknownName:
     return UnknownName("method", name, methods, "`tokenbench list`")
 
 
+def making_pyramids(backbones: str) -> str:
+    """The methods that make feature pyramids of "Swin" or of "plain ViTs", as words."""
+    *most, last = [name for name, cls in all_methods().items() if backbones in cls.pyramids()]
+    return f"{', '.join(most)} and {last}"
+
+
 def load_plugin(path: str | Path) -> list[str]:
     """Register the methods of a file and return their names; the file is run, so load only what you trust."""
     from tokenbench.methods.base import Method

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tokenbench.backbones import Backbone
 from tokenbench.core.block import Output, Reducer
 from tokenbench.core.settings import make as make
+from tokenbench.core.tokens import Tokens
 from tokenbench.errors import Unsupported
 from tokenbench.methods.paper import Kind as Kind
 from tokenbench.methods.paper import Paper as Paper
@@ -65,6 +66,7 @@ class Method(BaseModel):
     trial: ClassVar[Mapping[str, Any]] = {}  # knobs for tiny random models, where defaults ask for more than these have
     windowed: ClassVar[bool] = False  # True: leaves whole grids, as backbones that attend within windows need
     clips: ClassVar[bool] = False  # True: does so in every frame, as windows that reach over time need
+    whole: ClassVar[bool] = False  # True: in plain ViTs, at the end each patch has its token, in its place
     reported: ClassVar[tuple[Reported, ...]] = ()
     recipes: ClassVar[Mapping[str, Recipe]] = {"scratch": DEIT, "finetune": FINETUNE}  # the first is the default
     in_training: ClassVar[frozenset[str]] = frozenset()  # knobs that say nothing once the model is trained
@@ -157,7 +159,15 @@ class Method(BaseModel):
         Raises:
             Unsupported: there is none for this method or family.
         """
-        raise Unsupported(f"{self.label} on {vit.name} makes no pyramid; dense, convstem and stvit_r on a Swin do.")
+        from tokenbench.methods import making_pyramids
+
+        raise Unsupported(f"{self.label} on {vit.name} makes no pyramid; {making_pyramids('Swin')} on a Swin do.")
+
+    @classmethod
+    def pyramids(cls) -> tuple[str, ...]:
+        """The backbones on which settings of it make feature pyramids."""
+        makes = {"Swin": cls.pyramid is not Method.pyramid, "plain ViTs": cls.whole}
+        return tuple(name for name, there in makes.items() if there)
 
     def check(self, vit: Backbone) -> None:
         """Raise `Unsupported` with the reason if this setting cannot run on that backbone."""
@@ -192,7 +202,16 @@ class Method(BaseModel):
             target: (B,) class indices, or (B, classes) soft labels.
             teacher: the frozen dense model's output on the same images, for methods that distil.
         """
-        return {"class": nn.functional.cross_entropy(out.logits, target)}
+        return {"class": nn.functional.cross_entropy(out.logits, target), **self.token_losses(out.tokens)}
+
+    def token_losses(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Those of the terms that follow from the tokens after the last block alone, whatever the task: a model with a
+        head of a task's own learns by the task's terms and these.
+
+        Args:
+            tokens: in train mode, with all `decisions`.
+        """
+        return {}
 
     @classmethod
     def recognise(cls, stored: Stored) -> Release | None:

@@ -52,6 +52,7 @@ class ListedMethod(_Frozen):
     held: str = ""
     notes: str = ""
     main: str | None = None
+    pyramids: tuple[str, ...] = ()
     plugin: bool = False
     paper: Paper | None = None
     knobs: dict[str, dict[str, Any]] = {}

@@ -23,6 +23,7 @@ class Dense(Method):
     neutral: ClassVar[Mapping[str, Any] | None] = {}
     windowed: ClassVar[bool] = True
     clips: ClassVar[bool] = True
+    whole: ClassVar[bool] = True
     reported = (
         Reported("deit_t", {}, 72.19, 1.3, note="timm weights", params_m=5.72),
         Reported("deit_s", {}, 79.86, 4.6, note="timm weights", params_m=22.05),

@@ -94,6 +94,7 @@ class IdleViT(Method):
     )
     trained: ClassVar[bool] = True
     main: ClassVar[str | None] = "keep_rate"
+    whole: ClassVar[bool] = True
     neutral: ClassVar[Mapping[str, Any] | None] = {"keep_rate": 1.0}
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "finetune": FINETUNE.change(
@@ -142,15 +143,17 @@ class IdleViT(Method):
 
     def losses(self, out: Output, target: Tensor, teacher: Output | None = None) -> dict[str, Tensor]:
         """Classification, the mean cut loss of the blocks, and with a teacher KL and distance of class features."""
-        cuts = out.tokens.state.get(CUT, ())
-        terms = {"class": F.cross_entropy(out.logits, target)}
-        if cuts:
-            terms["cut"] = self.cut_weight * torch.stack(list(cuts)).mean()
+        terms = super().losses(out, target)
         if teacher is not None:
             own, theirs = (F.normalize(o.features[:, 0], dim=-1) for o in (out, teacher))
             terms["distill_logits"] = self.distill_weight * divergence(out.logits, teacher.logits)
             terms["distill_class"] = 100 * self.distill_weight * F.mse_loss(own, theirs)
         return terms
+
+    def token_losses(self, tokens: Tokens) -> dict[str, Tensor]:
+        """The cut loss of the blocks."""
+        cuts = tokens.state.get(CUT, ())
+        return {"cut": self.cut_weight * torch.stack(list(cuts)).mean()} if cuts else {}
 
 
 def _rows(values: Tensor, rows: Tensor) -> Tensor:

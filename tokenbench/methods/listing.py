@@ -38,6 +38,7 @@ def line(cls: type[Method]) -> ListedMethod:
         held=cls.held,
         notes=cls.notes,
         main=cls.main,
+        pyramids=cls.pyramids(),
         plugin=cls.__module__.startswith(PLUGIN),
         paper=cls.paper,
     )

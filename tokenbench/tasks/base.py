@@ -113,6 +113,7 @@ class Task(BaseModel):
     reads_head: ClassVar[bool] = True  # False: a head that is random does not matter
     layout: ClassVar[str] = ""  # how --data-dir is laid out, a sentence
     any_size: ClassVar[bool] = False  # True: models take images of any size, so the backbone is built at its own
+    on_pyramid: ClassVar[bool] = False  # True: on feature pyramids, which not all methods make
     has_head: ClassVar[bool] = False  # True: models have a head of the task's own, trained for it with each method
     depends: ClassVar[bool] = True  # whether what a model costs may depend on what an image shows
     batch: ClassVar[int | None] = None  # that is timed where none is asked for; None: 32, on a GPU 128

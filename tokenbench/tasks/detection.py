@@ -46,6 +46,7 @@ class Detection(Task):
     reads_head: ClassVar[bool] = False
     layout: ClassVar[str] = "`annotations/instances_val.json` and the images in `val`, as COCO has them"
     any_size: ClassVar[bool] = True
+    on_pyramid: ClassVar[bool] = True
     has_head: ClassVar[bool] = True
     depends: ClassVar[bool] = False
     batch: ClassVar[int | None] = 1
@@ -260,7 +261,7 @@ class Detection(Task):
         import torch
 
         from tokenbench.data.coco import decoded
-        from tokenbench.maps.scenes import Scene, of_boxes, units
+        from tokenbench.maps.scenes import Scene, choices, of_boxes, units
 
         for images, batch in self.loader(data, backbone, 1, 0, limit):
             index, size = batch.indices[0], batch.originals[0]
@@ -282,6 +283,7 @@ class Detection(Task):
                 of_boxes(outlines, corners, [data.classes[t.label] for t in things], size),
                 of_boxes(masks, shown["boxes"], words, size),
                 units(model.body, images),  # type: ignore[arg-type]
+                choices(model.body, images),  # type: ignore[arg-type]
             )
 
     def export(self, own: Detections, path: Path) -> None:

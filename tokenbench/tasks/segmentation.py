@@ -38,6 +38,7 @@ class Segmentation(Task):
     reads_head: ClassVar[bool] = False
     layout: ClassVar[str] = "`images/val`, `masks/val` (PNG of class indices, 255 ignored) and `classes.txt`; or COCO's"
     any_size: ClassVar[bool] = True
+    on_pyramid: ClassVar[bool] = True
     has_head: ClassVar[bool] = True
     depends: ClassVar[bool] = False
     batch: ClassVar[int | None] = 1
@@ -196,7 +197,7 @@ class Segmentation(Task):
         import torch
 
         from tokenbench.heads.segmenter import IGNORED, merged
-        from tokenbench.maps.scenes import Layer, Scene, units
+        from tokenbench.maps.scenes import Layer, Scene, choices, units
 
         none = np.zeros((0, 4))
         for images, batch in self.loader(data, backbone, 1, 0, limit):
@@ -210,6 +211,7 @@ class Segmentation(Task):
                 Layer(np.where(truth == IGNORED, -1, truth), none),
                 Layer(labels, none),
                 units(model.body, images),  # type: ignore[arg-type]
+                choices(model.body, images),  # type: ignore[arg-type]
             )
 
     def export(self, own: Labelled, path: Path) -> None:

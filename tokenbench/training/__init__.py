@@ -8,8 +8,8 @@ images come when; `optim.py` who learns how fast; `state.py` what is saved and f
 
 from __future__ import annotations
 
-from tokenbench.training.job import Job
-from tokenbench.training.loop import RESULT, Trained
+from tokenbench.training.job import RESULT, Job
+from tokenbench.training.loop import Trained
 from tokenbench.training.together import train, train_all
 
 __all__ = ["RESULT", "Job", "Trained", "train", "train_all"]

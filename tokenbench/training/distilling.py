@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -25,3 +28,11 @@ def term(recipe: Recipe, out: Output, teacher: Output) -> Tensor:
         mine, other = (x.features.float().mean(1) for x in (out, teacher))
         found = (1 - F.cosine_similarity(mine, other, dim=-1)).mean()
     return recipe.distill_weight * found
+
+
+def of_maps(own: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
+    """How far feature maps (B, C, rows, columns) are from a teacher's: mean squared difference, the mean over levels.
+
+    As DynamicViT has it of tokens (arXiv 2106.02034, section 3.4), at each level of a pyramid; unweighted.
+    """
+    return torch.stack([F.mse_loss(own[level].float(), teacher[level].float()) for level in own]).mean()

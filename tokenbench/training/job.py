@@ -15,6 +15,8 @@ from tokenbench.tasks.classification import Classification
 from tokenbench.training.stream import SEEN
 from tokenbench.weights import choice
 
+RESULT = "model.safetensors"  # in a run's folder
+
 
 @dataclass(frozen=True)
 class Job:
@@ -41,6 +43,11 @@ class Job:
     tracker: str | None = None
     pixels: Mapping[str, Any] = field(default_factory=dict)  # mean, std and so on, if not the model's own
     take: choice.Take = choice.ALL  # which weights, of files that hold several
+
+    @property
+    def taught(self) -> bool:
+        """Whether a teacher is there: the dense model that teaches a sweep has none itself."""
+        return self.recipe.teacher != "none" and Path(self.teacher) != self.output / RESULT
 
     @property
     def sees(self) -> str:

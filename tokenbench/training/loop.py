@@ -20,16 +20,17 @@ from tokenbench.core.processes import Processes, alone
 from tokenbench.data.reading import seed_all
 from tokenbench.errors import TrainingError, UsageError, WeightsError
 from tokenbench.methods.base import Method
+from tokenbench.model import Model
+from tokenbench.pyramid import Body
 from tokenbench.reports import curves
 from tokenbench.runs import runner
 from tokenbench.tasks.base import Metric
 from tokenbench.training import log, optim, starting, state, telling, trackers
-from tokenbench.training.job import Job
+from tokenbench.training.job import RESULT, Job
 from tokenbench.training.stream import Stream, Targets, check_training
 from tokenbench.training.task import HeadedTask, MethodTask
 from tokenbench.weights import files, sources, told
 
-RESULT = "model.safetensors"  # in a run's folder
 BEST = "best.safetensors"  # of the evaluations on the way, for models with a head of the task's own
 LOG_EVERY = 50  # updates
 SAVE_SECONDS = 600.0  # at the longest, between two checkpoints
@@ -88,7 +89,7 @@ def prepare(job: Job, watch: Watch, processes: Processes, held: ExitStack) -> Ru
     learning = job.task.model(model, len(images.classes), job.recipe) if headed else model
     learning.to(processes.device)
     starting.rescaled(learning, job.recipe.layer_scale_init)
-    teacher, taught_by = (None, None) if headed else starting.teacher(job, len(images.classes))
+    teacher, taught_by = starting.teacher(job, len(images.classes))
     settings = {
         "method": method.name,
         "setting": method.model_dump(mode="json"),
@@ -106,7 +107,11 @@ def prepare(job: Job, watch: Watch, processes: Processes, held: ExitStack) -> Ru
         **(starting.of_task(job, start) if job.task.name != sources.CLASSIFIER else {}),
     }
     device = torch.device(processes.device)
-    task = HeadedTask(learning, job.task, device) if headed else MethodTask(model, teacher, device, job.recipe)
+    task: MethodTask = (
+        HeadedTask(learning, job.task, device, job.recipe, teacher)
+        if headed
+        else MethodTask(model, teacher, device, job.recipe)
+    )
     task = task.to(device)
     if job.recipe.ema:
         task.setup_ema(decay=job.recipe.ema)
@@ -318,8 +323,9 @@ class Run:
         """The model to evaluate, at the full setting."""
         self.task.use(self.method)
         model: nn.Module = state.averaged(self.task)
-        if not self.job.task.has_head:
-            model.use(self.method)  # type: ignore[operator]
+        told = model.body if self.job.task.has_head else model
+        if isinstance(told, Body | Model):
+            told.use(self.method)
         return model
 
     def scored(self, answers: Sequence[Any], targets: Sequence[Any]) -> Scored:

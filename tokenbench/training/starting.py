@@ -73,10 +73,14 @@ def of_task(job: Job, start: checkpoints.Weights) -> dict[str, Any]:
     }
 
 
-def teacher(job: Job, classes: int) -> tuple[Model | None, dict[str, Any] | None]:
-    """The frozen dense model that the recipe asks for, and where its weights are from."""
-    if job.recipe.teacher == "none":
+def teacher(job: Job, classes: int) -> tuple[Any, dict[str, Any] | None]:
+    """The frozen dense model that the recipe asks for, and where its weights are from; its body, if it has a head of
+    the task's own.
+    """
+    if not job.taught:
         return None, None
+    if job.task.has_head:
+        return _headed_teacher(job)
     source = job.weights if job.teacher == "auto" and job.weights != "random" else job.teacher
     try:
         given = sources.single(source, job.take)
@@ -90,3 +94,19 @@ def teacher(job: Job, classes: int) -> tuple[Model | None, dict[str, Any] | None
             f"{found.note or 'they are random'}; give --teacher FILE, or --set teacher=none."
         )
     return Model(backbone, Dense()), found.identity
+
+
+def _headed_teacher(job: Job) -> tuple[Any, dict[str, Any] | None]:
+    """Of a dense model trained for the same task; its classes may be others, for maps are what is learnt from."""
+    given = sources.find(job.teacher, job.backbone, job.take, job.task.name)
+    path = given.trained(Dense(), job.backbone)
+    if path is None:
+        raise WeightsError(
+            f"The teacher of {job.method.name} is a dense {job.backbone} trained for {job.task.name}, and --teacher "
+            f"{job.teacher} is none; give --teacher FILE, or --set teacher=none."
+        )
+    told = given.own[path]
+    task = make(type(job.task), told.get("task_setting", {}))
+    backbone = given.create(job.backbone, job.image_size, pixels=job.pixels)
+    model, found = sources.model(Dense(), backbone, path, lambda plain: task.model(plain, int(told["classes"])))
+    return model.body, None if found is None else found.identity

@@ -14,6 +14,7 @@ from tokenbench.methods.base import Method
 from tokenbench.methods.learning import Learning
 from tokenbench.methods.recipe import Recipe
 from tokenbench.model import Model
+from tokenbench.pyramid import Body, Seen
 from tokenbench.tasks.base import Task
 from tokenbench.training import distilling
 
@@ -51,7 +52,7 @@ class MethodTask(TrainingTask):  # type: ignore[misc]  # timm is not typed
         recipe: Learning | None = None,
     ) -> None:
         super().__init__(device=device, verbose=False)
-        self.recipe = recipe
+        self.recipe: Any = recipe
         self.model = model
         self.trainable_module: Any = Student(model)
         self.eval_model = model
@@ -107,28 +108,58 @@ class MethodTask(TrainingTask):  # type: ignore[misc]  # timm is not typed
 
 
 class Learner(nn.Module):
-    """A model with a head of a task's own, whose forward pass returns the terms of its loss."""
+    """A model with a head of a task's own, whose forward pass returns the terms of its loss, and what its body saw."""
 
     def __init__(self, model: nn.Module, task: Task) -> None:
         super().__init__()
         self.model, self.task = model, task
+        if isinstance(model.body, Body):
+            model.body.keeps = True
 
-    def forward(self, images: Tensor, target: Any) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, target: Any) -> tuple[dict[str, Tensor], Seen | None]:
         """The terms, already weighted."""
-        return dict(self.task.terms(self.model, images, target))
+        body = self.model.body
+        return dict(self.task.terms(self.model, images, target)), body.take() if isinstance(body, Body) else None
 
 
 class HeadedTask(MethodTask):
-    """timm's training task of a model with a head of a task's own: images and targets to the sum of `Task.terms`."""
+    """timm's training task of a model with a head of a task's own: images and targets to the sum of `Task.terms`, of
+    the method's `token_losses`, and with a teacher of how far maps are from its.
 
-    def __init__(self, model: nn.Module, task: Task, device: torch.device | None = None) -> None:
-        super().__init__(model, None, device)  # type: ignore[arg-type]
+    Args:
+        model: trained in place.
+        task: whose head it has.
+        device: where tensors live.
+        recipe: how much the teacher counts.
+        teacher: the body of a frozen model of this task.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        device: torch.device | None = None,
+        recipe: Any = None,
+        teacher: nn.Module | None = None,
+    ) -> None:
+        super().__init__(model, None, device, recipe)  # type: ignore[arg-type]
         self.trainable_module = Learner(model, task)
+        self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
 
     def use(self, method: Method) -> None:
-        """Nothing: of methods that make pyramids no knob is scheduled."""
+        """As `Model.use`, where the body is a pyramid of tokenbench's."""
+        body = self.model.body
+        if isinstance(body, Body):
+            body.use(method)
 
     def forward(self, input: Tensor, target: Any) -> dict[str, Tensor]:
-        """`loss` and each of the task's terms, weighted."""
-        terms = self.trainable_module(input, target)
+        """`loss` and each of the terms, weighted."""
+        terms, seen = self.trainable_module(input, target)
+        body = self.model.body
+        if seen is not None and isinstance(body, Body):
+            terms |= body.method.token_losses(seen.tokens)
+            if self.teacher is not None:
+                with torch.no_grad():
+                    taught = self.teacher(seen.images)
+                terms["distill"] = self.recipe.distill_weight * distilling.of_maps(seen.maps, taught)
         return {"loss": torch.stack(list(terms.values())).sum(), **terms}

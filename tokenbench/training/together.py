@@ -18,8 +18,8 @@ from tokenbench.core.processes import Processes, joined
 from tokenbench.errors import TokenbenchError
 from tokenbench.measure.running import evaluating
 from tokenbench.training import log
-from tokenbench.training.job import Job
-from tokenbench.training.loop import RESULT, Run, Scored, Trained, Watch, prepare
+from tokenbench.training.job import RESULT, Job
+from tokenbench.training.loop import Run, Scored, Trained, Watch, prepare
 from tokenbench.training.telling import Once
 
 EVAL_BATCH = 256
@@ -61,7 +61,7 @@ def waves(jobs: Sequence[Job], together: int) -> tuple[list[list[Job]], list[lis
     results = {job.output / RESULT for job in jobs}
     made: dict[tuple[bool, str], list[list[Job]]] = {}
     for job in jobs:
-        waits = job.recipe.teacher != "none" and Path(job.teacher) in results - {job.output / RESULT}
+        waits = job.taught and Path(job.teacher) in results
         alike = made.setdefault((waits, job.sees), [[]])
         if len(alike[-1]) == together:
             alike.append([])

@@ -21,7 +21,14 @@ from tokenbench.core.attention import Attn
 from tokenbench.core.block import Output, Reducer
 from tokenbench.core.tokens import Tokens
 from tokenbench.methods.base import Kind, Method, Paper, Places, Reported, Shares, later, outside, quarters
-from tokenbench.methods.dynamicvit.swin import AsymmetricSwin, Choose, outside_third_stage, places, released
+from tokenbench.methods.dynamicvit.swin import (
+    AnySizeAsymmetricSwin,
+    AsymmetricSwin,
+    Choose,
+    outside_third_stage,
+    places,
+    released,
+)
 from tokenbench.methods.recipe import Recipe
 from tokenbench.methods.released import Release, Stored, suite
 
@@ -215,21 +222,18 @@ class DynamicViT(Method):
         """A Swin with fast paths in its third stage; any other backbone as it is."""
         return AsymmetricSwin(vit, min(places(vit, self.blocks))) if isinstance(vit, Swin) else vit
 
+    def pyramid(self, vit: Backbone) -> Backbone:
+        """The Swin with its fast paths, on images of any size."""
+        return AnySizeAsymmetricSwin(vit) if isinstance(vit, AsymmetricSwin) else super().pyramid(vit)
+
     def losses(self, out: Output, target: Tensor, teacher: Output | None = None) -> dict[str, Tensor]:
         """Section 3.4: classification, keep ratio, and with a teacher KL on logits and distillation of kept tokens.
 
         On Swin all tokens are kept.
         """
-        decisions, alive = out.tokens.decisions, out.tokens.alive
-        stays = alive is None and len(decisions) > 0  # decisions that no longer hold: nothing was dropped
-        rates = [self.asymmetric_rate(stage) if stays else self.rate(stage) for stage in range(len(decisions))]
-        usual = 10.0 if stays else 5.0 if out.features.shape[-1] >= BASE else 2.0
-        weight = usual if self.ratio_weight is None else self.ratio_weight
-        terms = {
-            "class": self.class_weight * F.cross_entropy(out.logits, target),
-            "ratio": weight * ratio_loss(decisions, rates, self.batch_ratio) / max(1, len(decisions)),
-        }
+        terms = {"class": self.class_weight * F.cross_entropy(out.logits, target), **self.token_losses(out.tokens)}
         if teacher is not None:
+            alive = out.tokens.alive
             prefix = out.tokens.prefix
             mask = out.logits.new_ones(out.features.shape[0], out.tokens.count - prefix) if alive is None else alive
             pair, squared = (out.features[:, prefix:], teacher.features[:, prefix:]), self.token_mse
@@ -238,6 +242,15 @@ class DynamicViT(Method):
             terms["distill_logits"] = self.distill_weight * divergence(out.logits, teacher.logits)
             terms["distill_tokens"] = self.distill_weight * token_loss(*pair, mask, squared)
         return terms
+
+    def token_losses(self, tokens: Tokens) -> dict[str, Tensor]:
+        """The keep ratio's."""
+        decisions = tokens.decisions
+        stays = tokens.alive is None and len(decisions) > 0  # decisions that no longer hold: nothing was dropped
+        rates = [self.asymmetric_rate(stage) if stays else self.rate(stage) for stage in range(len(decisions))]
+        usual = 10.0 if stays else 5.0 if tokens.x.shape[-1] >= BASE else 2.0
+        weight = usual if self.ratio_weight is None else self.ratio_weight
+        return {"ratio": weight * ratio_loss(decisions, rates, self.batch_ratio) / max(1, len(decisions))}
 
     @classmethod
     def recognise(cls, stored: Stored) -> Release | None:
@@ -254,7 +267,7 @@ class DynamicViT(Method):
 
     def published(self, names: Sequence[str]) -> dict[str, str]:
         """Predictors are counted by stage there, and by block here."""
-        if any(name.startswith("vit.layers.") for name in names):
+        if any(name.startswith(("vit.layers.", "layers.")) for name in names):
             return released(names)
         found = super().published(names)
         parts = {name: re.fullmatch(r"blocks\.(\d+)\.reducers\.\d+\.predictor\.(.+)", name) for name in names}

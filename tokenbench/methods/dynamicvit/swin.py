@@ -7,7 +7,7 @@ less informative ones go through one linear layer.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenbench.backbones import Backbone
-from tokenbench.backbones.swin import STAGE, Swin, SwinTurn, laid, official
+from tokenbench.backbones.anysize import AnySizeSwin
+from tokenbench.backbones.swin import STAGE, Swin, SwinTurn, official
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Block, Reducer
-from tokenbench.core.borrowed import unmeddled
 from tokenbench.core.rows import across, add_at, take
 from tokenbench.core.tokens import Paths, Tokens
 from tokenbench.methods.base import unordered
@@ -58,7 +58,7 @@ class Choose(Reducer):
             chosen = self.draw(scores)
             paths = tokens.paths or Paths(tokens.x, tokens.x)
             return replace(tokens.with_x(_either(chosen, paths.slow, paths.fast)).mask(chosen), paths=paths)
-        count = int(tokens.count * self.method.asymmetric_rate(self.stage))
+        count = max(1, int(tokens.count * self.method.asymmetric_rate(self.stage)))
         if count >= tokens.count:
             return replace(tokens, paths=None)
         order = scores[..., 0].argsort(dim=1, descending=True)
@@ -74,12 +74,19 @@ class AsymmetricTurn(SwinTurn):
 
     In training each path is also run for the tokens that do not take it, from where that path last left them, so that
     the decisions get gradients from the difference.
+
+    Args:
+        turn: the block as its backbone runs it, of whose attention this is made.
+        reducers: what chooses tokens before it.
+        fast: the path.
+        last: whether it is the last of its stage, after which all tokens are alike again.
     """
 
-    def __init__(self, turn: SwinTurn, reducers: Sequence[Reducer], last: bool) -> None:
-        block, merging = turn.borrowed
+    def __init__(self, turn: SwinTurn, reducers: Sequence[Reducer], fast: FastPath, last: bool) -> None:
+        block, merging = turn.borrowed[:2]
         super().__init__(block, merging, turn.halvings, reducers)
-        self.fast = FastPath(block.dim)
+        self.plain = (turn,)  # a tuple, so that the reducers are registered once
+        self.fast = fast
         self.last = last
 
     @property
@@ -94,11 +101,10 @@ class AsymmetricTurn(SwinTurn):
 
     def whole(self, tokens: Tokens) -> Tokens:
         """The block, its MLP for the chosen tokens only."""
-        if tokens.paths is None:
-            return super().whole(tokens)
-        block, paths = self.borrowed[0], tokens.paths
-        unmeddled(block)
-        x = tokens.x + block.drop_path1(block._attn(block.norm1(tokens.x).unflatten(1, laid(tokens))).flatten(1, 2))
+        turn, block, paths = self.plain[0], self.borrowed[0], tokens.paths
+        if paths is None:
+            return turn.whole(tokens)
+        x = turn.attended(tokens)
         if tokens.alive is None:
             slow, fast = (take(x, index) for index in (paths.slow, paths.fast))
             update = torch.cat([block.drop_path2(block.mlp(block.norm2(slow))), block.drop_path2(self.fast(fast))], 1)
@@ -114,7 +120,8 @@ class AsymmetricSwin(Swin):
 
     def __init__(self, swin: Backbone, first: int) -> None:
         super().__init__(swin.vit, swin.name)
-        self.first = first
+        dim = self.vit.layers[STAGE].blocks[0].dim
+        self.fast = {index: FastPath(dim) for index in range(first, sum(self.stages[: STAGE + 1]))}
 
     def __new__(cls, swin: Backbone, first: int) -> AsymmetricSwin:  # type: ignore[misc]
         """An adapter around the same model."""
@@ -122,10 +129,32 @@ class AsymmetricSwin(Swin):
 
     def turn(self, index: int, reducers: Sequence[Reducer], proportional: bool) -> Block:
         """Swin's own turn, with a fast path from block `first` to the end of the third stage."""
-        turn, end = super().turn(index, reducers, proportional), sum(self.stages[: STAGE + 1])
-        if self.first <= index < end and isinstance(turn, SwinTurn):
-            return AsymmetricTurn(turn, reducers, index == end - 1)
-        return turn
+        return _beside(super().turn(index, reducers, proportional), index, reducers, self.fast)
+
+
+class AnySizeAsymmetricSwin(AnySizeSwin):
+    """The same model, with the same fast paths, on images of any size: of the map's own tokens, whatever it is padded
+    to for windows, the same share takes each path.
+    """
+
+    def __init__(self, swin: AsymmetricSwin) -> None:
+        super().__init__(swin.vit, swin.name)
+        self.fast = swin.fast
+
+    def __new__(cls, swin: AsymmetricSwin) -> AnySizeAsymmetricSwin:  # type: ignore[misc]
+        """An adapter around the same model."""
+        return object.__new__(cls)
+
+    def turn(self, index: int, reducers: Sequence[Reducer], proportional: bool) -> Block:
+        """As `AsymmetricSwin.turn`, of a block that pads its map."""
+        return _beside(super().turn(index, reducers, proportional), index, reducers, self.fast)
+
+
+def _beside(turn: Block, index: int, reducers: Sequence[Reducer], fast: Mapping[int, FastPath]) -> Block:
+    """A block's turn, with its fast path if it has one."""
+    if index in fast and isinstance(turn, SwinTurn):
+        return AsymmetricTurn(turn, reducers, fast[index], index == max(fast))
+    return turn
 
 
 def places(swin: Swin, blocks: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -148,9 +177,9 @@ def outside_third_stage(swin: Swin, blocks: tuple[int, ...]) -> str | None:
 
 
 def released(names: Sequence[str]) -> dict[str, str]:
-    """The published name of every tensor of a `Model.state_dict()`, by its name there."""
+    """The published name of every tensor of a `Model.state_dict()` or of a pyramid's, by its name there."""
     kinds = ("norm", "linear")
-    before = {m[0] for name in names if (m := re.match(r"vit\.layers\.[01]\.blocks\.\d+\.", name))}
+    before = {m[0] for name in names if (m := re.match(r"(?:vit\.)?layers\.[01]\.blocks\.\d+\.", name))}
     predictors = {name: re.fullmatch(r"blocks\.(\d+)\.reducers\.\d+\.predictor\.(.+)", name) for name in names}
     fast = {name: re.fullmatch(r"blocks\.(\d+)\.fast\.(\w+)\.(.+)", name) for name in names}
     stages = sorted({int(part[1]) for part in predictors.values() if part})

@@ -40,6 +40,7 @@ class STViTR(Method):
     )
     trained: ClassVar[bool] = True
     windowed: ClassVar[bool] = True
+    whole: ClassVar[bool] = True
     main: ClassVar[str | None] = "tokens"
     derived: ClassVar[tuple[str, ...]] = (".attn_mask", ".relative_position_index")
     notes = (

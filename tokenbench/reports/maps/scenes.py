@@ -1,4 +1,6 @@
-"""Predictions of dense tasks drawn on their images: truth, what was found, clusters, what a semantic token covers."""
+"""Predictions of dense tasks drawn on their images: truth, what was found, clusters, what a semantic token covers, and
+which patches go through the MLPs.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def write(label: str, scenes: Sequence[Scene], output: str | Path, kind: str = "
 
 
 def figure(label: str, scene: Scene) -> Figure:
-    """One image: as it is, what is there, what was found, the clusters of each unit, and one token of the last."""
+    """One image: as it is, what is there, what was found, the clusters of each unit and one token of the last, and the
+    patches of each choice.
+    """
     picture = overlays.enlarged(scene.picture)
     scale = picture.shape[0] / scene.picture.shape[0]
     panels: list[tuple[str, Any, Layer | None]] = [(scene.name, picture, None)]
@@ -53,6 +57,9 @@ def figure(label: str, scene: Scene) -> Figure:
         last = scene.units[-1]
         token = busiest(last)
         panels.append((f"one token of unit {len(scene.units)}", overlays.heated(picture, last.cover(token)), None))
+    for i, chosen in enumerate(scene.choices, 1):
+        through = f"{100 * chosen.mean():.0f} % through MLPs, choice {i}"
+        panels.append((through, overlays.faded(picture, _labels(chosen.astype(int), picture) > 0), None))
     cols = len(panels) if len(panels) <= IN_A_ROW else -(-len(panels) // 2)
     rows = -(-len(panels) // cols)
     height = PANEL * picture.shape[0] / picture.shape[1]
