@@ -194,8 +194,9 @@ def test_a_sweep_of_trainings_survives_a_node(two_nodes: Any, tmp_path: Path) ->
     folders = [tmp_path / "out" / f"seed{seed}" / name for seed in (0, 1) for name in ("dense", "evit-keep_rate-0.7")]
     assert len(result.stdout.splitlines()) == len(folders)
     for folder in folders:
-        updates = [json.loads(line)["update"] for line in (folder / "log.jsonl").read_text().splitlines()]
-        assert updates == sorted(set(updates)) and updates[-1] == 24
+        lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+        updates = [line["update"] for line in lines if "loss" in line]
+        assert updates == list(range(1, 25))
     before = {folder: (folder / "model.safetensors").stat().st_mtime_ns for folder in folders}
     result = CliRunner().invoke(main, [*asked, "-o", str(tmp_path / "out"), *on_ray])
     assert result.exit_code == 0 and len(result.stdout.splitlines()) == len(folders)

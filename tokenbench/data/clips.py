@@ -25,6 +25,7 @@ INDEXES = {
 class Clips(Images):
     """Labelled clips, read one at a time; `items` are video files or folders of frames."""
 
+    items: Sequence[Path]
     reader: str = "auto"
 
     def read(self, index: int, choose: Choose) -> Frames:
@@ -153,6 +154,6 @@ def _made(
         targets,
         root,
         notes=notes,
-        **classes.told(index and index.name),
+        **classes.told(None if index is None else index.name),
         reader=decoding.reader(reader) if videos else "pictures",
     )

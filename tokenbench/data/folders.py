@@ -108,7 +108,7 @@ def _opened(top: Path, root: Path, order: str, labels: Path | None) -> Images:
         targets,
         root,
         notes=(*unlabelled, *([f"{name}: {told}."] if told else [])),
-        **classes.told(labels and labels.name),
+        **classes.told(None if labels is None else labels.name),
     )
 
 

@@ -103,22 +103,6 @@ def arrange(names: Collection[str], order: str = "auto") -> Classes:
     return Classes(counted, "natural", doubt=doubt)
 
 
-def named(labels: Collection[str], order: str, where: str) -> tuple[Classes, dict[str, int]]:
-    """The classes that labels mean, and the index of each: its own, if all are whole numbers and no order is given.
-
-    Raises:
-        BadData: as `arrange`, or a number that is no class index; `where` says what they are in.
-    """
-    if order == "auto" and all(label.isascii() and label.isdigit() for label in labels):
-        index = {label: int(label[:20]) for label in labels}
-        most = max(index.values())
-        if most >= LARGEST:
-            raise BadData(f"{where} has label {most}, which is no class index; give others.")
-        return Classes(tuple(map(str, range(most + 1))), "index", here=tuple(sorted(set(index.values())))), index
-    classes = arrange(labels, order)
-    return classes, classes.index
-
-
 @cache
 def wnids(classes: int) -> dict[str, int]:
     """The index of each wnid in an ImageNet head of that many classes; empty where timm knows no such head."""

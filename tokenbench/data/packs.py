@@ -79,7 +79,7 @@ def evaluated(store: Store, split: str | None, order: str, labels: Path | None) 
             f"'{store.where}' has {'no split ' + repr(split) if split else 'no part called val or test'}; it has "
             f"{', '.join(store.parts[:5])}: name the one to measure on ({store.hint.format(store.parts[0])})."
         )
-    (images,) = labelled([store.read(part, labels and str(labels), False)], order)
+    (images,) = labelled([store.read(part, None if labels is None else str(labels), False)], order)
     return images
 
 
@@ -91,7 +91,7 @@ def trained(store: Store, order: str, labels: Path | None) -> list[Images]:
             f"'{store.where}' has {', '.join(store.parts[:5])}, and training needs a part called train and one called "
             "val or test; give a data set that has both."
         )
-    column = labels and str(labels)
+    column = None if labels is None else str(labels)
     return labelled([store.read(train, column, True), store.read(other, column, False)], order)
 
 

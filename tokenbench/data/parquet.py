@@ -126,7 +126,8 @@ class _Group:
 
         opened = parquet.ParquetFile(file, buffer_size=BUFFER, pre_buffer=False)
         self.batches = opened.iter_batches(ROWS, row_groups=[group], columns=[column], use_threads=False)
-        self.first, self.rows = 0, []
+        self.first = 0
+        self.rows: Any = []
 
     def row(self, which: int) -> object:
         """One cell, not before the last one."""

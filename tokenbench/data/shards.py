@@ -96,7 +96,7 @@ def _samples(tar: tarfile.TarFile) -> Iterator[dict[str, tarfile.TarInfo]]:
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """One after the other; tarfile would keep them all."""
     while (member := tar.next()) is not None:
-        tar.members = []  # type: ignore[misc]
+        tar.members = []  # type: ignore[attr-defined]
         yield member
 
 
