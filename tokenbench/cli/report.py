@@ -52,13 +52,15 @@ def report(
     from tokenbench.maps import files as mapfiles
     from tokenbench.reports import files
     from tokenbench.reports.maps import viewer
+    from tokenbench.reports.paper import tables
 
     found, rows = _told(results)
     if maps is None and any((output / "maps").glob("*.npz")):
         maps = output / "maps"
     shown = viewer.fragment(mapfiles.load(maps)) if maps else ""
-    written = files.write(rows, output, shown, margin, lambda row: found.place(row.id))
-    screen.print_results(rows, margin)
+    made = tables.tables(rows, margin)
+    written = files.write(rows, output, shown, margin, lambda row: found.place(row.id), made)
+    screen.print_tables(made)
     for sentence in written.left_out:
         click.echo(f"\n{sentence}", err=True)
     drawn = f"{len(written.figures)} files in {output / 'figures'}"
