@@ -224,7 +224,7 @@ def _and(parts: Sequence[str]) -> str:
 
 
 def _most_accurate(choice: Choice, best: Offer) -> str:
-    score = cells.cells(best.row, choice.reference, None)["score"].split(" [")[0]
+    score = cells.score(best.row, _metrics(choice)[0]).split(" [")[0]
     metric, drop = _metrics(choice)[0], best.drop
     told = f"{_within(choice)} {name(choice, best.row)}, the most accurate: {score} {metric.unit or metric.short}"
     if best.reference or drop is None or choice.reference is None:
@@ -237,14 +237,13 @@ def _most_accurate(choice: Choice, best: Offer) -> str:
 
 def numbers(choice: Choice, offer: Offer) -> str:
     """What a setting loses and saves, with intervals."""
-    texts = cells.cells(offer.row, choice.reference, None)
     drop, metric = offer.drop, _metrics(choice)[0]
     form = f"{{:+.{metric.digits}f}}"
     parts = [f"{cells.interval(drop.value, drop.low, drop.high, form)} {metric.points}" if drop else ""]
     if offer.saving is not None:
         parts.append(_saved(choice, offer))
     if offer.row.latency_p50 is not None and choice.wanted.by is not AXES[1]:
-        parts.append(f"{texts['latency']} ms a batch")
+        parts.append(f"{cells.latency(offer.row)} ms a batch")
     if cells.is_unequal(offer.row, choice.reference):
         parts.append("trained with another budget than dense")
     return ", ".join(filter(None, parts))
