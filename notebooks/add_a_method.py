@@ -121,5 +121,5 @@ display(overlays.by_image(maps))
 #     table = tokenbench.run(plugin="norms.py", methods="norms[share=0.3,0.5],topk")
 #     tokenbench.choose(table, max_drop=5.0).attrs["answer"]
 #
-# and on the command line `tokenbench check norms.py`. `tokenbench new norms` writes such a file to begin from, with what
+# and on the command line `tokenbench check norms.py`. `tokenbench new norms` writes such a file to begin from, and what
 # makes a package of it; `docs/add_a_method.md` says what makes it a part of tokenbench.
