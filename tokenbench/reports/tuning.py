@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -35,10 +36,11 @@ def use(choice: Choice, weights: str = "auto", size: str | None = None) -> list[
         return []
     row = best.row
     more = {} if weights == "auto" else {"weights": weights}
-    knobs = ", ".join(f"{name}={value!r}" for name, value in {**_given(row.label, row.setting), **more}.items())
+    knobs = {**_given(row.label, row.setting), **more}
+    words = [_literal(row.method), _literal(row.backbone), *(f"{knob}={_literal(v)}" for knob, v in knobs.items())]
+    python = f"In Python: tokenbench.build({', '.join(words)})"
     flags = {"--method": row.label, "--backbone": row.backbone, "--weights": weights, "--image-size": size}
     words = [word for flag, value in flags.items() if value not in ("auto", None) for word in (flag, str(value))]
-    python = f"In Python: tokenbench.build({row.method!r}, {row.backbone!r}, {knobs})"
     return [*([] if size else [python]), f"As a file: tokenbench export {shlex.join(words)}"]
 
 
@@ -55,6 +57,10 @@ def _span(left: Sequence[Method]) -> str:
     return f"{knob} = {first}" if len(left) == 1 else f"{knob} = {first} to {last} ({len(left)} values)"
 
 
+def _literal(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
 def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -62,13 +68,16 @@ def _text(value: Any) -> str:
 def _outcome(step: Step) -> str:
     row, offer, choice = step.row, step.offer, step.choice
     if row is None or offer is None or choice is None:
-        return f"{row.status if row else 'failed'} ({row.reason if row else ''}), which counts as too much"
+        return f"{row.status if row else 'failed'} ({row.reason if row else ''}), which counts as not keeping to it"
     parts = [answers.numbers(choice, offer)]
+    for axis in dict.fromkeys(limit.axis for limit in choice.wanted.limits):
+        value = axis.of(offer.row)
+        parts.append(f"{axis.short} not measured" if value is None else f"{value:.{axis.digits}f} {axis.unit}")
     parts += [answers.lost(choice, offer)] if offer.bound is not None and choice.wanted.drop is not None else []
     if offer.keeps:
         told = "keeps to it"
     elif offer.keeps is None:
-        told = f"{answers.too_few(choice, offer)} to say, which counts as too much"
+        told = f"{answers.too_few(choice, offer)} to say, which counts as not keeping to it"
     else:
         told = "does not keep to it"
     return f"{', '.join(filter(None, parts))}: {told}"
