@@ -95,8 +95,10 @@ function reach(target) {
         element.setAttribute("tabindex", "-1");
         next.setAttribute("tabindex", "0");
         next.focus();
-      } else if (event.key === "Enter" || event.key === " ") pick(row);
-      else return;
+      } else if (event.key === "Enter" || event.key === " ") {
+        pick(row);
+        tell(point, !state.pair.length); // what is compared now is not to be covered
+      } else return;
       event.preventDefault();
     });
   });
