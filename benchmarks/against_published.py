@@ -150,13 +150,17 @@ def importing(checkout: Path) -> Iterator[None]:
 
 
 class _Missing:
-    """Finds, last of all, what is not installed and no part of the checkout: a module with anything in it."""
+    """Finds, last of all, what the checkout asks for and is not installed: a module with anything in it."""
 
     def __init__(self, checkout: Path) -> None:
-        self.here = {path.stem for path in checkout.iterdir()}
+        self.checkout, self.here = str(checkout), {path.stem for path in checkout.iterdir()}
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name.partition(".")[0] in self.here:
+        frame = sys._getframe(1)
+        while "importlib" in frame.f_code.co_filename and frame.f_back:
+            frame = frame.f_back
+        # an installed library that asks whether another is there is told the truth
+        if name.partition(".")[0] in self.here or not frame.f_code.co_filename.startswith(self.checkout):
             return None
         return importlib.machinery.ModuleSpec(name, self, is_package=True)
 

@@ -11,20 +11,22 @@ def take(values: Tensor, index: Tensor) -> Tensor:
     if values.dim() == 2:
         return values.gather(1, index)
     # whole rows are copied at once, where `gather` goes from number to number
-    picked = values.flatten(0, 1).index_select(0, _of_all(index, values.shape[1]))
+    picked = values.flatten(0, 1).index_select(0, across(index, values.shape[1]))
     return picked.view(*index.shape, values.shape[-1])
 
 
-def add_at(values: Tensor, assign: Tensor, count: int) -> Tensor:
-    """Sums (B, count, C) of the rows of `values` (B, N, C) by their place `assign` (B, N)."""
+def add_at(values: Tensor, at: Tensor, count: int) -> Tensor:
+    """Sums (B, count, C) of the rows of `values` (B, N, C) by their place `at` (B * N), which `across` makes."""
     batch, width = values.shape[0], values.shape[-1]
-    at = _of_all(assign, count).unsqueeze(-1).expand(-1, width)
-    return values.new_zeros(batch * count, width).scatter_add_(0, at, values.flatten(0, 1)).view(batch, count, width)
+    rows, sums = values.flatten(0, 1), values.new_zeros(batch * count, width)
+    if torch.compiler.is_exporting():  # runtimes add whole rows by it, and go from number to number in the other
+        return sums.index_add(0, at, rows).view(batch, count, width)
+    return sums.scatter_add_(0, at.unsqueeze(-1).expand(-1, width), rows).view(batch, count, width)
 
 
-def _of_all(index: Tensor, count: int) -> Tensor:
+def across(index: Tensor, count: int) -> Tensor:
     """Places in (B, count), given image by image (B, K), as places (B * K) in (B * count)."""
-    first = count * torch.arange(index.shape[0], device=index.device)
+    first = torch.arange(0, count * index.shape[0], count, device=index.device)
     return (index + first.unsqueeze(1)).flatten()
 
 

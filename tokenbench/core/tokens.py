@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tokenbench.core.paths import Paths as Paths
-from tokenbench.core.rows import add_at, stacked
+from tokenbench.core.rows import across, add_at, stacked
 from tokenbench.core.tokendata import TokenData, empty
 from tokenbench.errors import Unsupported
 
@@ -101,27 +101,28 @@ class Tokens(TokenData):
         self._unplaced()
         uneven = count is None or self.present is not None
         places = self.count - self.prefix if count is None else count
-        sizes = self.sizes()
-        own = sizes[:, self.prefix :] if self.present is None else sizes[:, self.prefix :] * self.present
-        size = add_at(own.unsqueeze(-1), assign, places)  # (B, places, 1)
-        if weights is not None and self.present is not None:
-            weights = weights * self.present
-        part = (own if weights is None else weights).unsqueeze(-1)
-        whole = size if weights is None else add_at(part, assign, places)
-        whole = (whole.where(size > 0, 1) if uneven else whole) + eps
         # the prefix goes along, each token by itself, which is cheaper than to lay it before the others after
-        into = self._placed(assign)
-        part, whole = (F.pad(values, (0, 0, self.prefix, 0), value=1.0) for values in (part, whole))
+        total = self.prefix + places
+        at = across(self._placed(assign), total)
+        sizes = self.sizes() if self.real is None else self.sizes() * self.real
+        size = add_at(sizes.unsqueeze(-1), at, total)  # (B, total, 1)
+        part, whole = sizes, size
+        if weights is not None:
+            part = F.pad(weights if self.present is None else weights * self.present, (self.prefix, 0), value=1.0)
+            whole = add_at(part.unsqueeze(-1), at, total)
+        whole = whole.where(size > 0, 1) if uneven else whole
+        if eps:
+            whole = whole + F.pad(whole.new_full((places, 1), eps), (0, 0, self.prefix, 0))
 
         def merged(values: Tensor) -> Tensor:
-            return add_at(values * part, into, self.prefix + places) / whole
+            return add_at(values * part.unsqueeze(-1), at, total) / whole
 
         grouped = replace(
             self,
             x=merged(self.x),
-            size=torch.cat([sizes[:, : self.prefix], size.squeeze(-1)], dim=1),
-            source=None if self.source is None else add_at(self.source, assign, places),
-            present=size.squeeze(-1) > 0 if uneven else None,
+            size=size.squeeze(-1),
+            source=None if self.source is None else add_at(self.source, across(assign, places), places),
+            present=size[:, self.prefix :, 0] > 0 if uneven else None,
             marks=self._marks(merged),
             layout=None,
         )

@@ -24,13 +24,15 @@ class Matching:
 
     assign: Tensor  # (B, N)
     count: int
-    unmerged: Tensor  # (B, |A| - r) tokens at even positions that merge into none, each 2i of N given as i
+    merged: Tensor  # (B, |A|) bool: which of the tokens at even positions merge into another
 
     def stay(self) -> Tensor:
         """The tokens by their place, (B, count): those that merge into none and those that others merge into."""
-        odd = torch.arange(1, self.assign.shape[1], 2, device=self.assign.device)
-        left = torch.cat([2 * self.unmerged, odd.expand(self.assign.shape[0], -1)], dim=1)
-        return left.scatter(1, self.assign.gather(1, left), left)
+        batch, total = self.assign.shape
+        gone = _interleave(self.merged, self.merged.new_zeros(batch, total // 2))
+        kept = self.assign.masked_fill(gone, self.count)  # those that merge all go to a place beyond the others
+        every = torch.arange(total, device=kept.device).expand(batch, -1)
+        return kept.new_empty(batch, self.count + 1).scatter(1, kept, every)[:, : self.count]
 
 
 def bipartite(metric: Tensor, r: int, protected: Sequence[int] = (0,)) -> Matching:
@@ -54,25 +56,18 @@ def bipartite(metric: Tensor, r: int, protected: Sequence[int] = (0,)) -> Matchi
             scores[..., position // 2] = float("-inf")
     best, nearest = scores.max(dim=-1)  # (B, |A|)
     order = best.argsort(dim=-1, descending=True)
-    merged, stay = order[:, :r], order[:, r:]
-    if 0 in protected:
-        stay = stay.sort(dim=1).values
-
-    after = [p for p in protected if p % 2 == 1]  # protected B tokens stand right after the protected A tokens
-    lead = len(protected) - len(after)
-    half_a, half_b = scores.shape[1], scores.shape[2]
-    kept = half_a - r
-    place_a, place_b = (torch.arange(count, device=metric.device) for count in (kept, half_b))
-    target = nearest.gather(1, merged)
-    if after:
-        place_a = place_a + (place_a >= lead) * len(after)
-        place_b, target = (torch.where(b < len(after), lead + b, kept + b) for b in (place_b, target))
-    else:
-        place_b, target = place_b + kept, target + kept
-
-    places = torch.cat([target, place_a.expand(batch, -1)], dim=1)
-    assign_a = torch.empty_like(order).scatter_(1, torch.cat([merged, stay], dim=1), places)
-    return Matching(_interleave(assign_a, place_b.expand(batch, -1)), kept + half_b, stay)
+    merged = torch.zeros_like(order, dtype=torch.bool).scatter(1, order[:, :r], True)
+    kept = scores.shape[1] - r
+    place_a = (~merged).cumsum(1) - 1 if 0 in protected else order.argsort(dim=-1) - r
+    odd = torch.arange(scores.shape[2], device=metric.device)
+    after = sum(position % 2 for position in protected)
+    place_b, target = odd + kept, nearest + kept
+    if after:  # protected tokens of B stand right after those of A
+        lead = len(protected) - after
+        place_a = place_a + (place_a >= lead) * after
+        place_b, target = (torch.where(b < kept + after, b - kept + lead, b) for b in (place_b, target))
+    assign = _interleave(torch.where(merged, target, place_a), place_b.expand(batch, -1))
+    return Matching(assign, kept + scores.shape[2], merged)
 
 
 def _interleave(even: Tensor, odd: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from tokenbench.backbones.swin import STAGE, Swin, SwinTurn, laid, official
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Block, Reducer
 from tokenbench.core.borrowed import unmeddled
-from tokenbench.core.rows import add_at, take
+from tokenbench.core.rows import across, add_at, take
 from tokenbench.core.tokens import Paths, Tokens
 from tokenbench.methods.base import unordered
 
@@ -103,7 +103,7 @@ class AsymmetricTurn(SwinTurn):
             slow, fast = (take(x, index) for index in (paths.slow, paths.fast))
             update = torch.cat([block.drop_path2(block.mlp(block.norm2(slow))), block.drop_path2(self.fast(fast))], 1)
             places = torch.cat([paths.slow, paths.fast], 1)
-            return tokens.with_x(x + add_at(update.to(x.dtype), places, x.shape[1]))
+            return tokens.with_x(x + add_at(update.to(x.dtype), across(places, x.shape[1]), x.shape[1]))
         slow = x + block.drop_path2(block.mlp(block.norm2(_either(tokens.alive, x, paths.slow))))
         fast = x + block.drop_path2(self.fast(_either(tokens.alive, paths.fast, x)))
         return replace(tokens.with_x(_either(tokens.alive, slow, fast)), paths=Paths(slow, fast))
