@@ -50,13 +50,15 @@ def report(
         raise UsageError("--caption and --label are of a LaTeX table; say which by --table method,top1,gmacs.")
     from tokenbench.cli import screen
     from tokenbench.reports import files
+    from tokenbench.reports.paper import tables
 
     found, rows = _told(results)
     if maps is None and any((output / "maps").glob("*.npz")):
         maps = output / "maps"
     shown = _maps(maps) if maps else ""
-    written = files.write(rows, output, shown, margin, lambda row: found.place(row.id))
-    screen.print_results(rows, margin)
+    made = tables.tables(rows, margin)
+    written = files.write(rows, output, shown, margin, lambda row: found.place(row.id), made)
+    screen.print_tables(made)
     for sentence in written.left_out:
         click.echo(f"\n{sentence}", err=True)
     drawn = f"{len(written.figures)} files in {output / 'figures'}"
