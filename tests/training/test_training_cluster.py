@@ -170,7 +170,7 @@ def test_a_sweep_of_trainings_survives_a_node(two_nodes: Any, tmp_path: Path) ->
         "-b",
         "6",
         "--epochs",
-        "8",
+        "6",
         "--save-every",
         "1",
         "--device",
