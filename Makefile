@@ -6,7 +6,7 @@
 # make notebooks   run the notebooks again and keep their outputs
 # make catalogue   what `tokenbench list` and reports know of methods, after a change of methods or backbones
 # make docs   the site of the documentation, in build/site, without warnings or not at all
-# make demo-weights   train the weights that ship again, from the raw data set; hours on a CPU
+# make demo-weights   train the weights that ship again, from the raw data set; hours on a CPU, ARGS=--keep-start half an hour
 # Other settings: make run ARGS="--backbone deit_s --methods evit" RESULTS=deit_s.jsonl REPORT=folder, make test ARGS="-k tome", make mutants ARGS="tokenbench.runs.row*",
 # VENV=/path, PYTHON=python3.12
 
@@ -23,7 +23,7 @@ BIN = $(VENV)/bin
 
 run: $(VENV)/installed
 	$(BIN)/tokenbench run --output $(RESULTS) $(ARGS)
-	@$(if $(findstring --backbone,$(ARGS)),,$(BIN)/tokenbench trace --limit 10 --output $(REPORT)/maps > /dev/null)
+	@$(if $(findstring --backbone,$(ARGS)),,$(BIN)/tokenbench trace --limit 10 --similarity 100 --output $(REPORT)/maps > /dev/null)
 	@$(BIN)/tokenbench report $(RESULTS) --output $(REPORT) > /dev/null
 	@echo $(REPORT)/index.html
 

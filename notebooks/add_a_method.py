@@ -24,11 +24,10 @@ from IPython.display import display
 from pydantic import Field
 
 import tokenbench
-from tokenbench import Method, Model, Reducer, backbones, data
+from tokenbench import Method, Model, Reducer, data
 from tokenbench.maps.following import follow
 from tokenbench.measure import accuracy, flops
 from tokenbench.reports.maps import overlays
-from tokenbench.weights.checkpoints import load_dense
 
 # %matplotlib inline
 torch.set_num_threads(1)
@@ -72,14 +71,13 @@ class Norms(Method):
 # see but rounding does; so the logits are equal up to that.
 
 # %%
-backbone = backbones.create("deit_nano")
-load_dense(backbone, "auto", seed=0)
-backbone.vit.eval()
-batches = list(data.loader(data.sample(), backbone.config, batch=100, limit=300))
+dense = tokenbench.build("dense", "deit_nano")
+batches = list(data.loader(data.sample(), dense.config, batch=100, limit=300))
 images = batches[0][0]
 
 with torch.inference_mode():
-    difference = (Model(backbone, Norms(share=1.0)).eval()(images) - backbone.vit(images)).abs().max()
+    neutral = Model(dense.backbone, Norms(share=1.0)).eval()
+    difference = (neutral(images) - dense(images)).abs().max()
 print("equal:", bool(difference < 1e-4))
 
 # %% [markdown]
@@ -90,7 +88,7 @@ print("equal:", bool(difference < 1e-4))
 
 # %%
 models = {
-    "norms": Model(backbone, Norms(share=0.3)).eval(),
+    "norms": Model(dense.backbone, Norms(share=0.3)).eval(),
     "topk": tokenbench.build("topk", "deit_nano", keep_rate=0.3, blocks=(3,)),
     "random": tokenbench.build("random", "deit_nano", keep_rate=0.3, blocks=(3,)),
 }
@@ -112,7 +110,7 @@ pd.DataFrame(
 # The verbs carry the map from patches to tokens along, so there is a picture of it at once.
 
 # %%
-maps = [follow(model.method, backbone, images[[0, 3]], ("first", "fourth")) for model in models.values()]
+maps = [follow(model.method, dense.backbone, images[[0, 3]], ("first", "fourth")) for model in models.values()]
 display(overlays.by_image(maps))
 
 # %% [markdown]
@@ -120,7 +118,8 @@ display(overlays.by_image(maps))
 #
 # In a file `norms.py` of its own it needs no installing, and takes sweeps and the contract tests like the others:
 #
-#     tokenbench run --plugin norms.py --methods "norms[share=0.3,0.5],topk"
-#     tokenbench check norms.py
+#     table = tokenbench.run(plugin="norms.py", methods="norms[share=0.3,0.5],topk")
+#     tokenbench.choose(table, max_drop=5.0).attrs["answer"]
 #
-# `docs/add_a_method.md` says what turns it into a package, or a part of tokenbench.
+# and on the command line `tokenbench check norms.py`. `tokenbench new norms` writes such a file to begin from, and what
+# makes a package of it; `docs/add_a_method.md` says what makes it a part of tokenbench.

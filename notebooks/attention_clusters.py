@@ -85,5 +85,18 @@ numbers.summary([stvit, tome]).set_index("method")
 display(overlays.by_image([tome, stvit]))
 
 # %% [markdown]
+# ## On photographs
+#
+# A `vit_ti` fine-tuned on photographs of ten classes, every method from the same start with the same budget
+# ([how, and what each costs in accuracy](../benchmarks/photographs/README.md)): STViT's 16 tokens, what EViT and
+# DynamicViT keep, what ToMe merges.
+#
+# ![a butterfly, and what the four make of it](../benchmarks/photographs/figures/maps_vit_ti_monarch.jpg)
+#
+# How STViT's clusters came about, after 10, 50, 100, 200 and 310 updates:
+#
+# ![six photographs and their clusters during training](../benchmarks/photographs/figures/training.png)
+
+# %% [markdown]
 # On images of your own, `tokenbench trace --methods tome,stvit --backbone vit_ti --images DIR` draws all of this, and
 # writes `maps.html`: choose image, methods and block there, and click a cluster to see its token's attention.

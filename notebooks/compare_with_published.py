@@ -79,8 +79,8 @@ pd.DataFrame(lines).set_index(["backbone", "setting"]).round(3)
 # %% [markdown]
 # ## Accuracy
 #
-# Accuracy needs ImageNet and, for trained methods, the authors' weights. With both at hand the same comparison is one
-# command, and its table puts the published number beside every setting that is exactly the published one:
+# Accuracy needs ImageNet and, for trained methods, the authors' weights. With both at hand the same comparison is a
+# call, and the page of its rows puts the published number beside every setting that is exactly the published one:
 #
-#     tokenbench run --backbone deit_s --methods "tome[r=13],evit[keep_rate=0.7]" --data-dir IMAGENET/val
-#     tokenbench report
+#     table = tokenbench.run(methods="tome[r=13],evit[keep_rate=0.7]", backbone="deit_s", data_dir="IMAGENET/val")
+#     tokenbench.report(table)

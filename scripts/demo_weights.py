@@ -1,11 +1,13 @@
-"""Rebuild the weights that ship: deit_nano on Fashion-MNIST, dense first and then every method from it.
+"""Rebuild the weights that ship: deit_nano on Fashion-MNIST, a dense model, and from it every method on equal terms.
 
     make demo-weights                                  # Debian's dataset-fashion-mnist, or a download
-    python scripts/demo_weights.py --data DIR --only stvit,evit --times 4
+    make demo-weights ARGS=--keep-start                # the dense model as it lies in benchmarks/training
+    python scripts/demo_weights.py --data DIR --times 4
 
-Each stage is a `tokenbench train` command, printed as it starts, with configs/demo.toml and what stands in `STAGES`.
-Stages whose result is there are skipped; one that was stopped goes on. On two CPU cores all of it takes about two hours
-if nothing else runs; a GPU takes minutes, and `--times 4` gives each stage four times the epochs.
+The dense model takes the stages in `STAGES`, the methods one sweep, `configs/demo.toml`; each is a `tokenbench train`
+command, printed as it starts. What is there is not done again, and what was stopped goes on. On two CPU cores the dense
+model takes about two hours if nothing else runs, the methods half an hour; a GPU takes minutes, and `--times 4` gives
+each four times the epochs.
 """
 
 from __future__ import annotations
@@ -15,44 +17,40 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.torch import load_file
 from torchvision.datasets import FashionMNIST
 
-from tokenbench.methods.sweep import parse
+from tokenbench.methods import get
+from tokenbench.methods.base import make
 from tokenbench.weights import checkpoints, files
 
 ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs" / "demo.toml"
+LOGS = ROOT / "benchmarks" / "training"
+START = LOGS / "deit_nano_start.safetensors"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One training run; `start` is the stage whose weights it begins with, and `changes` are other recipe values."""
+    """A training run on the way to the dense model that all methods start from."""
 
     name: str
     method: str
-    start: str | None
     epochs: float
+    batch: int
     lr: float
     warmup: float
-    changes: tuple[str, ...] = ()
-    ships: bool = True
 
 
-FIRST = ("batch=128", "lr_batch=128")
 STAGES = (
-    Stage("dense_quarter", "random[keep_rate=0.25,blocks=0]", None, 7, 0.015, 0.4, FIRST, ships=False),
-    Stage("dense_half", "random[keep_rate=0.5,blocks=0]", "dense_quarter", 1.5, 0.005, 0.05, FIRST, ships=False),
-    Stage("dense", "dense", "dense_half", 1, 0.004, 0.1),
-    Stage("stvit", "stvit", "dense", 3, 0.006, 0.15),
-    Stage("evit", "evit", "dense", 0.8, 0.003, 0.1),
-    Stage("dynamicvit", "dynamicvit", "dense", 0.4, 0.004, 0.05, ("backbone_wait=0", "backbone_lr=0.5", "ema=0")),
-    Stage("tome", "tome", "dense", 0.6, 0.003, 0.1),
-    Stage("topk", "topk", "dense", 0.6, 0.003, 0.1),
-    Stage("stvit_r", "stvit_r", "dense", 1, 0.006, 0.15),
+    Stage("quarter", "random[keep_rate=0.25,blocks=0]", 7, 128, 0.015, 0.4),
+    Stage("half", "random[keep_rate=0.5,blocks=0]", 1.5, 128, 0.005, 0.05),
+    Stage("start", "dense", 1, 64, 0.004, 0.1),
 )
 
 
@@ -60,15 +58,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DEBIAN, help="folder of the four idx files")
     parser.add_argument("--runs", type=Path, default=ROOT / "build" / "demo", help="where the runs go")
-    parser.add_argument("--only", default="", help="stages, separated by commas; they begin with what --runs has")
+    parser.add_argument("--keep-start", action="store_true", help=f"begin with {START.relative_to(ROOT)}")
     parser.add_argument("--times", type=float, default=1.0, help="factor on all epochs")
     args = parser.parse_args()
     data = args.data if args.data.is_dir() else downloaded(args.runs)
-    for stage in STAGES:
-        if not args.only or stage.name in args.only.split(","):
-            train(stage, data, args.runs, args.times)
-            if stage.ships:
-                ship(stage, args.runs / stage.name)
+    if not args.keep_start:
+        before = None
+        for stage in STAGES:
+            before = dense(stage, before, data, args.runs / stage.name, args.times)
+        ship(args.runs / "start", START)
+    recipe = tomllib.loads(CONFIG.read_text())["recipe"]
+    length = {key: recipe[key] * args.times for key in ("epochs", "warmup_epochs")}
+    train(data, args.runs / "methods", length, "--weights", str(START))
+    for result in sorted((args.runs / "methods").glob("*/model.safetensors")):
+        ship(result.parent, checkpoints.SHIPPED / f"{name(files.header(result))}.safetensors")
 
 
 def downloaded(folder: Path) -> Path:
@@ -77,29 +80,35 @@ def downloaded(folder: Path) -> Path:
     return folder / "FashionMNIST" / "raw"
 
 
-def train(stage: Stage, data: Path, runs: Path, times: float) -> None:
-    if (runs / stage.name / "model.safetensors").exists():
-        return
-    recipe = "finetune" if stage.start else "scratch"
-    sets = [f"warmup_epochs={stage.warmup * times:g}", *stage.changes]
-    command = [sys.executable, "-m", "tokenbench", "train", "--config", str(ROOT / "configs" / "demo.toml")]
-    command += ["--method", stage.method, "--recipe", recipe, "--data-dir", str(data), "-o", str(runs / stage.name)]
-    command += ["--epochs", f"{stage.epochs * times:g}", "--lr", str(stage.lr), "--save-every", "300"]
-    command += [word for change in sets for word in ("--set", change)]
-    if stage.start:
-        command += ["--weights", str(runs / stage.start / "model.safetensors")]
+def dense(stage: Stage, before: Path | None, data: Path, run: Path, times: float) -> Path:
+    """The result of a stage, which begins with the one before."""
+    length = {"epochs": stage.epochs * times, "warmup_epochs": stage.warmup * times}
+    rates = {"batch": stage.batch, "lr_batch": stage.batch, "lr": stage.lr}
+    begin = ("--set", "start=scratch") if before is None else ("--weights", str(before))
+    train(data, run, length | rates, "--method", stage.method, "--teacher", "auto", *begin)
+    return run / "model.safetensors"
+
+
+def train(data: Path, output: Path, values: dict[str, float], *flags: str) -> None:
+    """`tokenbench train` with the config, other values of its recipe, and more flags."""
+    command = [sys.executable, "-m", "tokenbench", "train", "--config", str(CONFIG), *flags]
+    command += ["--data-dir", str(data), "--output", str(output)]
+    command += [word for key, value in values.items() for word in ("--set", f"{key}={value:g}")]
     print(shlex.join(command), flush=True)
     subprocess.run(command, check=True)
 
 
-def ship(stage: Stage, run: Path) -> None:
-    """The result as float16 in the package, and its log in benchmarks/training."""
-    method = parse(stage.method)[0]
-    name = "deit_nano" if method.name == "dense" else f"deit_nano-{method.name}-{getattr(method, str(method.main))}"
+def name(header: dict[str, object]) -> str:
+    """What weights are called that ship: by their method and its main knob."""
+    method = make(get(str(header["method"])), dict(header["setting"]))
+    return "deit_nano" if method.name == "dense" else f"deit_nano-{method.name}-{getattr(method, str(method.main))}"
+
+
+def ship(run: Path, path: Path) -> None:
+    """A run's result as float16, and its log in benchmarks/training."""
     tensors = {key: value.half() for key, value in load_file(run / "model.safetensors").items()}
-    header = files.header(run / "model.safetensors")
-    files.write(checkpoints.SHIPPED / f"{name}.safetensors", tensors, header)
-    shutil.copy(run / "log.jsonl", ROOT / "benchmarks" / "training" / f"{name}.jsonl")
+    files.write(path, tensors, files.header(run / "model.safetensors"))
+    shutil.copy(run / "log.jsonl", LOGS / f"{path.stem}.jsonl")
 
 
 if __name__ == "__main__":

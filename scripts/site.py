@@ -25,20 +25,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     seen = set(wanted)
     while wanted:
         name = wanted.pop()
-        path = ROOT / name
+        path, text = ROOT / name, ""
         if path.suffix == ".ipynb":
-            found.append(
-                File.generated(config, f"{name}.md", content=notebook(path), inclusion=InclusionLevel.NOT_IN_NAV)
-            )
-            continue
-        if not path.is_file():
-            continue  # mkdocs says so, with the page
-        found.append(File.generated(config, name, abs_src_path=str(path), inclusion=InclusionLevel.NOT_IN_NAV))
-        if path.suffix == ".md":
-            targets = LINK.findall(path.read_text(encoding="utf-8"))
-            linked = {os.path.normpath(Path(name).parent / target) for target in targets}
-            wanted += linked - seen
-            seen |= linked
+            text = notebook(path)
+            found.append(File.generated(config, f"{name}.md", content=text, inclusion=InclusionLevel.NOT_IN_NAV))
+        elif path.is_file():  # of others mkdocs says so, with the page
+            text = path.read_text(encoding="utf-8") if path.suffix == ".md" else ""
+            found.append(File.generated(config, name, abs_src_path=str(path), inclusion=InclusionLevel.NOT_IN_NAV))
+        linked = {os.path.normpath(Path(name).parent / target) for target in LINK.findall(text)}
+        wanted += linked - seen
+        seen |= linked
     return found
 
 

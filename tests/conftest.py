@@ -13,6 +13,7 @@ from browser import chromium, visit  # noqa: F401  fixtures, here so that one br
 from hypothesis import Phase, settings
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from twonodes import two_nodes  # noqa: F401  for whatever runs on a cluster
 
 from tokenbench.backbones import Backbone
 from tokenbench.methods import all_methods, load_plugin

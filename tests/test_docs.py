@@ -47,6 +47,13 @@ def test_commands_are_taken(page: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert {*known.split(",")} <= {*SHORT_NAMES}, text
 
 
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "docs" / "sweep.slurm"], ids=lambda page: page.name)
+def test_backbones_are_called_so(page: Path) -> None:
+    """In whatever starts a command, too, such as sbatch."""
+    for names in re.findall(r"--backbone ([a-z][\w,]*)", page.read_text(encoding="utf-8")):
+        assert {*names.split(",")} <= {*SHORT_NAMES}, names
+
+
 def test_commands_are_found() -> None:
     counts = {page.stem: len(told(page)) for page in PAGES}
     assert counts["README"] >= 10 and sum(counts.values()) >= 50

@@ -34,8 +34,9 @@ def run(**options: Any) -> pd.DataFrame:
     from tokenbench.cli import run as command
     from tokenbench.runs.row import frame
 
-    _, flags = _parsed(command.run, options)
-    table = frame(command.measured(flags))
+    context, flags = _parsed(command.run, options)
+    with context:
+        table = frame(command.measured(flags))
     table.attrs[RESULTS] = str(flags["output"])
     return table
 
@@ -57,7 +58,9 @@ def train(**options: Any) -> pd.DataFrame:
     options["set"] = [f"{key}={value}" for key, value in changes.items()]
     context, flags = _parsed(command.train, options)
     lines = []
-    for job, found in command.trained(flags, context.meta.get("recipe", {})):
+    with context:
+        done = command.trained(flags, context.meta.get("recipe", {}))
+    for job, found in done:
         line = {"method": job.method.label, "backbone": job.backbone, "seed": job.seed, "output": str(job.output)}
         if isinstance(found, Exception):
             lines.append(line | {"status": "failed", "reason": str(found)})

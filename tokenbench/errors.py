@@ -44,6 +44,10 @@ class UnknownName(UsageError):
         hint = f" Did you mean {near[0]}?" if near else ""
         super().__init__(f"Unknown {kind} '{name}'.{hint} See {see}.")
 
+    def __reduce__(self) -> tuple[type[UsageError], tuple[str]]:
+        """What other processes get of it: the sentence."""
+        return UsageError, (str(self),)
+
 
 class BadSetting(UsageError):
     """A knob's value is out of range or of the wrong type."""

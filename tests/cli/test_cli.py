@@ -255,10 +255,11 @@ def test_weights_of_other_classes_are_not_scored_on_the_sample() -> None:
 def test_data_that_cannot_be_used(weights: str, here: Path) -> None:
     (here / "empty").mkdir()
     folder(here / "three", 3)
+    give = "give a folder that has one folder of images for each class, Parquet or tar files, or hfds/NAME."
     for given, sentence in {
-        "nowhere": "Data folder 'nowhere' does not exist; give a folder that has one folder of images for each class.",
+        "nowhere": f"Data folder 'nowhere' does not exist; {give}",
         "empty": "Data folder 'empty' has no class folders; put the images of each class into one of its own.",
-        weights: f"Data folder '{weights}' is a file; give a folder that has one folder of images for each class.",
+        weights: f"Data folder '{weights}' is a file; {give}",
         "three": "three has 3 classes but deit_nano has 10; give data of the model's classes, or weights ",
     }.items():
         code, out, err = call("run", *QUICK, "--weights", weights, "--data-dir", given)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +48,14 @@ def test_the_package_offers_the_method_by_an_entry_point() -> None:
     assert name == ("tokenbench-most_looked_at", {"most_looked_at": "most_looked_at"})
     assert [f"{module}.py" for module in project["tool"]["setuptools"]["py-modules"]] == ["most_looked_at.py"]
     assert "class MostLookedAt(Method):" in Path("most_looked_at/most_looked_at.py").read_text()
+
+
+@pytest.mark.slow
+def test_its_own_tests_pass() -> None:
+    assert new("most_looked_at").exit_code == 0
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "most_looked_at"], capture_output=True, text=True)
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-2000:]
+    assert "test_what_every_method_keeps" in Path("most_looked_at/test_most_looked_at.py").read_text()
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,8 @@ def test_what_cannot_work_is_one_sentence(tmp_path: Path) -> None:
         (("--images", tmp_path / "text.png"), 1, "None of the 1 images can be read"),
         (("--methods", "evti", "-o", tmp_path), 2, "Did you mean evit?"),
         (("--methods", "stvit[tokens=400]"), 2, "None of the methods given can run on deit_nano"),
+        (("--similarity", 9, "--task", "segmentation"), 2, "leave it out with --task segmentation"),
+        (("--similarity", 9, "--methods", "topk", "--limit", 1), 2, "two settings or more"),
         (("--image-size", "big"), 2, "--image-size big is not allowed"),
         (("--limit", 1, "--methods", "topk", "-o", tmp_path / "text.png"), 1, "cannot be written"),
     ):
@@ -60,9 +62,12 @@ def test_what_cannot_work_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_the_report_shows_what_was_traced(tmp_path: Path) -> None:
-    """The maps below its own folder, or those that are named."""
-    traced = trace("--methods", "topk,tome", "--limit", 1, "-o", tmp_path / "report" / "maps")
+    """The maps below its own folder, or those that are named, with how alike the settings are on more images."""
+    maps = tmp_path / "report" / "maps"
+    traced = trace("--methods", "topk,tome", "--limit", 1, "--similarity", 5, "-o", maps)
     assert traced.exit_code == 0, traced.output
+    assert "CKA" in traced.stdout and "5 images" in traced.stdout and str(maps / "similarity.csv") in traced.stdout
+    assert "How alike they are" in (maps / "maps.html").read_text()
     rows = tmp_path / "rows.jsonl"
     rows.write_text(dumps(row()) + "\n")
     found = []
@@ -70,5 +75,11 @@ def test_the_report_shows_what_was_traced(tmp_path: Path) -> None:
         args = ["report", rows, "-o", tmp_path / output, *more]
         result = CliRunner().invoke(main, list(map(str, args)))
         assert result.exit_code == 0, result.output
-        found.append("t-shirt top 0" in (tmp_path / output / "index.html").read_text())
-    assert found == [True, True, False]
+        page = (tmp_path / output / "index.html").read_text()
+        found.append(("t-shirt top 0" in page, "5 images" in page))
+    assert found == [(True, True), (True, True), (False, False)]
+    again = trace("--methods", "topk", "--limit", 1, "-o", maps)  # what is beside its maps now is of others
+    assert again.exit_code == 0, again.output
+    result = CliRunner().invoke(main, ["report", str(rows), "-o", str(tmp_path / "report")])
+    assert result.exit_code == 0 and "of other settings than the maps" in result.stderr
+    assert "5 images" not in (tmp_path / "report" / "index.html").read_text()

@@ -300,8 +300,11 @@ def test_figures_are_written_for_what_was_measured(tmp_path: Path) -> None:
     bare = row("evit", top1=None, images_per_s=None, speedup=None)
     assert figures.write([bare], tmp_path, ("pdf",)).files == []
     many = figures.write([row(hardware=f"CPU {i}", batch=b) for i in range(5) for b in (1, 2)], tmp_path, ("svg",))
-    assert many.left_out == "figures of 3 more sets of conditions were left out"
-    assert [p.name for p in many.files][:3] == ["accuracy_gmac.svg", "accuracy_images_per_s.svg", "accuracy_gmac-2.svg"]
+    assert many.left_out == "figures of 4 more sets of conditions were left out"
+    names = ["accuracy_gmac.svg", "accuracy_images_per_s.svg", "accuracy_gmac-2.svg"]
+    assert [p.name for p in many.files][:2] == names[:2] and names[2] not in [p.name for p in many.files]
+    two = figures.write([row(hardware=f"CPU {i}") for i in range(2)], tmp_path, ("svg",))
+    assert [p.name for p in two.files][:3] == names and two.left_out is None
 
 
 def test_speed_by_batch_is_drawn_where_batches_were_timed(tmp_path: Path) -> None:

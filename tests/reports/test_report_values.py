@@ -409,7 +409,7 @@ def test_the_conditions_of_the_page(page: dict[str, Any]) -> None:
     slider = answers["sliders"]["latency_p50"]  # steps of 50: from the least, 77.5, to the most, 995
     assert slider["values"] == [50.0 * i for i in range(1, 22)] and slider["texts"][1] == "within 100 ms a batch"
     said = [answers["said"][at] for at in slider["at"]]
-    assert said[0]["headline"] == "Nothing here keeps {limit}: the nearest is tome[r=13] with 77.5"
+    assert said[0]["headline"] == "Nothing here keeps {limit}: the nearest is tome[r=13] with 77.5 ms a batch"
     assert said[0]["lead"] == ["3 settings do not keep to it."] and said[0]["use"] is None
     assert said[1]["headline"].startswith("{Limit}, use tome[r=13], the most accurate: 80.4 %, at most 0.7 points lost")
     assert group.pop("members") == [0]

@@ -104,9 +104,16 @@ def test_costs_alone_take_the_most_accurate() -> None:
     choice = decide(made, Wanted(1.0, (Limit(LATENCY, 45.0),), by=LATENCY))
     assert choice.best is None and not choice.unsure
     assert answers.headline(choice) == (
-        "Nothing here keeps within 45 ms a batch and loses little enough: the nearest is tome[r=16] with 40.0"
+        "Nothing here keeps within 45 ms a batch and surely loses at most 1.0 point: "
+        "the nearest is tome[r=16] with 40.0 ms a batch and 3.0 points lost"
+    )
+    choice = decide(made, Wanted(1.0, (Limit(LATENCY, 35.0), Limit(GMACS, 0.5), Limit(SPEED, 10.0)), by=LATENCY))
+    assert answers.headline(choice).endswith("tome[r=16] with 40.0 ms a batch, 0.80 GMAC and 3.0 points lost"), (
+        "all that hinders, and nothing else"
     )
     choice = decide(made, Wanted(None, (Limit(MEMORY, 100.0),)))
+    assert answers.headline(choice) == "Nothing to choose from: memory was not measured here"
+    choice = decide(made, Wanted(None, (Limit(GMACS, 1.0), Limit(MEMORY, 100.0))))
     assert answers.headline(choice) == "Nothing to choose from: memory was not measured here"
 
 
@@ -117,6 +124,15 @@ def test_a_timed_limit_must_hold_the_whole_interval() -> None:
     ]
     near = decide(made, Wanted(None, (Limit(LATENCY, 50.1),)))
     assert near.unsure[0].doubts == (LATENCY,) and answers.headline(near).startswith("Too few timed rounds to say")
+    wide = setting("evit", -0.5, 0.8, cost=0.5)
+    few, much = "too few images (2,500)", "loses at most 1.0 point"
+    for limits, told in {
+        (50.1, 9.0): f"Too few timed rounds and {few} to say whether evit keeps within 50.1 ms a batch and {much}",
+        (51.0, 9.0): f"{few.capitalize()} to say whether evit {much}",
+    }.items():
+        given = zip((LATENCY, GMACS), limits, strict=True)
+        choice = decide([dense(), wide], Wanted(1.0, tuple(Limit(*one) for one in given), by=LATENCY))
+        assert answers.headline(choice) == told, "every reason that holds, and no limit that is kept to"
     half = 1.96 * 1.25 * 0.02 / (1.35 * math.sqrt(20))
     assert LATENCY.ends(made[1]) == pytest.approx((50 / (1 + half), 50 * (1 + half)))
     assert Limit(SPEED, 40.0).keeps(row(images_per_s=50.0)) is True and Limit(SPEED, 60.0).keeps(row()) is False

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,24 +15,10 @@ from femto import Watch, plan, slowly
 
 from tokenbench.cli import main
 from tokenbench.errors import UsageError
-from tokenbench.runs import cluster, nodes
+from tokenbench.runs import cluster, nodes, remote
 from tokenbench.runs.results import Results
 
 METHODS = "evit[keep_rate=0.4,0.5,0.6,0.7],topk,tome[r=2]"
-HERE = Path(__file__).parent
-
-
-@pytest.fixture
-def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    paths = [str(HERE.parents[1]), str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    yield made
-    made.shutdown()
 
 
 @pytest.mark.slow
@@ -54,13 +38,13 @@ def test_a_sweep_survives_a_node_and_measures_each_job_once(two_nodes: Any, tmp_
     killer.start()
     make = partial(slowly, METHODS, tmp_path / "marks")
     asked = plan(METHODS)
-    rows = cluster.run(make, asked, results, Watch(), two_nodes.address, cluster.Share(cpus=1))
+    rows = cluster.run(make, asked, results, Watch(), two_nodes.address, remote.Share(cpus=1))
     killer.join()
     lines = [json.loads(line) for line in results.path.read_text().splitlines()]
     assert len(lines) == len({line["id"] for line in lines}) == len(rows) == asked.settings == 7
     assert {row.status for row in rows} == {"ok"} and all(row.speedup is not None for row in rows)
     assert len(list((tmp_path / "marks").iterdir())) > 7, "a job of the dead node was begun again"
-    again = cluster.run(make, asked, results, Watch(), two_nodes.address, cluster.Share(cpus=1))
+    again = cluster.run(make, asked, results, Watch(), two_nodes.address, remote.Share(cpus=1))
     assert {row.id for row in again} == {row.id for row in rows}
     assert len(results.path.read_text().splitlines()) == 7, "what is done is not measured again"
     shared = cluster.run(
@@ -69,7 +53,7 @@ def test_a_sweep_survives_a_node_and_measures_each_job_once(two_nodes: Any, tmp_
         results,
         Watch(),
         two_nodes.address,
-        cluster.Share(cpus=0.5),
+        remote.Share(cpus=0.5),
     )
     assert all(row.speedup is None and "had other jobs" in str(row.reason) for row in shared)
 

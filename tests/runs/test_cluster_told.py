@@ -3,92 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from femto import Watch, plan
+from played import Played, TaskError, played
 from refusals import refused
 from rows import row
 
 from tokenbench.errors import ResultsError, UsageError, WeightsError
-from tokenbench.runs import cluster, nodes
-from tokenbench.runs.cluster import Share
+from tokenbench.runs import cluster, nodes, remote
 from tokenbench.runs.plan import Plan
+from tokenbench.runs.remote import Share
 from tokenbench.runs.results import Results
 from tokenbench.runs.row import Row
-
-
-class TaskError(Exception):
-    """Of the job itself; `cause` is what it raised."""
-
-    cause: BaseException | None = None
-
-
-class Played(ModuleType):
-    """Ray, whose jobs run here once they are waited for, the last first; `breaks` is raised in place of some."""
-
-    def __init__(self, *nodes: dict[str, Any]) -> None:
-        super().__init__("ray")
-        self.began: list[dict[str, Any]] = []
-        self.ended = 0
-        self.asked: list[dict[str, Any]] = []
-        self.breaks: dict[Any, Exception] = {}
-        self.exceptions = SimpleNamespace(RayTaskError=TaskError, RayError=OSError)
-        self._nodes = [
-            {"Alive": True, "NodeID": f"id{i}", "NodeManagerAddress": f"10.0.0.{i}", "Resources": {"CPU": 1.0}, **node}
-            for i, node in enumerate(nodes)
-        ]
-
-    def init(self, **how: Any) -> None:
-        self.began.append(how)
-        if how["address"] == "nowhere":
-            raise ConnectionError("No answer. Read our guide.")
-
-    def shutdown(self) -> None:
-        self.ended += 1
-
-    def nodes(self) -> list[dict[str, Any]]:
-        return self._nodes
-
-    def put(self, value: Any) -> Any:
-        return value
-
-    def remote(self, function: Callable[..., Any]) -> Any:
-        def options(**asked: Any) -> Any:
-            self.asked.append(asked)
-            return SimpleNamespace(remote=lambda *args: partial(function, *args))
-
-        return SimpleNamespace(options=options)
-
-    def wait(self, jobs: Sequence[Any], num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
-        assert (num_returns, timeout) == (1, cluster.POLL)
-        return list(jobs[-1:]), list(jobs[:-1])
-
-    def get(self, job: Any, timeout: float | None = None) -> Any:
-        which = job.args[2] if job.func is cluster.measure else None
-        if which in self.breaks:
-            raise self.breaks[which]
-        return job()
-
-    def get_runtime_context(self) -> Any:
-        return SimpleNamespace(get_node_id=lambda: "id0")
 
 
 @pytest.fixture
 def ray(monkeypatch: pytest.MonkeyPatch) -> Played:
     """Two nodes that live, one that is dead and one without a CPU; shards are measured by saying which they are."""
-    made = Played(
-        {"Resources": {"CPU": 4.0}}, {"Resources": {"CPU": 2.0}}, {"Alive": False}, {"Resources": {"memory": 1.0}}
-    )
-    strategies: Any = ModuleType("ray.util.scheduling_strategies")
-    strategies.NodeAffinitySchedulingStrategy = lambda id, soft: (id, soft)
-    monkeypatch.setitem(sys.modules, "ray", made)
-    monkeypatch.setitem(sys.modules, "ray.util", ModuleType("ray.util"))
-    monkeypatch.setitem(sys.modules, "ray.util.scheduling_strategies", strategies)
+    made = played(monkeypatch)
 
     def measured(plan: Plan, results: Results, watch: Any) -> list[Row]:
         assert plan.shard is not None
@@ -123,7 +59,7 @@ def test_a_job_a_setting_is_sent_and_its_rows_and_predictions_come_back(ray: Pla
     assert ray.asked == [
         {"num_cpus": 0, "scheduling_strategy": ("id0", False)},
         {"num_cpus": 0, "scheduling_strategy": ("id1", False)},
-        {"max_retries": 3, "num_cpus": 2.0, "num_gpus": 0.0},  # all CPUs of the smaller node
+        {"max_retries": 0, "num_cpus": 2.0, "num_gpus": 0.0},  # all CPUs of the smaller node
     ]
     assert watch.stretches == [("3 jobs on 2 nodes", 3, [1, 2, 3])]
     assert watch.said == [f"shard {i} of 3, not timed" for i in (3, 2, 1)], "another job could share the larger node"
@@ -134,17 +70,21 @@ def test_a_job_a_setting_is_sent_and_its_rows_and_predictions_come_back(ray: Pla
     assert not results.predictions(rows[1].id).exists()
     whole = results.path.read_bytes()
     again = run(results, share=Share(cpus=3, settings=2))
-    assert ray.asked[-1] == {"max_retries": 3, "num_cpus": 3, "num_gpus": 0.0} and ray.began[1]["address"] is None
+    assert ray.asked[-1] == {"max_retries": 0, "num_cpus": 3, "num_gpus": 0.0} and ray.began[1]["address"] is None
     assert [row.seed for row in again] == [2, 2, 1, 1] and results.path.read_bytes() == whole, (
         "what is known stays as it is"
     )
 
 
 def test_jobs_that_fail_and_jobs_that_are_lost_are_told(ray: Played, results: Results) -> None:
-    ray.breaks = {(3, 3): OSError("The node died. Look at its log."), (1, 3): OSError("It too.")}
+    ray.breaks = {"(3, 3)": OSError("The node died. Look at its log."), "(1, 3)": OSError("It too.")}
     told = "2 of 3 jobs were lost with their workers 4 times over, first 3/3 (The node died);"
+    watch = Watch()
     with refused(ResultsError, f"{told} the rows of the others are kept, and the same command goes on from there."):
-        run(results)
+        run(results, watch)
+    again = "is begun again: its worker died"
+    assert watch.said[:3] == [f"Job 3 of 3 {again} (The node died)."] * 3, "Ray itself would begin some without end"
+    assert watch.said[4:] == [f"Job 1 of 3 {again} (It too)."] * 3
     assert [row.seed for row in results.rows()] == [2, 2]
     ours, other, unknown = TaskError("of Ray"), TaskError("of Ray"), TaskError("of Ray. Ask them.")
     ours.cause, other.cause = WeightsError("The file is cut."), ValueError("no number. Or so.")
@@ -153,7 +93,7 @@ def test_jobs_that_fail_and_jobs_that_are_lost_are_told(ray: Played, results: Re
         (other, ResultsError, "A job failed on its node: no number."),
         (unknown, ResultsError, "A job failed on its node: of Ray."),
     ):
-        ray.breaks = {(3, 3): error}
+        ray.breaks = {"(3, 3)": error}
         with refused(kind, says):
             run(results)
     assert ray.ended == len(ray.began) == 4
@@ -167,25 +107,29 @@ def test_what_a_cluster_cannot_give_is_refused(ray: Played, results: Results, mo
         asked = f"{share.cpus:g} CPUs and {share.gpus or 0:g} GPUs"
         with refused(UsageError, f"No node of the cluster has {asked} for a job; give it less of them."):
             run(results, share=share)
-    assert cluster._resources(ray, Share(cpus=4.0)) == {"num_cpus": 4.0, "num_gpus": 0.0}
+    assert remote.resources(ray, Share(cpus=4.0)) == {"num_cpus": 4.0, "num_gpus": 0.0}
     ray._nodes[1]["Resources"] = {"CPU": 2.0, "GPU": 1.0}
-    assert cluster._resources(ray, Share()) == {"num_cpus": 1.0, "num_gpus": 1.0}
-    assert cluster._resources(ray, Share(gpus=0)) == {"num_cpus": 2.0, "num_gpus": 0}
+    assert remote.resources(ray, Share()) == {"num_cpus": 1.0, "num_gpus": 1.0}
+    assert remote.resources(ray, Share(gpus=0)) == {"num_cpus": 2.0, "num_gpus": 0}
     monkeypatch.setitem(sys.modules, "ray", None)
     with refused(UsageError, "--engine ray needs ray, which is not installed; pip install 'tokenbench[ray]'."):
         run(results)
 
 
 def test_a_node_that_differs_is_named(ray: Played, results: Results, tmp_path: Path) -> None:
-    def says(why: str, **changes: Any) -> None:
+    def says(why: str, *files: Path, shared: Path | None = None) -> None:
         with refused(UsageError, f"Node 10.0.0.0 {why}."):
-            nodes.check(ray, plan("evit", **changes), [tmp_path])
+            nodes.check(ray, [tmp_path, *files], shared)
 
     here = dict.fromkeys(nodes.SAME, "1")
-    gone = tmp_path / "gone"
-    nodes.check(ray, plan("evit", data_dir=tmp_path), [tmp_path])
-    says(f"has no {gone}; put it at the same path on all nodes", data_dir=gone, weights=f"{tmp_path}, {gone}2")
-    says(f"has no {gone}2; put it at the same path on all nodes", weights=f"{tmp_path}, {gone}2")
+    gone, other = tmp_path / "gone", tmp_path / "other"
+    nodes.check(ray, [tmp_path], shared=tmp_path)
+    says(f"has no {gone}; put it at the same path on all nodes", gone, other)
+    says(f"has no {other}; put it at the same path on all nodes", other, shared=gone)
+    says(f"does not see what is in {tmp_path}; give an --output that all nodes share", shared=gone)
+    for given, file in ((plan("evit", data_dir=gone), gone), (plan("evit", weights=f"{tmp_path}, {other}"), other)):
+        with refused(UsageError, f"Node 10.0.0.0 has no {file}; put it at the same path on all nodes."):
+            cluster.run(partial(plan, "evit"), given, results, Watch())
     answers: list[Any] = [({**here, "torch": "2"}, []), ModuleNotFoundError("No module. None."), TaskError("of Ray")]
     answers[-1].cause = ImportError("no tokenbench")
     with pytest.MonkeyPatch.context() as patch:

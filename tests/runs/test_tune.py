@@ -19,9 +19,10 @@ from tokenbench.backbones import Backbone
 from tokenbench.errors import UsageError
 from tokenbench.methods import get
 from tokenbench.methods.base import make
+from tokenbench.reports import tuning
 from tokenbench.runs import tune
 from tokenbench.runs.axes import AXES
-from tokenbench.runs.choose import Limit, Wanted
+from tokenbench.runs.choose import Choice, Limit, Wanted
 from tokenbench.runs.plan import Plan
 from tokenbench.runs.results import Results
 from tokenbench.runs.row import Row
@@ -34,13 +35,16 @@ def test_the_search_ends_at_the_edge(count: int, data: Any) -> None:
     ladder: Any = list(range(count))
     tried: list[int] = []
 
-    def keeps(one: Any) -> bool:
+    def keeps(number: int, one: Any, left: Any) -> bool:
         tried.append(one)
+        assert number == len(tried) and one in left and (edge in left or edge == left[-1] + 1), "the edge lies there"
         return bool(one < edge)
 
     assert search(ladder, first, 99, keeps) == (edge - 1 if edge else None)
     assert len(tried) == len(set(tried)) <= 8 and tried[0] == first, "a hundred values take no more than eight runs"
-    assert search(ladder, first, 99, lambda one: not keeps(one), least=True) == (edge if edge < count else None)
+    tried.clear()
+    found = search(ladder, first, 99, lambda number, one, left: not keeps(number, one, left), least=True)
+    assert found == (edge if edge < count else None)
     tried.clear()
     found = search(ladder, first, 3, keeps)
     kept = [one for one in tried if one < edge]
@@ -69,8 +73,10 @@ class Run:
         self.asked: list[Plan] = []
         self.changes = changes
 
-    def __call__(self, plan: Plan, results: Results, watch: Any) -> list[Row]:
+    def __call__(self, plan: Plan, results: Results, watch: Any, again: bool = True) -> list[Row]:
         self.asked.append(plan)
+        assert not again, "nobody asked how many of one value and dense are done"
+        watch.say("deit_femto: random weights.")
         (method,) = plan.methods
         r: Any = method.model_dump()["r"]
         lost = {"diff_dense": -r / 10, "diff_dense_low": -r / 10 - 0.1, "diff_dense_high": -r / 10 + 0.1}
@@ -133,3 +139,38 @@ def test_what_cannot_be_tuned_is_told(asked: Run, monkeypatch: pytest.MonkeyPatc
     assert best is not None and best.row.method == "dense"
     monkeypatch.setattr(get("tome"), "ladder", lambda method, vit: [])
     says("tome[r=2] has no value that deit_femto takes; give another method.")
+
+
+def test_each_value_is_told_with_what_came_out_and_what_is_left(asked: Run) -> None:
+    watch, said = Watch(), list[str]()
+
+    def tuned(wanted: Wanted, runs: int) -> Choice:
+        said.clear()
+        return tune.tune(GIVEN, wanted, NOWHERE, watch, runs, lambda step: said.append(tuning.said(step)))
+
+    choice = tuned(Wanted(0.5, by=AXES[0]), 6)
+    few = "too few images (100) to say, which counts as not keeping to it"
+    assert said[:4] + said[-1:] == [
+        "Try 1 of at most 6: tome[r=2], out of r = 1 to 8 (8 values).",
+        "tome[r=2]: -0.2 [-0.3, -0.1] points, -10 % GMAC, at most 0.4 points lost: keeps to it; "
+        "left: r = 3 to 8 (6 values).",
+        "Try 2 of at most 6: tome[r=5], out of r = 3 to 8 (6 values).",
+        f"tome[r=5]: -0.5 [-0.6, -0.4] points, -25 % GMAC, at most 0.7 points lost: {few}; "
+        "left: r = 3 to 4 (2 values).",
+        f"tome[r=4]: -0.4 [-0.5, -0.3] points, -20 % GMAC, at most 0.6 points lost: {few}; nothing is left to try.",
+    ]
+    flags = "As a file: tokenbench export --method 'tome[r=3]' --backbone vit_x"
+    assert tuning.use(choice) == ['In Python: tokenbench.build("tome", "vit_x", r=3)', flags]
+    assert tuning.use(choice, "w.pt", "384") == [f"{flags} --weights w.pt --image-size 384"]
+    tuned(Wanted(None, (Limit(AXES[0], 1.75),)), 2)
+    assert said[1::2] == [
+        "tome[r=2]: -0.2 [-0.3, -0.1] points, 1.80 GMAC: does not keep to it; left: r = 3 to 8 (6 values).",
+        "tome[r=5]: -0.5 [-0.6, -0.4] points, 1.50 GMAC: keeps to it; "
+        "left: r = 3 to 4 (2 values), but no more tries (--runs).",
+    ]
+    asked.changes = {"status": "failed", "reason": "broke"}
+    assert tuning.use(tuned(Wanted(0.5, by=AXES[0]), 1)) == []
+    assert said[1] == (
+        "tome[r=2]: failed (broke), which counts as not keeping to it; left: r = 1, but no more tries (--runs)."
+    )
+    assert watch.said == ["deit_femto: random weights."] * 3, "said once each time, and not at each value"

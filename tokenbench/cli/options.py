@@ -132,7 +132,9 @@ class_order = click.option(
     "--class-order",
     help="Of the folders: natural (1, 2, 10), lexical (1, 10, 2), imagenet, or a file of names.  [default: auto]",
 )
-labels = click.option("--labels", metavar="FILE", help="File with the label of each image: text, CSV, TSV or JSON.")
+labels = click.option(
+    "--labels", metavar="FILE", help="File with the label of each image: text, CSV, TSV or JSON; of tables, the column."
+)
 limit = click.option("--limit", type=click.IntRange(min=1), help="Use this many images, spread evenly.")
 device = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto.")
 amp = click.option("--amp", is_flag=True, help="Short for --precision bf16.")

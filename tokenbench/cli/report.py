@@ -49,21 +49,35 @@ def report(
     if caption is not None or label is not None:
         raise UsageError("--caption and --label are of a LaTeX table; say which by --table method,top1,gmacs.")
     from tokenbench.cli import screen
-    from tokenbench.maps import files as mapfiles
     from tokenbench.reports import files
-    from tokenbench.reports.maps import viewer
+    from tokenbench.reports.paper import tables
 
     found, rows = _told(results)
     if maps is None and any((output / "maps").glob("*.npz")):
         maps = output / "maps"
-    shown = viewer.fragment(mapfiles.load(maps)) if maps else ""
-    written = files.write(rows, output, shown, margin, lambda row: found.place(row.id))
-    screen.print_results(rows, margin)
+    shown = _maps(maps) if maps else ""
+    made = tables.tables(rows, margin)
+    written = files.write(rows, output, shown, margin, lambda row: found.place(row.id), made)
+    screen.print_tables(made)
     for sentence in written.left_out:
         click.echo(f"\n{sentence}", err=True)
     drawn = f"{len(written.figures)} files in {output / 'figures'}"
     click.echo(f"\nWritten: {', '.join(map(str, written.tables))}, {drawn}, and the page")
     click.echo(written.page)
+
+
+def _maps(maps: Path) -> str:
+    """Token maps as a part of the page, and how alike their settings are, where that was measured."""
+    from tokenbench.maps import files, similarity
+    from tokenbench.reports.maps import alike, viewer
+
+    found, path = files.load(maps), maps / similarity.NAME
+    compared = similarity.read(path) if path.is_file() else []
+    settings = {label for one in compared for label in (one.setting, one.other)}
+    if compared and (settings, compared[0].backbone) != ({m.label for m in found}, found[0].backbone):
+        click.echo(f"Left out {path}: it is of other settings than the maps beside it; trace both at once.", err=True)
+        compared = []
+    return viewer.fragment(found) + alike.fragment(compared)
 
 
 def _told(results: tuple[Path, ...]) -> tuple[Rows, list[Row]]:

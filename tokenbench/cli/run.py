@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tokenbench.cli import options
+from tokenbench.cli import clusters, options
 from tokenbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from tokenbench.runs.row import Row
     from tokenbench.runs.watch import Watch
 
-_OF_CLUSTERS = ("cpus_per_job", "gpus_per_job", "settings_per_job")
 _LABELS = ("class_order", "labels", "restrict_classes")  # knobs of tasks that have flags of their own
 
 
@@ -31,7 +30,7 @@ _OPTIONS = (
     click.option(
         "--data-dir",
         type=click.Path(path_type=Path),
-        help="The data to score on: an ImageFolder, or as the task has it.",
+        help="The data to score on: an ImageFolder, Parquet, hfds/NAME, wds/PATH, or as the task has it.",
     ),
     options.class_order,
     options.labels,
@@ -100,10 +99,7 @@ def measuring(command: Any) -> Any:
     help=f'A sweep such as "tome[r=4,8,13],evit", or all.  [default: {options.SHIPPED}; or those of exported files]',
 )
 @measuring
-@click.option("--engine", type=click.Choice(["here", "ray"]), default="here", show_default=True, help="Where jobs run.")
-@click.option("--address", help="Of a Ray cluster, as 10.0.0.1:6379 or auto.  [default: this machine alone]")
-@click.option("--cpus-per-job", type=click.FloatRange(min=0, min_open=True), help="With --engine ray.")
-@click.option("--gpus-per-job", type=click.FloatRange(min=0), help="With --engine ray; below 1, speed is not timed.")
+@clusters.engine
 @click.option("--settings-per-job", type=click.IntRange(min=1), help="With --engine ray.  [default: 1]")
 @click.option("--shard", metavar="I/N", help="Only this part of the settings, as 3/16; see `merge`.")
 def run(**flags: Any) -> int:
@@ -140,9 +136,7 @@ def measured(flags: dict[str, Any]) -> list[Row]:
 def _here(flags: dict[str, Any], results: Results, watch: Watch) -> list[Row]:
     from tokenbench.runs import runner
 
-    odd = next((name for name in (*_OF_CLUSTERS, "address") if flags[name] is not None), None)
-    if odd is not None:
-        raise UsageError(f"--{odd.replace('_', '-')} says something of a cluster; add --engine ray.")
+    clusters.refuse(flags)
     return runner.run(plan_of(flags), results, watch)
 
 
@@ -151,10 +145,10 @@ def _on_ray(flags: dict[str, Any], results: Results, watch: Watch) -> list[Row]:
 
     if flags["shard"] is not None:
         raise UsageError("--shard and --engine ray both divide the settings; give one of them.")
-    plugins = click.get_current_context().meta.get(options.PLUGINS, ())
-    share = cluster.Share(flags["cpus_per_job"], flags["gpus_per_job"], flags["settings_per_job"] or 1)
+    flags = clusters.from_anywhere(flags)
     plan = plan_of({**flags, "device": "cpu"})  # the device is a worker's
-    return cluster.run(partial(plan_of, flags), plan, results, watch, flags["address"], share, plugins)
+    make, share = partial(plan_of, flags), clusters.share_of(flags)
+    return cluster.run(make, plan, results, watch, flags["address"], share, clusters.plugins())
 
 
 def plan_of(flags: dict[str, Any]) -> Plan:

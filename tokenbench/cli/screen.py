@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table as Grid
@@ -21,7 +22,7 @@ from tokenbench.reports.paper import tables
 from tokenbench.runs.row import Row
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from tokenbench.maps.similarity import Alike
 
 SPARE = (  # first to go
     *(
@@ -37,6 +38,8 @@ SPARE = (  # first to go
         "verdict",
     ),
 )
+Cells = dict[str, list[str]]  # by column
+_INTERVAL = re.compile(r"(?<=\S) \[[^]]*, [^]]*\]$")
 WIDE = 4000  # columns, for output that is piped: nothing is cut or wrapped
 
 
@@ -106,34 +109,35 @@ class Watching:
 
 def print_results(rows: Sequence[Row], margin: float = MARGIN) -> None:
     """A table for each set of conditions, then speed-ups by batch size where several were timed."""
+    print_tables(tables.tables(rows, margin))
+
+
+def print_tables(made: Iterable[tables.Table]) -> None:
+    """Tables of rows, each with what must be read with it."""
     out = console()
-    for table in tables.tables(rows, margin):
+    for table in made:
         out.print()
         out.print(plain(table.title, "bold"))
         out.print(plain(table.conditions, "dim"))
         if table.answer:
             out.print(plain(f"{table.answer}.", "italic"))
         cells, notes = _fitted(table, out.width)
-        out.print(_grid(cells))
+        _print_cells(out, cells)
         for note in notes:
             out.print(plain(f"· {note}", "dim"))
 
 
-def _fitted(table: tables.Table, width: int) -> tuple[pd.DataFrame, Sequence[str]]:
+def _fitted(table: tables.Table, width: int) -> tuple[Cells, Sequence[str]]:
     """The cells that fit in so many columns: without intervals if need be, then without the spare ones."""
-
-    def fits() -> bool:
-        widths = [max(len(str(name)), *map(len, cells[name])) for name in cells]
-        return sum(widths) + 2 * (len(widths) - 1) <= width
-
-    cells, spare = table.frame, [name for name in SPARE if name in table.frame]
-    if fits():
+    cells = {name: [line[name] for line in table.lines] for name in table.lines[0]}
+    spare = [name for name in SPARE if name in cells]
+    if _width(cells) <= width:
         return cells, table.notes
-    cells = cells.map(lambda cell: re.sub(r"(?<=\S) \[[^]]*, [^]]*\]$", "", cell))
+    cells = {name: [_INTERVAL.sub("", cell) for cell in column] for name, column in cells.items()}
     left_out = ["intervals"]
-    while spare and not fits():
+    while spare and _width(cells) > width:
         left_out.append(spare.pop(0))
-        cells = cells.drop(columns=left_out[-1])
+        del cells[left_out[-1]]
     return cells, [*table.notes, f"too wide here: {', '.join(left_out)}; `tokenbench report` writes them to files."]
 
 
@@ -145,8 +149,8 @@ def print_environment(values: Mapping[str, Any]) -> None:
     console().print(grid)
 
 
-def print_maps(maps: Sequence[TokenMaps]) -> None:
-    """The numbers of token maps, means over the images, and how far the settings agree."""
+def print_maps(maps: Sequence[TokenMaps], alike: Sequence[Alike] = ()) -> None:
+    """The numbers of token maps, means over the images, and how far the settings agree, on more images if compared."""
     from tokenbench.reports.maps import numbers
 
     out = console()
@@ -155,34 +159,63 @@ def print_maps(maps: Sequence[TokenMaps]) -> None:
     frames = {title: numbers.summary(maps)}
     if len(maps) > 1:
         frames["agreement: IoU of the kept patches / NMI of the clusters"] = numbers.between(maps)
+    if alike:
+        frames[f"features, {alike[0].images} images: CKA of the class token / of the other tokens' mean"] = numbers.cka(
+            alike
+        )
     for heading, frame in frames.items():
         out.print()
         out.print(plain(heading, "bold"))
-        out.print(_grid(frame))
+        _print_cells(out, {str(name): [*map(str, frame[name])] for name in frame})
 
 
 def plain(text: str, style: str = "") -> Text:
     """Text as it is: brackets are no markup, and what could steer a terminal is left out."""
-    return Text("".join(sign if sign.isprintable() else " " for sign in text), style)
+    return Text(_shown(text), style)
+
+
+def _shown(text: str) -> str:
+    return text if text.isprintable() else "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def print_lines(lines: Sequence[Mapping[str, str]]) -> None:
     """A table of lines that all have the same keys; columns in which nothing stands are left out."""
-    import pandas as pd
-
     if lines:
-        frame = pd.DataFrame(lines)
-        console().print(_grid(frame[[name for name in frame if (frame[name] != MISSING).any()]]))
+        cells = {name: [line[name] for line in lines] for name in lines[0]}
+        _print_cells(console(), {name: column for name, column in cells.items() if {*column} != {MISSING}})
 
 
-def _grid(cells: pd.DataFrame) -> Grid:
-    """A table whose first column is the name of each line."""
+def _print_cells(out: Console, cells: Cells) -> None:
+    """A table by its columns, the first of which is the name of each line."""
+    if _width(cells) <= out.width:  # line by line, for rich takes seconds for a thousand of them
+        widths = [_widest(name, column) for name, column in cells.items()]
+        out.print(_line([*cells], widths), style="bold")
+        for line in zip(*cells.values(), strict=True):
+            out.print(_line(line, widths))
+        return
     grid = Grid(box=None, header_style="bold", pad_edge=False)
-    for i, name in enumerate(cells.columns):
-        grid.add_column(plain(str(name)), justify="left" if i == 0 else "right", no_wrap=i == 0)
-    for values in cells.itertuples(index=False, name=None):
-        add(grid, *values)
-    return grid
+    for i, name in enumerate(cells):
+        grid.add_column(plain(name), justify="left" if i == 0 else "right", no_wrap=i == 0)
+    for line in zip(*cells.values(), strict=True):
+        add(grid, *line)
+    out.print(grid)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> Text:
+    """The first cell on the left, the others on the right of their columns."""
+    texts = [*map(_shown, cells)]
+    spaces = [" " * (width - cell_len(text)) for text, width in zip(texts, widths, strict=True)]
+    others = [f"{space}{text}" for space, text in zip(spaces[1:], texts[1:], strict=True)]
+    return Text("  ".join([f"{texts[0]}{spaces[0]}", *others]))
+
+
+def _widest(name: str, column: Sequence[str]) -> int:
+    return max(cell_len(_shown(text)) for text in (name, *column))
+
+
+def _width(cells: Cells) -> int:
+    """How many columns of the screen a table takes."""
+    return sum(_widest(*column) for column in cells.items()) + 2 * (len(cells) - 1)
 
 
 def add(grid: Grid, *cells: object) -> None:

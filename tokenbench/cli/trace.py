@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from tokenbench.errors import UsageError
 if TYPE_CHECKING:
     from tokenbench.tasks.base import Task
 
+AT_ONCE = 32  # images whose maps are held while settings are compared
 SHOWN = 8  # images of a task's data that are drawn where no limit is given
 
 
@@ -30,6 +32,12 @@ SHOWN = 8  # images of a task's data that are drawn where no limit is given
 @options.image_size
 @options.pixels
 @options.limit
+@click.option(
+    "--similarity",
+    type=click.IntRange(min=4),
+    metavar="IMAGES",
+    help="Also how alike the methods are, block by block, on so many images: IoU, NMI and CKA.",
+)
 @options.device
 @options.seed
 @click.option("--format", "kind", type=click.Choice(["png", "svg", "pdf"]), default="png", show_default=True)
@@ -44,31 +52,35 @@ def trace(**flags: Any) -> None:
     """
     from tokenbench.cli import screen
     from tokenbench.maps import following as tracing
+    from tokenbench.maps import similarity
     from tokenbench.methods.sweep import parse
     from tokenbench.reports.maps import traces
 
-    task = options.task_of(flags, options.VIEWS[:2])
+    task, compared = options.task_of(flags, options.VIEWS[:2]), flags["similarity"]
+    if compared is not None and task.name != "classification":
+        raise UsageError(
+            f"--similarity compares what classifiers make of images; leave it out with --task {task.name}."
+        )
     if task.has_head:
         _scenes(task, flags)
         return
+    given = (parse(flags["methods"]), flags["backbone"], flags["images"])
+    how = {
+        "weights": str(flags["weights"]),
+        "seed": flags["seed"],
+        "image_size": options.size_of(flags["image_size"]),
+        "device": options.device_of(flags["device"]),
+        "pixels": options.pixels_of(flags),
+        "take": options.take_of(flags),
+        **_of_clips(task, flags),
+    }
     with redirect_stdout(sys.stderr):  # what a plug-in prints
-        maps = tracing.trace_all(
-            parse(flags["methods"]),
-            flags["backbone"],
-            flags["images"],
-            weights=str(flags["weights"]),
-            seed=flags["seed"],
-            image_size=options.size_of(flags["image_size"]),
-            device=options.device_of(flags["device"]),
-            limit=flags["limit"],
-            pixels=options.pixels_of(flags),
-            take=options.take_of(flags),
-            say=lambda text: click.echo(streams.printable(text), err=True),
-            **_of_clips(task, flags),
-        )
-    for file in traces.write(maps, flags["output"], flags["kind"]):
+        say = partial(click.echo, err=True)
+        maps = tracing.trace_all(*given, **how, limit=flags["limit"], say=lambda text: say(streams.printable(text)))
+        alike = similarity.measure(tracing.ready(*given, **how, limit=compared).maps(AT_ONCE)) if compared else []
+    for file in traces.write(maps, flags["output"], flags["kind"], alike):
         click.echo(file)
-    screen.print_maps(maps)
+    screen.print_maps(maps, alike)
 
 
 def _of_clips(task: Task, flags: dict[str, Any]) -> dict[str, Any]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tokenbench.cli import options
-from tokenbench.errors import UnknownName, UsageError
+from tokenbench.cli import clusters, options
+from tokenbench.errors import TokenbenchError, UnknownName, UsageError
 
 if TYPE_CHECKING:
     from tokenbench.methods.base import Method
     from tokenbench.tasks.base import Task
     from tokenbench.training import Job, Trained
+    from tokenbench.training.loop import Watch
 
 
 @click.command()
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     "--data-dir",
     type=click.Path(path_type=Path),
     required=True,
-    help="ImageFolder with train and val, or as the task has it.",
+    help="ImageFolder with train and val, Parquet, hfds/NAME, wds/PATH, or as the task has it.",
 )
 @options.class_order
 @options.labels
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
 @click.option(
     "--together", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of a sweep that share batches."
 )
+@clusters.engine
 @click.option("--seed", metavar="NUMBERS", default="42", show_default=True, help="One, or several as 0,1,2.")
 @options.quiet
 @options.verbose
@@ -89,7 +92,7 @@ def train(ctx: click.Context, /, **flags: Any) -> int:
 
     Stopped at any moment, the same command goes on from the last checkpoint. Under `torchrun`, many processes train one
     model. `tokenbench show METHOD` lists its recipes. Several settings or seeds are a sweep, each in a folder of
-    its own below --output.
+    its own below --output; with --engine ray, jobs of a cluster that shares that folder.
     """
     done = trained(flags, ctx.meta.get("recipe", {}))
     for job, found in done:  # not above, where what is printed goes to stderr
@@ -103,16 +106,36 @@ def trained(flags: dict[str, Any], table: dict[str, Any]) -> list[tuple[Job, Tra
     from tokenbench import training
     from tokenbench.cli import screen
 
-    jobs = _jobs(flags, table)
+    if flags["engine"] == "here":
+        clusters.refuse(flags)
+        jobs = _jobs(flags, table)
+    else:
+        flags = clusters.from_anywhere(flags)
+        jobs = _jobs({**flags, "device": "cpu"}, table)  # the device is a worker's
     with screen.Watching(flags["quiet"]) as watch:
-        if len(jobs) == 1:
+        if flags["engine"] == "ray":
+            ended = _on_ray(flags, table, jobs, watch)
+        elif len(jobs) == 1:
             return [(jobs[0], training.train(jobs[0], watch))]
+        else:
+            ended = training.train_all(jobs, watch, flags["together"])
         done: list[tuple[Job, Trained | Exception]] = []
-        for job, found in training.train_all(jobs, watch, flags["together"]):
+        for job, found in ended:
             if isinstance(found, Exception):
                 watch.say(f"{job.output} failed: {found}")
             done.append((job, found))
         return done
+
+
+def _on_ray(
+    flags: dict[str, Any], table: dict[str, Any], jobs: Sequence[Job], watch: Watch
+) -> Iterator[tuple[Job, Trained | TokenbenchError]]:
+    from tokenbench.training import cluster
+
+    share, asked = clusters.share_of(flags), partial(_jobs, flags, table)
+    return cluster.train_all(
+        asked, jobs, watch, flags["output"], flags["together"], flags["address"], share, clusters.plugins()
+    )
 
 
 def _say(job: Job, found: Trained) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -115,3 +115,12 @@ def alone(folder: Path, processes: Processes) -> Iterator[None]:
     finally:
         (folder / ".lock").unlink(missing_ok=True)
         lock.release()
+
+
+def let_go(folder: Path, seconds: float) -> None:
+    """Wait, so long at the most, until no run writes into a folder: one that is killed takes a while to be gone."""
+    if (folder / ".lock").exists():
+        lock = FileLock(folder / ".lock")
+        with suppress(Timeout, OSError):
+            lock.acquire(timeout=seconds)
+            lock.release()

@@ -59,10 +59,15 @@ class TokenData:
 
         Of clips (B / frames,), those of all their frames.
         """
-        here = self._here()
-        each: Tensor = self.prefix + (here if self.alive is None else here & (self.alive > 0.5)).sum(1)
+        each: Tensor = self.prefix + self.live.sum(1)
         of_clips: Tensor = each.unflatten(0, (-1, self.frames)).sum(1)
         return of_clips
+
+    @property
+    def live(self) -> Tensor:
+        """(B, N - prefix) bool, False at padding and where a mask has dropped."""
+        here = self._here()
+        return here if self.alive is None else here & (self.alive > 0.5)
 
     @property
     def real(self) -> Tensor | None:

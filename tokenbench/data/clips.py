@@ -153,6 +153,6 @@ def _made(
         targets,
         root,
         notes=notes,
-        **classes.told(index),
+        **classes.told(index and index.name),
         reader=decoding.reader(reader) if videos else "pictures",
     )

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from tokenbench.data import labelfiles, listing, ordering, splits
+from tokenbench.data import labelfiles, listing, ordering, packs, splits
 from tokenbench.data.fashion import fashion
 from tokenbench.data.images import Images
 from tokenbench.data.labels import only_present
@@ -20,7 +20,7 @@ def open_training(path: str | Path, order: str = "auto", labels: Path | None = N
     Classes are those there are: of a part of ImageNet, those of the part.
 
     Args:
-        path: the folder of both.
+        path: the folder of both, or a data set in packs that has both.
         order: of the classes, as `ordering.arrange` takes it.
         labels: a file with the label of each image, where there are no class folders.
 
@@ -29,8 +29,12 @@ def open_training(path: str | Path, order: str = "auto", labels: Path | None = N
     """
     if fashion(Path(path), "train") is not None:
         return open_folder(path, "train"), open_folder(path, "test")
-    top = splits.top(path)
-    parts = [_opened(top, part, order, labels) for part in splits.training(top, labels is not None)]
+    store = packs.find(Path(path))
+    if store is not None:
+        parts = packs.trained(store, order, labels)
+    else:
+        top = splits.top(path)
+        parts = [_opened(top, part, order, labels) for part in splits.training(top, labels is not None)]
     train, other = (only_present(images) for images in parts)
     if train.order == "index":
         most = max(train.classes, other.classes, key=len)
@@ -45,20 +49,30 @@ def open_training(path: str | Path, order: str = "auto", labels: Path | None = N
 
 
 def open_folder(path: str | Path, split: str | None = None, order: str = "auto", labels: Path | None = None) -> Images:
-    """The images under a folder that has one folder a class; or the four files of Fashion-MNIST, as published.
+    """The images under a folder that has one folder a class; or in Parquet, tar files or what `datasets` reads; or the
+    four files of Fashion-MNIST, as published.
 
     A class's index is its place among the folders in timm's natural order ("2" before "10"), empty folders counted.
     Where every folder is an ImageNet-1k wnid it is the place among all 1000, so a part of the classes works too.
 
     Args:
-        path: the folder, or one whose `val`, `validation`, `test` or the like has the class folders.
+        path: the folder, or one whose `val`, `validation`, `test` or the like has the class folders; or a file or
+            folder of Parquet, or `hfds/NAME` or `wds/NAME` as timm has them.
         split: the folder below `path` to use instead, such as "train".
         order: of the classes, if another; as `ordering.arrange` takes it.
-        labels: a file with the label of each image in and below the folder, whose own folders then mean nothing.
+        labels: a file with the label of each image in and below the folder, whose own folders then mean nothing; of
+            tables, the column of labels.
 
     Raises:
         BadData: the folder does not exist, has no class folders, or holds no images; or it is not clear what is meant.
     """
+    store = packs.find(Path(path))
+    if store is not None:
+        images = packs.evaluated(store, split, order, labels)
+        said = (
+            f"Accuracy is measured on {images.split} of {path}: {len(images)} images of {len(images.present)} classes."
+        )
+        return images if len(store.parts) == 1 else replace(images, notes=(said, *images.notes))
     top = splits.top(path)
     published = fashion(top, split or "test")
     if published is not None:
@@ -94,7 +108,7 @@ def _opened(top: Path, root: Path, order: str, labels: Path | None) -> Images:
         targets,
         root,
         notes=(*unlabelled, *([f"{name}: {told}."] if told else [])),
-        **classes.told(labels),
+        **classes.told(labels and labels.name),
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 
 from tokenbench.data import opening, splits
 from tokenbench.data.ordering import natural, wnids
+from tokenbench.data.pack import Pack
 from tokenbench.errors import DataError
 
 SAMPLE = Path(__file__).parents[1] / "sample" / "fashion_mnist_test2000.npz"
@@ -41,19 +43,21 @@ SAMPLE_CLASSES = (
 class Images:
     """Labelled images, opened one at a time.
 
-    `items` are files, or arrays (H, W) or (H, W, 3) of uint8; `targets` index `classes`, one for each item.
+    `items` are files, a pack of them, or arrays (H, W) or (H, W, 3) of uint8; `targets` index `classes`, one for each.
     """
 
     name: str
     split: str
     classes: tuple[str, ...]
-    items: Sequence[Path] | np.ndarray
+    items: Sequence[Path] | Pack | np.ndarray
     targets: Sequence[int]
     root: Path = field(default=Path())
     ids: tuple[str, ...] = ()  # what folders or labels call each class, where that is not what `classes` does
     here: tuple[int, ...] | None = None  # classes that have a folder or label; all if None
-    order: str | None = None  # how classes were put in order, a value of `ordering.ORDERS`, "file", "index" or "names"
-    labels: str | None = None  # the file that labels are from, where folders do not say them
+    order: str | None = (
+        None  # how classes were put in order, a value of `ordering.ORDERS`, "file", "index", "names" or "data"
+    )
+    labels: str | None = None  # the file or column that labels are from, where the user said it
     logits: tuple[int, ...] | None = None  # of a model, those that are scored, one a class; all if None
     relabelled: bool = False  # whether targets are others than those that `open_folder` gives by itself
     notes: tuple[str, ...] = ()  # sentences for the user
@@ -73,7 +77,7 @@ class Images:
     def conditions(self) -> Mapping[str, Any]:
         """What else was decided about labels, as JSON values for a row; empty where there was nothing to decide."""
         scored = None if self.logits is None else f"{len(self.logits)} of the model's"
-        one_way = self.order == "imagenet" or (
+        one_way = self.order in ("imagenet", "data") or (
             self.order in ("natural", "lexical") and natural(self.names) == tuple(sorted(self.names))
         )
         told = {"class_order": None if one_way else self.order, "labels": self.labels, "scored_classes": scored}
@@ -89,15 +93,17 @@ class Images:
         if isinstance(self.items, np.ndarray) or len(self.items) != IMAGENET * EACH:
             return False
         counts = Counter(map(int, self.targets))
-        even = len(counts) == IMAGENET and set(counts.values()) == {EACH}
-        if not even or splits.kind(self.split) == "train" or any(OF_TRAINING.match(p.name) for p in self.items):
+        if len(counts) != IMAGENET or set(counts.values()) != {EACH} or splits.kind(self.split) == "train":
             return False
-        if set(self.names) != wnids(IMAGENET).keys() and not all(OF_VALIDATION.match(p.name) for p in self.items):
+        files = [self.label(i).rpartition("/")[2] for i in range(len(self))]
+        if any(map(OF_TRAINING.match, files)):
+            return False
+        if set(self.names) != wnids(IMAGENET).keys() and not all(map(OF_VALIDATION.match, files)):
             return False
         sizes = set()
-        for path in self.items[:: len(self.items) // PEEKED]:
-            with suppress(Exception), Image.open(path) as image:
-                sizes.add(image.size)
+        for index in range(0, len(self), len(self) // PEEKED):
+            with suppress(Exception):
+                sizes.add(self.open(index, "RGB").size)
         return len(sizes) > 1
 
     def __len__(self) -> int:
@@ -106,11 +112,15 @@ class Images:
 
     def open(self, index: int, mode: str) -> Image.Image:
         """One image in PIL mode "RGB" or "L", as `opening.plain` makes it; raises whatever PIL raises."""
+        if isinstance(self.items, Pack):
+            return opening.decoded(BytesIO(self.items.read(index)), mode)
         item = self.items[index]
         return opening.read(item, mode) if isinstance(item, Path) else opening.plain(Image.fromarray(item), mode)
 
     def label(self, index: int) -> str:
-        """What to call one image: its path below the root, or its position."""
+        """What to call one image: its path below the root, as its pack does, or its position."""
+        if isinstance(self.items, Pack):
+            return self.items.name(index)
         item = self.items[index]
         return opening.below(self.root, item) if isinstance(item, Path) else f"image {index}"
 
@@ -121,6 +131,10 @@ class Images:
         """
         sha = hashlib.sha256()
         for index in indices:
+            if isinstance(self.items, Pack):
+                told = (self.label(index), self.items.size(index), self.names[int(self.targets[index])])
+                sha.update(("\0".join(told) + "\n").encode("utf-8", "surrogateescape"))
+                continue
             item = self.items[index]
             if isinstance(item, Path):
                 sha.update(f"{self.label(index)}\0{_size(item)}\n".encode("utf-8", "surrogateescape"))

@@ -112,7 +112,7 @@ def _of_indices(images: Images, classes: int, model: str) -> Images:
     if high >= classes:
         hint = "; they seem to count from 1, so subtract 1" if low == 1 and high == classes else ""
         raise BadData(
-            f"Labels in {images.labels} go up to {high} but those of {model} are 0 to {classes - 1}"
+            f"Labels in {images.labels or images.name} go up to {high} but those of {model} are 0 to {classes - 1}"
             f"{hint or '; give others'}."
         )
     return replace(images, classes=tuple(map(str, range(classes))))

@@ -11,6 +11,7 @@ import os
 import stat
 import warnings
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,13 @@ def read(path: str | Path, mode: str | None = None) -> Image.Image:
     """A picture file, its first frame, as `plain` makes it; raises whatever Pillow raises for one it cannot read."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise DataError("it is no regular file")  # a pipe would keep us waiting for ever
+    return decoded(path, mode)
+
+
+def decoded(file: str | Path | BytesIO, mode: str | None = None) -> Image.Image:
+    """As `read`, of a file or of what one would hold."""
     # Warnings are of odd metadata, which nothing here reads.
-    with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+    with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
         return plain(image, mode)
 
 

@@ -40,11 +40,11 @@ class Classes:
         names = self.ids or self.classes
         return {names[i]: i for i in (range(len(names)) if self.here is None else self.here)}
 
-    def told(self, labels: Path | None) -> dict[str, Any]:
-        """What `Images` and `Clips` keep of them, where a file of labels said which item is of which or none did."""
+    def told(self, labels: str | None) -> dict[str, Any]:
+        """What `Images` and `Clips` keep of them; `labels` is the file or column that the user said labels are from."""
         return {
             **{"ids": self.ids, "here": self.here, "order": self.order, "doubt": self.doubt},
-            "labels": None if labels is None else labels.name,
+            "labels": labels,
             "relabelled": labels is not None or not self.by_itself,
         }
 
@@ -52,22 +52,6 @@ class Classes:
     def by_itself(self) -> bool:
         """Whether the names alone decide the order, as they always did."""
         return self.order in ("natural", "imagenet")
-
-
-def named(labels: Collection[str], order: str, source: str) -> tuple[Classes, dict[str, int]]:
-    """The classes that labels mean, and the index of each: its own, if all are whole numbers; else as `arrange` has it.
-
-    Raises:
-        BadData: as `arrange`; or a number that is no class index, in what `source` calls it.
-    """
-    if order != "auto" or not all(label.isascii() and label.isdigit() for label in labels):
-        classes = arrange(labels, order)
-        return classes, classes.index
-    index = {label: int(label[:20]) for label in labels}
-    most = max(index.values())
-    if most >= LARGEST:
-        raise BadData(f"{source} has label {most}, which is no class index; give others.")
-    return Classes(tuple(map(str, range(most + 1))), "index", here=tuple(sorted(set(index.values())))), index
 
 
 def arrange(names: Collection[str], order: str = "auto") -> Classes:
@@ -101,6 +85,22 @@ def arrange(names: Collection[str], order: str = "auto") -> Classes:
             "--class-order lexical"
         )
     return Classes(counted, "natural", doubt=doubt)
+
+
+def named(labels: Collection[str], order: str, where: str) -> tuple[Classes, dict[str, int]]:
+    """The classes that labels mean, and the index of each: its own, if all are whole numbers and no order is given.
+
+    Raises:
+        BadData: as `arrange`, or a number that is no class index; `where` says what they are in.
+    """
+    if order == "auto" and all(label.isascii() and label.isdigit() for label in labels):
+        index = {label: int(label[:20]) for label in labels}
+        most = max(index.values())
+        if most >= LARGEST:
+            raise BadData(f"{where} has label {most}, which is no class index; give others.")
+        return Classes(tuple(map(str, range(most + 1))), "index", here=tuple(sorted(set(index.values())))), index
+    classes = arrange(labels, order)
+    return classes, classes.index
 
 
 @cache

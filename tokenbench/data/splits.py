@@ -30,7 +30,7 @@ def top(path: str | Path) -> Path:
     if not given.is_dir():
         raise BadData(
             f"Data folder '{path}' {'is a file' if given.exists() else 'does not exist'}; "
-            "give a folder that has one folder of images for each class."
+            "give a folder that has one folder of images for each class, Parquet or tar files, or hfds/NAME."
         )
     given = next((given / below for below in CLS_LOC if (given / below).is_dir()), given)
     only = listing.folders(given)

@@ -19,6 +19,8 @@ Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
 Weighing = NDArray[np.floating | np.uint8]
 
+READ = ("class token", "mean of the others")  # what features of a block may be of
+
 
 @dataclass(frozen=True, eq=False)
 class TokenMaps:
@@ -40,6 +42,7 @@ class TokenMaps:
     counts: tuple[int, ...]  # a block: tokens, prefix included; where images differ, of the one that has most
     each: Ints | None = None  # (blocks, B) tokens of each image, prefix included; None where all have `counts`
     frames: int = 1  # of a clip, each an image here, one after the other
+    features: tuple[dict[str, Floats], ...] = ()  # a block: (B, C) by what of, of `READ`; not kept in files
 
     @property
     def depth(self) -> int:
@@ -110,6 +113,19 @@ def agreement(a: TokenMaps, b: TokenMaps, block: int = -1) -> tuple[Floats, Floa
     kept = np.array([iou(x, y) for x, y in zip(a.kept(block), b.kept(block), strict=True)])
     shared = np.array([nmi(x, y) for x, y in zip(a.clusters(block), b.clusters(block), strict=True)])
     return kept, shared
+
+
+def agreements(a: TokenMaps, b: TokenMaps) -> Floats:
+    """`agreement` after every block, (blocks, 2, B); computed where either map changed."""
+    found: list[tuple[Floats, Floats]] = []
+    for block in range(a.depth):
+        same = block and all(_unchanged(m, block) for m in (a, b))
+        found.append(found[-1] if same else agreement(a, b, block))
+    return np.array(found)
+
+
+def _unchanged(m: TokenMaps, block: int) -> bool:
+    return m.weights[block] is m.weights[block - 1] and bool((m.fused[block] == m.fused[block - 1]).all())
 
 
 def iou(a: Bools, b: Bools) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 
 from tokenbench.backbones import Backbone
 from tokenbench.backbones.frames import JointViT
+from tokenbench.core.tokens import Tokens
 from tokenbench.data import pictures
 from tokenbench.data.viewing import Views
 from tokenbench.errors import BadSetting, DataError, Unsupported
 from tokenbench.maps import overtime
-from tokenbench.maps.arrays import TokenMaps
+from tokenbench.maps.arrays import READ, TokenMaps
 from tokenbench.methods import get
 from tokenbench.methods.base import Method, make
 from tokenbench.weights import sources
@@ -74,7 +76,33 @@ def trace(
     return follow(setting, adapted, batch, names, note, seed, own)
 
 
+@dataclass(frozen=True)
+class Ready:
+    """Settings that can run on a backbone, each with its file of weights, and the images that they are followed on."""
+
+    settings: Sequence[tuple[Method, Path | None]]
+    backbone: Backbone
+    names: Sequence[str]
+    batch: Tensor
+    note: str
+    seed: int
+
+    def maps(self, at_once: int | None = None) -> Iterator[list[TokenMaps]]:
+        """The maps of every setting, on so many images at a time, or on all."""
+        parts = self.batch.split(at_once or len(self.batch))
+        for i, batch in zip(range(0, len(self.batch), len(parts[0])), parts, strict=True):
+            names = tuple(self.names[i : i + len(batch)])
+            yield [follow(m, self.backbone, batch, names, self.note, self.seed, own) for m, own in self.settings]
+
+
 def trace_all(
+    methods: Sequence[Method], backbone: str, images: Sequence[str | Path] = (), **options: Any
+) -> list[TokenMaps]:
+    """The maps of several settings on the same images and backbone; all is given and raised as for `ready`."""
+    return next(ready(methods, backbone, images, **options).maps())
+
+
+def ready(
     methods: Sequence[Method],
     backbone: str,
     images: Sequence[str | Path] = (),
@@ -90,8 +118,8 @@ def trace_all(
     on: Callable[[Backbone], Backbone] | None = None,
     views: Views | None = None,
     say: Callable[[str], None] = lambda text: None,
-) -> list[TokenMaps]:
-    """The maps of several settings on the same images and backbone.
+) -> Ready:
+    """All that the maps of several settings on the same images and backbone are made of.
 
     Args:
         methods: the settings; one that cannot run on this backbone is left out, and `say` is told why.
@@ -126,7 +154,7 @@ def trace_all(
         if reason:
             say(f"{method.label} is left out on {backbone}: {reason}.")
         else:
-            settings.append(method)
+            settings.append((method, given.trained(method, backbone)))
     if not settings:
         raise Unsupported(f"None of the methods given can run on {backbone}; see `tokenbench list --backbones`.")
     if views is None:
@@ -134,10 +162,7 @@ def trace_all(
         batch = pictures.inputs(opened, adapted.config)
     else:
         names, batch = overtime.opened(images, adapted, views, limit, say)
-    return [
-        follow(method, adapted, batch, names, _note(found), seed, given.trained(method, backbone))
-        for method in settings
-    ]
+    return Ready(settings, adapted, names, batch, _note(found), seed)
 
 
 def prepare(
@@ -214,7 +239,21 @@ def follow(
         frames=steps,
         counts=tuple(each.max(1).tolist()),
         each=each if np.ptp(each, axis=1).any() else None,
+        features=() if backbone.clips else tuple(_features(tokens, model.backbone) for tokens in blocks),
     )
+
+
+def _features(parts: Sequence[Tokens], backbone: Backbone) -> dict[str, np.ndarray]:
+    """Of all images after a block, (B, C) each: the class token, where there is one, and the mean of the others."""
+    read: list[list[Tensor]] = []
+    for tokens in parts:
+        live = tokens.live.unsqueeze(-1)
+        mean = tokens.patches.where(live, 0).sum(1) / live.sum(1).clamp(min=1)
+        read.append([tokens.x[:, 0], mean] if tokens.prefix and backbone.has_class_token else [mean])
+    return {
+        name: torch.cat(each).float().cpu().numpy()
+        for name, each in zip(READ[-len(read[0]) :], zip(*read, strict=True), strict=True)
+    }
 
 
 def _note(found: Weights) -> str:

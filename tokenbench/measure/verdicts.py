@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from statistics import NormalDist
 
 from tokenbench.errors import UsageError
@@ -286,6 +286,7 @@ def _tail(room: float, half: Ends) -> float:
     return NormalDist().cdf(-room / below)
 
 
+@cache
 def _normal(level: float) -> float:
     """How many standard deviations hold that share of a normal distribution."""
     if not 0 < level < 1:

@@ -43,7 +43,8 @@ def headline(choice: Choice) -> str:
     if choice.reference is None and (best is None or best.drop is None):
         return "Nothing to compare with: there is no dense row here; run dense too"
     if best is None:
-        return f"{_too_few(choice, unsure[0])} to say whether {name(choice, unsure[0].row)} {_does(choice, unsure[0])}"
+        few = too_few(choice, unsure[0])
+        return f"{_begun(few)} to say whether {name(choice, unsure[0].row)} {_does(choice, unsure[0])}"
     if choice.wanted.by is None:
         return _most_accurate(choice, best)
     if not best.reference and best.saving is not None and best.saving.sure:
@@ -53,7 +54,7 @@ def headline(choice: Choice) -> str:
     saver = next((offer for offer in unsure if offer.likely and offer.saving is not None and offer.saving.sure), None)
     if saver is not None and saver.saving is not None:
         gain = change(choice.wanted.by, saver.saving)
-        few = _too_few(choice, saver).lower()
+        few = too_few(choice, saver)
         return f"{stay} for now: {few} to say whether {name(choice, saver.row)} ({gain}) {_does(choice, saver)}"
     bound = "" if choice.wanted.drop is None else f" and loses at most {points(choice, choice.wanted.drop)}"
     return f"{stay}: nothing else here surely gains {axis}{bound}"
@@ -63,11 +64,11 @@ def lead(choice: Choice) -> Text:
     """What follows the headline: the numbers behind it, what would gain more, and how many images would tell."""
     best, found = choice.best, list[Any]()
     if best is not None and not best.reference:
-        found += ["In full: ", [name(choice, best.row)], f", {_numbers(choice, best)}. "]
+        found += ["In full: ", [name(choice, best.row)], f", {numbers(choice, best)}. "]
     others = [o for o in choice.offers if o.keeps and o is not best and not o.reference]
     others = [o for o in others if choice.wanted.by is None or (o.saving is not None and o.saving.sure)]
     if others:
-        found += ["Next: ", [name(choice, others[0].row)], f", {_numbers(choice, others[0])}. "]
+        found += ["Next: ", [name(choice, others[0].row)], f", {numbers(choice, others[0])}. "]
     found += _would(choice)
     over = sum(not offer.reference for offer in choice.refused)
     if over:
@@ -107,16 +108,16 @@ def verdict(choice: Choice, offer: Offer) -> str:
         return "the reference"
     if offer.keeps:
         return f"{100 * LEVEL:.0f} %" if offer.bound is not None or offer.row.runs else "yes"
-    return f"{_too_few(choice, offer).lower()} to say"
+    return f"{too_few(choice, offer)} to say"
 
 
 def name(choice: Choice, row: Row) -> str:
     """A setting as it is told from the others of a choice."""
-    rows = choice.rows
-    several = any(not same_model(row, other) for other in rows)
-    twice = sum(other.label == row.label and same_model(row, other) for other in rows) > 1
-    weights = "" if row.trained is None else f" (trained{f', {row.trained.hash}' if twice else ''})"
-    return f"{row.label}{weights}{f' on {row.backbone}' if several else ''}"
+    weights = ""
+    if row.trained is not None:
+        twice = sum(other.label == row.label and same_model(row, other) for other in choice.rows) > 1
+        weights = f" (trained{f', {row.trained.hash}' if twice else ''})"
+    return f"{row.label}{weights}{f' on {row.backbone}' if choice.several else ''}"
 
 
 def change(axis: Axis, saving: Saving) -> str:
@@ -159,46 +160,71 @@ def _metrics(choice: Choice) -> tuple[Metric, ...]:
     return metrics_of(first.task, list(first.metrics))
 
 
+def _begun(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
+
+
 def _within(choice: Choice) -> str:
     told = limits(choice.wanted)
-    return f"{told[0].upper()}{told[1:]}, use" if told else "Use"
+    return f"{_begun(told)}, use" if told else "Use"
 
 
 def _sure(offer: Offer) -> str:
     return f"{100 * LEVEL:.0f} % sure on {offer.row.images or 0:,} images"
 
 
+def too_few(choice: Choice, offer: Offer) -> str:
+    """What there is too little of to say whether a setting keeps to everything: all that there is."""
+    found = ["too few timed rounds"] if offer.doubts else []
+    if _is_unbounded(choice, offer) and offer.drop is None:
+        found.append("too little measured")
+    elif _is_unbounded(choice, offer):
+        found.append(f"too few images ({offer.row.images:,})" if offer.row.images else "too few images")
+    return " and ".join(found)
+
+
 def _does(choice: Choice, offer: Offer) -> str:
-    """What it is asked of a setting and cannot be said, as a verb."""
-    if offer.doubts:
-        return f"keeps {limits(choice.wanted)}"
-    return f"loses at most {points(choice, choice.wanted.drop or 0.0)}"
+    """What it is asked of a setting and cannot be said, as verbs."""
+    doubted = [limit_words(limit) for limit in choice.wanted.limits if limit.axis in offer.doubts]
+    found = [f"keeps {' and '.join(doubted)}"] if doubted else []
+    if _is_unbounded(choice, offer):
+        found.append(f"loses at most {points(choice, choice.wanted.drop or 0.0)}")
+    return " and ".join(found)
 
 
-def _too_few(choice: Choice, offer: Offer) -> str:
-    if offer.doubts:
-        return "Too few timed rounds"
-    if offer.drop is None:
-        return "Too little measured"
-    return f"Too few images ({offer.row.images:,})" if offer.row.images else "Too few images"
+def _is_unbounded(choice: Choice, offer: Offer) -> bool:
+    """Whether it cannot be said that a setting loses little enough."""
+    asked = choice.wanted.drop is not None and not offer.reference
+    return asked and (offer.bound is None or offer.bound.holds is None)
 
 
 def _nothing(choice: Choice) -> str:
-    """Nothing keeps to what is asked."""
-    first, wanted = choice.refused[0], choice.wanted
+    """Nothing keeps to what is asked, and how far the nearest is from it."""
+    wanted = choice.wanted
+    loses = None if wanted.drop is None else f"surely loses at most {points(choice, wanted.drop)}"
     if not wanted.limits:
-        return f"Nothing here surely loses at most {points(choice, wanted.drop or 0.0)}"
-    limit = wanted.limits[0]
-    value = limit.axis.of(first.row)
-    if value is None:
-        return f"Nothing to choose from: {limit.axis.short} was not measured here"
-    also = "" if wanted.drop is None or limit.keeps(first.row) is False else " and loses little enough"
-    near = f"the nearest is {name(choice, first.row)} with {value:.{limit.axis.digits}f}"
-    return f"Nothing here keeps {limits(wanted)}{also}: {near}"
+        return f"Nothing here {loses}"
+    unknown = [limit for limit in wanted.limits if all(limit.axis.of(offer.row) is None for offer in choice.refused)]
+    if unknown:
+        return f"Nothing to choose from: {unknown[0].axis.short} was not measured here"
+    near = choice.refused[0]
+    found = [
+        f"{value:.{limit.axis.digits}f} {limit.axis.unit}"
+        for i, limit in enumerate(wanted.limits)
+        if (value := limit.axis.of(near.row)) is not None and (i == 0 or limit.keeps(near.row) is False)
+    ]
+    if not near.likely and near.drop is not None:
+        found.append(f"{points(choice, -round(near.drop.value, _metrics(choice)[0].digits))} lost")
+    also = f" and {loses}" if loses else ""
+    return f"Nothing here keeps {limits(wanted)}{also}: the nearest is {name(choice, near.row)} with {_and(found)}"
+
+
+def _and(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
 
 
 def _most_accurate(choice: Choice, best: Offer) -> str:
-    score = cells.cells(best.row, choice.reference, None)["score"].split(" [")[0]
+    score = cells.score(best.row, _metrics(choice)[0]).split(" [")[0]
     metric, drop = _metrics(choice)[0], best.drop
     told = f"{_within(choice)} {name(choice, best.row)}, the most accurate: {score} {metric.unit or metric.short}"
     if best.reference or drop is None or choice.reference is None:
@@ -209,15 +235,15 @@ def _most_accurate(choice: Choice, best: Offer) -> str:
     return f"{told}, {lost(choice, best)} against {beside}, {_sure(best)}"
 
 
-def _numbers(choice: Choice, offer: Offer) -> str:
-    texts = cells.cells(offer.row, choice.reference, None)
+def numbers(choice: Choice, offer: Offer) -> str:
+    """What a setting loses and saves, with intervals."""
     drop, metric = offer.drop, _metrics(choice)[0]
     form = f"{{:+.{metric.digits}f}}"
     parts = [f"{cells.interval(drop.value, drop.low, drop.high, form)} {metric.points}" if drop else ""]
     if offer.saving is not None:
         parts.append(_saved(choice, offer))
     if offer.row.latency_p50 is not None and choice.wanted.by is not AXES[1]:
-        parts.append(f"{texts['latency']} ms a batch")
+        parts.append(f"{cells.latency(offer.row)} ms a batch")
     if cells.is_unequal(offer.row, choice.reference):
         parts.append("trained with another budget than dense")
     return ", ".join(filter(None, parts))
@@ -243,7 +269,7 @@ def _would(choice: Choice) -> Text:
         if by is not None and (offer.saving is None or not offer.saving.sure or offer.saving.share <= least):
             continue
         more = offer.bound.more if offer.bound else None
-        found: Text = [[name(choice, offer.row)], f" cannot be judged yet ({_numbers(choice, offer)})"]
+        found: Text = [[name(choice, offer.row)], f" cannot be judged yet ({numbers(choice, offer)})"]
         if not offer.doubts and more is not None and offer.row.images:
             found[-1] += f"; about {_round(more * offer.row.images):,} images would tell"
         return [*found, ". "]

@@ -80,18 +80,13 @@ def cells(row: Row, dense: Row | None, verdict: Verdict | None) -> dict[str, str
         verdict: what may be said of the difference between them.
     """
     main, *others = metrics_of(row.task, list(row.metrics))
-
-    def score(name: str, form: str) -> str:
-        value, low, high = (row.metrics.get(f"{name}{end}") for end in ("", "_low", "_high"))
-        return interval(value, low, high, form)
-
     saved = 100 * (row.gmacs / dense.gmacs - 1) if dense and row.gmacs and dense.gmacs and row is not dense else None
     share = None if row.reduction_share is None else 100 * row.reduction_share
     return {
-        "score": score(main.name, f"{{:.{main.digits}f}}"),
-        "diff": score("diff_dense", f"{{:+.{main.digits}f}}"),
+        "score": score(row, main),
+        "diff": _metric(row, "diff_dense", f"{{:+.{main.digits}f}}"),
         "verdict": verdict.words if verdict else MISSING,
-        **{metric.name: score(metric.name, f"{{:.{metric.digits}f}}") for metric in others},
+        **{metric.name: score(row, metric) for metric in others},
         "budget": row.budget.words + UNEQUAL * is_unequal(row, dense) if row.budget else MISSING,
         "gmacs": number(row.gmacs, "{:.3f}"),
         "change": number(saved, "{:+.0f} %"),
@@ -99,13 +94,28 @@ def cells(row: Row, dense: Row | None, verdict: Verdict | None) -> dict[str, str
         "speed": rate(row.images_per_s) + ELSEWHERE * is_elsewhere(row, dense),
         "speedup": interval(row.speedup, row.speedup_low, row.speedup_high, "{:.2f}"),
         "spread": MISSING if row.spread is None else ", ".join([f"{100 * row.spread:.0f} %", *_doubts(row)]),
-        "latency": interval(row.latency_p50, row.latency_p10, row.latency_p90, "{:.1f}"),
+        "latency": latency(row),
         "share": number(share, "{:.0f} %"),
         "peak": number(row.peak_memory_mb, "{:.0f}"),
         "joules": number(row.joules, "{:.3g}"),
         "last": number(row.tokens_mean[-1] if row.tokens_mean else None, "{:.0f}"),
         **_parts(row, dense),
     }
+
+
+def score(row: Row, metric: Metric) -> str:
+    """A metric with its interval."""
+    return _metric(row, metric.name, f"{{:.{metric.digits}f}}")
+
+
+def latency(row: Row) -> str:
+    """Milliseconds of a batch, the 10th and 90th percentile in brackets."""
+    return interval(row.latency_p50, row.latency_p10, row.latency_p90, "{:.1f}")
+
+
+def _metric(row: Row, name: str, form: str) -> str:
+    value, low, high = (row.metrics.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    return interval(value, low, high, form)
 
 
 def _parts(row: Row, dense: Row | None) -> dict[str, str]:

@@ -25,16 +25,30 @@ class Written:
 
 
 def write(
-    rows: Sequence[Row], folder: Path, maps: str = "", margin: float = MARGIN, file: pairs.Of | None = None
+    rows: Sequence[Row],
+    folder: Path,
+    maps: str = "",
+    margin: float = MARGIN,
+    file: pairs.Of | None = None,
+    made: Sequence[tables.Table] | None = None,
 ) -> Written:
     """Write `index.html`, `tables` and `figures` to a folder, all of them or none; the rest is as in `html.page`.
+
+    Args:
+        rows: as there.
+        folder: what is not of a report in there stays.
+        maps: as there.
+        margin: as there.
+        file: as there.
+        made: the tables of the rows, if somebody made them already.
 
     Raises:
         ResultsError: the folder cannot be written.
         UsageError: there are no rows.
     """
+    made = tables.tables(rows, margin) if made is None else made
     with atomic.filling(folder, ResultsError) as stage:
-        made = tables.write(rows, stage, margin)
+        texts = tables.written(made, rows, stage)
         drawn = figures.write(rows, stage)
         html.write(rows, stage, maps, margin, file)
     left_out = []
@@ -49,4 +63,4 @@ def write(
     def placed(files: Sequence[Path]) -> list[Path]:
         return [folder / file.relative_to(stage) for file in files]
 
-    return Written(folder / html.NAME, placed(made), placed(drawn.files), left_out)
+    return Written(folder / html.NAME, placed(texts), placed(drawn.files), left_out)

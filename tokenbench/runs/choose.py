@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from tokenbench.errors import UsageError
 from tokenbench.measure import verdicts
@@ -29,7 +30,10 @@ class Limit:
 
     def keeps(self, row: Row) -> bool | None:
         """Whether a row keeps to it; None where the interval of what was timed holds the limit."""
-        ends = self.axis.ends(row)
+        return self.holds(self.axis.ends(row))
+
+    def holds(self, ends: Ends | None) -> bool | None:
+        """Whether that is so of an interval; None of the axis's values is no keeping to it."""
         if ends is None:
             return False
         best, worst = sorted(map(self.axis.cost, ends))
@@ -94,6 +98,7 @@ class Choice:
     reference: Row | None  # the best dense model
     offers: tuple[Offer, ...]  # that keep to all, then those of which it cannot be said; each part the best first
     refused: tuple[Offer, ...]  # the others that were measured, the nearest to the first limit first
+    several: bool = False  # of several backbones, or weights of them
 
     @property
     def best(self) -> Offer | None:
@@ -120,10 +125,22 @@ class Field:
         self.reference = max(dense, key=lambda row: sign(row) * (score(row) or 0.0), default=None)
         self._rows = [(row, _against(row, self.reference)) for row in scored]
         self._values = [sign(row) * (score(row) or 0.0) for row in scored]
+        self._several = any(not same_model(row, scored[0]) for row in scored[1:])
+
+        @cache  # the same for whatever is asked, which may be hundreds of things
+        def ends(axis: Axis) -> list[Ends | None]:
+            return [axis.ends(row) for row in scored]
+
+        @cache
+        def savings(axis: Axis) -> list[Saving | None]:
+            return [_saving(row, self.reference, axis) for row in scored]
+
+        self._ends, self._savings = ends, savings
 
     def choice(self, wanted: Wanted) -> Choice:
         """Those that keep to what is asked, ranked, and the others."""
-        kept = [[limit.keeps(row) for limit in wanted.limits] for row, _ in self._rows]
+        columns = [[limit.holds(ends) for ends in self._ends(limit.axis)] for limit in wanted.limits]
+        kept = [[column[i] for column in columns] for i in range(len(self._rows))]
         standing = [
             i
             for i, (row, drop) in enumerate(self._rows)
@@ -136,14 +153,14 @@ class Field:
         good = sorted((offer for offer in offers if offer.keeps is not False), key=lambda offer: _rank(offer, wanted))
         first = wanted.limits[0].axis if wanted.limits else None
         refused = sorted((offer for offer in offers if offer.keeps is False), key=lambda offer: _cost(offer.row, first))
-        return Choice(wanted, self.reference, tuple(good), tuple(refused))
+        return Choice(wanted, self.reference, tuple(good), tuple(refused), self._several)
 
     def _offer(self, index: int, wanted: Wanted, kept: Sequence[bool | None], bound: Bound | None) -> Offer:
         row, drop = self._rows[index]
         doubts = tuple(limit.axis for limit, keeps in zip(wanted.limits, kept, strict=True) if keeps is None)
         loses = True if row is self.reference or wanted.drop is None else bound.holds if bound else None
         keeps = False if False in (*kept, loses) else None if doubts or loses is None else True
-        saving = _saving(row, self.reference, wanted.by or AXES[1])
+        saving = self._savings(wanted.by or AXES[1])[index]
         likely = drop is None or wanted.drop is None or drop.value >= -wanted.drop
         return Offer(row, self._values[index], drop, bound, saving, keeps, doubts, row is self.reference, likely)
 

@@ -48,18 +48,17 @@ class Jobs:
         for group, candidate in self._every:
             self._take_up(group, candidate)
 
-    def tell_done(self) -> None:
-        """Say how many are done already."""
+    def tell_done(self, how_many: bool = True) -> None:
+        """Say how many are done already, if that is worth saying, and under which other conditions some are."""
         self._look()
         for group in self._groups:
             mine = [candidate for of, candidate in self._all if of is group]
             left = sum(len(self._left(group, candidate)) for candidate in mine)
             total = len(group.batches) * len(mine)
             if left < total:
-                done = total - left
-                self._watch.say(
-                    f"{group.backbone.name}: {done} of {total} jobs are done already; --force runs them again."
-                )
+                done = f"{total - left} of {total} jobs are done already"
+                if how_many:
+                    self._watch.say(f"{group.backbone.name}: {done}; --force runs them again.")
                 jobs = [(c, job) for c in mine for job in self.ids(c, group.batches)]
                 for note in otherwise(group, [self._rows[job] for c, job in jobs if self._done(c, job)]):
                     self._watch.say(note)

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from tokenbench.core.extras import needed
 from tokenbench.errors import UsageError, first_line
 from tokenbench.measure.energy import Meter
 from tokenbench.runs.plan import Plan
-from tokenbench.shipping.extras import needed
 
 
 def check(plan: Plan) -> None:

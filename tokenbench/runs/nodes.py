@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tokenbench.data import packs
 from tokenbench.errors import UsageError, first_sentence
 from tokenbench.runs import environment
-from tokenbench.runs.plan import Plan
-from tokenbench.weights.sources import WORDS
 
 SAME = ("tokenbench", "torch", "timm")  # versions that decide numbers
 SECONDS = 120.0  # that a node may take to say what it has
@@ -20,12 +19,23 @@ def alive(ray: Any) -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
-def check(ray: Any, plan: Plan, plugins: Sequence[Path]) -> None:
-    """Raise `UsageError` that names the first node with other versions, or without a file that the plan needs."""
+def data(path: Path | None) -> list[Path]:
+    """What of `--data-dir` each node needs."""
+    needed = None if path is None else packs.needed(path)
+    return [] if needed is None else [needed]
+
+
+def check(ray: Any, files: Sequence[Path], shared: Path | None = None) -> None:
+    """Raise `UsageError` that names the first node with other versions, or without a file or folder that jobs need.
+
+    Args:
+        ray: a cluster.
+        files: at the same paths on all nodes.
+        shared: one that this machine has just made in a folder that all nodes have to share.
+    """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    weights = [] if plan.weights in WORDS else [Path(part.strip()) for part in plan.weights.split(",")]
-    files = [path for path in (plan.data_dir, *weights, *plugins) if path is not None]
+    files = [*files, *([] if shared is None else [shared])]
     here = {name: environment.version(name) for name in SAME}
     asked = {}
     for node in alive(ray):
@@ -45,6 +55,10 @@ def check(ray: Any, plan: Plan, plugins: Sequence[Path]) -> None:
         if other:
             raise UsageError(
                 f"Node {name} has {other} {versions[other]} and this machine {here[other]}; install the same on both."
+            )
+        if shared is not None and absent == [str(shared)]:
+            raise UsageError(
+                f"Node {name} does not see what is in {shared.parent}; give an --output that all nodes share."
             )
         if absent:
             raise UsageError(f"Node {name} has no {absent[0]}; put it at the same path on all nodes.")

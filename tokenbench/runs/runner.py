@@ -32,8 +32,14 @@ from tokenbench.runs.watch import Watch
 __all__ = ["Plan", "Watch", "run"]
 
 
-def run(plan: Plan, results: Results, watch: Watch) -> list[Row]:
+def run(plan: Plan, results: Results, watch: Watch, again: bool = True) -> list[Row]:
     """As `_run`; of the processes that `torchrun` started, the first leads and the others score with it.
+
+    Args:
+        plan: what to run.
+        results: where rows are written, and found again.
+        watch: who is told.
+        again: whether it is worth saying how much of it was done before.
 
     Returns:
         The rows; none where another process leads.
@@ -42,15 +48,15 @@ def run(plan: Plan, results: Results, watch: Watch) -> list[Row]:
     metering.check(plan)
     with processes.joined(plan.device, waiting=True) as here:
         if here.count == 1:
-            return _run(plan, results, watch)
+            return _run(plan, results, watch, again)
         if here.leads:
             with spread.leading(here) as pool:
-                return _run(plan, results, watch, pool)
+                return _run(plan, results, watch, again, pool)
         spread.serve(prepare(plan, environment.describe(plan.device), lambda text: None), here)
         return []
 
 
-def _run(plan: Plan, results: Results, watch: Watch, pool: Pool | None = None) -> list[Row]:
+def _run(plan: Plan, results: Results, watch: Watch, again: bool, pool: Pool | None = None) -> list[Row]:
     """Measure what has no ok row yet, its dense model beside it, and return the rows of this plan, old and new.
 
     A failure becomes a row and the rest goes on. What was measured before an interruption is kept, as rows of status
@@ -70,7 +76,7 @@ def _run(plan: Plan, results: Results, watch: Watch, pool: Pool | None = None) -
     with Claims(results.path) as claims:
         jobs = Jobs(groups, results, claims, watch)
         jobs.know(known, size)
-        jobs.tell_done()
+        jobs.tell_done(again)
         while jobs.take():
             with jobs.kept_if_stopped():
                 _measure(groups, jobs, results, claims, watch, pool)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from tokenbench.core.extras import needed
 from tokenbench.errors import UsageError
 from tokenbench.model import Model
 from tokenbench.runs.candidates import Candidate, Group, failing
 from tokenbench.runs.plan import Plan
 from tokenbench.runs.watch import Watch
 from tokenbench.shipping import exporting, formats, quantising, runtimes
-from tokenbench.shipping.extras import needed
 
 CALIBRATED = 64  # images that ranges of activations are found on
 AT_ONCE = 16

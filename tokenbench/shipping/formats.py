@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tokenbench.core.extras import needed
 from tokenbench.errors import Unsupported, first_line, first_sentence
 from tokenbench.shipping import runtimes, translations
-from tokenbench.shipping.extras import needed
 from tokenbench.shipping.header import KEY, Format, Header, read
 
 LARGE = 1_900_000_000  # bytes of weights beyond which ONNX keeps them in a file of their own, for one holds 2 GiB

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tokenbench.shipping.extras import needed
+from tokenbench.core.extras import needed
 from tokenbench.shipping.header import KEY, Header
 
 QUANTISED: Mapping[str, tuple[str, ...]] = {  # where nearly all of the arithmetic is, by runtime

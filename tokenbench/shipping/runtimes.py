@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tokenbench.core.extras import needed
 from tokenbench.errors import UsageError, WeightsError, first_line
-from tokenbench.shipping.extras import needed
 from tokenbench.shipping.header import KEY, Header, read
 
 RUNTIMES = {"onnxruntime": "onnx", "openvino": "openvino"}  # and the extra that each comes with
@@ -71,7 +71,9 @@ def header_of(path: Path) -> Header:
     try:
         told = onnx.load(str(path), load_external_data=False).metadata_props
     except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error.strerror}).") from None
+        raise WeightsError(
+            f"{path} cannot be read ({error.strerror}); give a file that `tokenbench export` wrote."
+        ) from None
     except Exception:  # protobuf's
         raise WeightsError(f"{path} is no ONNX file, or is cut or damaged; give one that is whole.") from None
     return read({one.key: one.value for one in told}.get(KEY), path)

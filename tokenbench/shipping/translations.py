@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tokenbench.shipping.extras import needed
+from tokenbench.core.extras import needed
 
 
 def table() -> Mapping[Any, Callable[..., Any]]:

@@ -29,9 +29,9 @@ class Classification(Task):
         Metric("agreement", "agreement with dense", unit="%", shown=False, of_two=True),
     )
     intervals: ClassVar[Mapping[str, str]] = {"top1": "Wilson", "diff_dense": "Tango"}
-    layout: ClassVar[str] = "one folder of images for each class, in `val` or at the top"
+    layout: ClassVar[str] = "a folder of images for each class, in `val` or at the top; or Parquet, hfds/NAME, wds/PATH"
     class_order: str = Field("auto", description="auto, natural (1, 2, 10), lexical (1, 10, 2), imagenet, or a file")
-    labels: str | None = Field(None, description="a file with the label of each image, where folders do not say it")
+    labels: str | None = Field(None, description="a file with the label of each image, or the column that has it")
     restrict_classes: bool = Field(False, description="guess only from the classes that the data has")
 
     def open(self, folder: Path | None, backbone: Backbone) -> Images | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,14 @@ def train_all(jobs: Sequence[Job], watch: Watch, together: int = 1) -> Iterator[
     """
     once = Once(watch)
     with joined(jobs[0].device) as processes:
-        for group in _groups(jobs, together):
+        for group in chain(*waves(jobs, together)):
             yield from zip(group, _together(group, once, processes, strict=processes.count > 1), strict=True)
 
 
-def _groups(jobs: Sequence[Job], together: int) -> list[list[Job]]:
-    """In the order given, but a job that the result of another teaches comes after all that have no such teacher."""
+def waves(jobs: Sequence[Job], together: int) -> tuple[list[list[Job]], list[list[Job]]]:
+    """Groups that share their batches, in the order given: first those that wait for no other job, then those that the
+    result of another teaches.
+    """
     results = {job.output / RESULT for job in jobs}
     made: dict[tuple[bool, str], list[list[Job]]] = {}
     for job in jobs:
@@ -63,7 +66,10 @@ def _groups(jobs: Sequence[Job], together: int) -> list[list[Job]]:
         if len(alike[-1]) == together:
             alike.append([])
         alike[-1].append(job)
-    return [group for waits in (False, True) for key, found in made.items() if key[0] is waits for group in found]
+    first, then = (
+        [group for key, found in made.items() if key[0] is waits for group in found] for waits in (False, True)
+    )
+    return first, then
 
 
 def _together(jobs: Sequence[Job], watch: Watch, processes: Processes, strict: bool) -> list[Trained | TokenbenchError]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ from tokenbench.maps.arrays import TokenMaps, agreement
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from tokenbench.maps.similarity import Alike
 
 
 def numbers(maps: Sequence[TokenMaps]) -> pd.DataFrame:
@@ -60,10 +62,24 @@ def summary(maps: Sequence[TokenMaps]) -> pd.DataFrame:
 
 def between(maps: Sequence[TokenMaps]) -> pd.DataFrame:
     """Agreement of each pair of two or more settings, mean over the images, as "IoU / NMI", formatted for reading."""
+    means = pairs(maps).groupby(["method", "other"])[["kept_iou", "cluster_nmi"]].mean()
+    return _crossed(
+        {pair: (kept, shared) for pair, kept, shared in means.itertuples(name=None)}, [m.label for m in maps]
+    )
+
+
+def cka(alike: Sequence[Alike]) -> pd.DataFrame:
+    """CKA of each pair after the last block, as "class token / mean of the others", formatted for reading."""
+    last = max(found.block for found in alike)
+    at = {(a.setting, a.other): (a.cka_class, a.cka_others) for a in alike if a.block == last}
+    return _crossed(at, list(dict.fromkeys(label for pair in at for label in pair)))
+
+
+def _crossed(
+    values: Mapping[tuple[str, str], tuple[float | None, float | None]], labels: Sequence[str]
+) -> pd.DataFrame:
+    """Two values of each pair, in the rows above its diagonal."""
     import pandas as pd
 
-    means = pairs(maps).groupby(["method", "other"])[["kept_iou", "cluster_nmi"]].mean()
-    labels = [m.label for m in maps]
-    cells = {pair: f"{kept:.2f} / {shared:.2f}" for pair, kept, shared in means.itertuples(name=None)}
-    lines = [{"": a} | {b: cells.get((a, b), "") for b in labels[1:]} for a in labels[:-1]]
-    return pd.DataFrame(lines)
+    cells = {p: " / ".join("–" if v is None else f"{v:.2f}" for v in both) for p, both in values.items()}
+    return pd.DataFrame([{"": a} | {b: cells.get((a, b), "") for b in labels[1:]} for a in labels[:-1]])

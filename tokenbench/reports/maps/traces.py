@@ -10,36 +10,40 @@ import numpy as np
 
 from tokenbench.core import atomic
 from tokenbench.errors import ResultsError
+from tokenbench.maps import similarity
 from tokenbench.maps.arrays import TokenMaps
 from tokenbench.maps.files import arrays
-from tokenbench.reports.maps import overlays, viewer
+from tokenbench.reports.maps import alike, overlays, viewer
 from tokenbench.reports.maps.numbers import numbers, pairs
 
 PAGE = 8  # images on one page of `images.png`
 
 
-def write(maps: Sequence[TokenMaps], output: str | Path, kind: str = "png") -> list[Path]:
+def write(
+    maps: Sequence[TokenMaps], output: str | Path, kind: str = "png", compared: Sequence[similarity.Alike] = ()
+) -> list[Path]:
     """Write everything about some settings on the same images, all of it or nothing; gives the paths.
 
     Of clips each frame is an image, and `CLIP-NUMBER-frames.png` has them as strips.
     For all images: `maps.html`, to play with; `images.png`, methods side by side, eight images a page; `maps.csv` and
     `agreement.csv`. For each image NAME: `NAME-blocks.png`, methods by blocks; `NAME-METHOD-clusters.png` for soft
-    methods; `NAME.npz` (see `maps.files.arrays`).
+    methods; `NAME.npz` (see `maps.files.arrays`). Where settings were compared on more images, `similarity.csv`.
 
     Args:
         maps: of the same images, at least one.
         output: the folder; it is made.
         kind: png, svg or pdf, for the figures.
+        compared: how alike the settings are, as `maps.similarity` measures it.
 
     Raises:
         ResultsError: the folder cannot be written.
     """
     with atomic.filling(Path(output), ResultsError) as folder:
-        files = list(_write(maps, folder, kind))
+        files = list(_write(maps, folder, kind, compared))
     return [Path(output) / file.name for file in files]
 
 
-def _write(maps: Sequence[TokenMaps], folder: Path, kind: str) -> Iterator[Path]:
+def _write(maps: Sequence[TokenMaps], folder: Path, kind: str, compared: Sequence[similarity.Alike]) -> Iterator[Path]:
     count = len(maps[0].names)
     for page, first in enumerate(range(0, count, PAGE), 1):
         name = f"images-{page}" if count > PAGE else "images"
@@ -60,7 +64,10 @@ def _write(maps: Sequence[TokenMaps], folder: Path, kind: str) -> Iterator[Path]
     if len(maps) > 1:
         pairs(maps).to_csv(folder / "agreement.csv", index=False)
         yield folder / "agreement.csv"
-    (folder / "maps.html").write_text(viewer.page(maps), encoding="utf-8")
+    if compared:
+        similarity.write(compared, folder / similarity.NAME)
+        yield folder / similarity.NAME
+    (folder / "maps.html").write_text(viewer.page(maps, alike.fragment(compared)), encoding="utf-8")
     yield folder / "maps.html"
 
 

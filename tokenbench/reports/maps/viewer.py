@@ -18,12 +18,13 @@ from typing import Any
 import matplotlib
 import numpy as np
 from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
 from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 from PIL import Image
 
 from tokenbench.errors import UsageError
-from tokenbench.maps.arrays import Ints, TokenMaps, agreement, entropy
+from tokenbench.maps.arrays import Ints, TokenMaps, agreements, entropy
 from tokenbench.reports import style
 from tokenbench.reports.maps import overlays
 
@@ -32,13 +33,15 @@ MOST = 60  # images in one page, about 40 kB each
 TINY = 64  # pixels of a long side up to which a picture is kept as PNG and its pixels are shown as squares
 
 
-def page(maps: Sequence[TokenMaps]) -> str:
+def page(maps: Sequence[TokenMaps], below: str = "") -> str:
     """A whole HTML file with the maps in it, which opens offline; its policy allows no request and no other script.
+
+    `below` is a part without scripts to stand under them, such as `alike.fragment` gives.
 
     Raises:
         UsageError: no maps, or maps that are not of the same images, grid and blocks.
     """
-    text = _render("maps_page.html", maps)
+    text = _render("maps_page.html", maps, below)
     script = text.partition("<script>")[2].partition("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return text.replace("SCRIPT-HASH", f"sha256-{digest}", 1)
@@ -68,7 +71,7 @@ def payload(maps: Sequence[TokenMaps], most: int = MOST) -> dict[str, Any]:
     clips, shown = count // frames, min(count // frames, max(1, most // frames))
     chosen = [i * clips // shown * frames + frame for i in range(shown) for frame in range(frames)]
     soft = [[m.soft(block) for block in range(m.depth)] for m in maps]
-    between = [np.round(_agreements(a, b), 3) for a, b in combinations(maps, 2)]  # a pair: (blocks, 2, images)
+    between = [np.round(agreements(a, b), 3) for a, b in combinations(maps, 2)]  # a pair: (blocks, 2, images)
     images = []
     for i in chosen:
         states, strip = _image(maps, soft, i)
@@ -116,19 +119,6 @@ def _start(maps: Sequence[TokenMaps]) -> list[int]:
     """The two settings to begin with: the first two that change anything."""
     busy = [i for i, m in enumerate(maps) if any(m is kept for kept in overlays.reducing(maps))]
     return (busy + [i for i in range(len(maps)) if i not in busy] + [0])[:2]
-
-
-def _agreements(a: TokenMaps, b: TokenMaps) -> NDArray[np.floating]:
-    """IoU of kept patches and NMI of clusters, (blocks, 2, images); computed where either map changed."""
-    found: list[Any] = []
-    for block in range(a.depth):
-        same = block and all(_unchanged(m, block) for m in (a, b))
-        found.append(found[-1] if same else agreement(a, b, block))
-    return np.array(found)
-
-
-def _unchanged(m: TokenMaps, block: int) -> bool:
-    return m.weights[block] is m.weights[block - 1] and bool((m.fused[block] == m.fused[block - 1]).all())
 
 
 def _image(maps: Sequence[TokenMaps], soft: Sequence[Sequence[bool]], image: int) -> tuple[list[Any], str]:
@@ -189,6 +179,6 @@ def _picture(picture: NDArray[np.uint8]) -> str:
     return f"data:image/{'png' if tiny else 'jpeg'};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _render(template: str, maps: Sequence[TokenMaps]) -> str:
+def _render(template: str, maps: Sequence[TokenMaps], below: str = "") -> str:
     environment = Environment(loader=PackageLoader("tokenbench.reports.maps"), autoescape=True, trim_blocks=True)
-    return environment.get_template(template).render(data=payload(maps))
+    return environment.get_template(template).render(data=payload(maps), below=Markup(below))

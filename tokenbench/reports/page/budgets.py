@@ -14,7 +14,7 @@ from tokenbench.runs.row import Row
 
 DROPS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0)
 STEPS = 40  # of a slider of costs, about
-FEWER, MANY = 10, 200  # of a group of more settings
+FEWER, MANY = 10, 200  # of a page of more rows
 LIMITED = ("gmacs", "latency_p50", "peak_memory_mb")  # images/s is latency turned round
 
 
@@ -31,7 +31,8 @@ def of(group: Group, margin: float, places: dict[int, int]) -> dict[str, Any]:
         return {"sliders": {}, "said": [_unscored(group)], "axis": answers.usual(rows).field}
     field, said = Field(rows), _Said(places)
     axes = [axis for axis in AXES if sum(axis.of(row) is not None for row in rows) > 1]
-    drops = sorted({*(DROPS if len(rows) <= MANY else DROPS[1::3]), margin})
+    many = len(places) > MANY
+    drops = sorted({*(DROPS[1::3] if many else DROPS), margin})
     sliders: dict[str, Any] = {}
     for axis in axes or AXES[:1]:
         choices = [field.choice(Wanted(drop, by=axis)) for drop in drops]
@@ -42,7 +43,7 @@ def of(group: Group, margin: float, places: dict[int, int]) -> dict[str, Any]:
             "at": [said.place(choice) for choice in choices],
         }
     for axis in axes:
-        values = _values(axis, rows)
+        values = _values(axis, rows, FEWER if many else STEPS)
         if axis.field in LIMITED and len(values) > 1 and field.reference is not None:
             choices = [field.choice(Wanted(None, (Limit(axis, value),))) for value in values]
             sliders[axis.field] = {
@@ -83,13 +84,13 @@ class _Said:
         return self._index[key]
 
 
-def _values(axis: Axis, rows: Sequence[Row]) -> list[float]:
-    """Round values from the least that a row needs to the most."""
+def _values(axis: Axis, rows: Sequence[Row], steps: int) -> list[float]:
+    """Round values from the least that a row needs to the most, about so many."""
     found = [value for row in rows if row.status == "ok" and (value := axis.of(row)) is not None]
     low, high = min(found, default=0.0), max(found, default=0.0)
     if not 0 < low < high:
         return []
-    rough = (high - low) / (STEPS if len(rows) <= MANY else FEWER)
+    rough = (high - low) / steps
     unit: float = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
     first, last = math.floor(low / step), math.ceil(high / step) + 1

@@ -272,12 +272,13 @@ def _budget() -> list[Mark]:
     upright, across = (data("budget").where(f"isValid(datum.{way})") for way in "xy")
     look: Encoding = {"color": ACCENT, "strokeDash": [5, 4], "strokeWidth": 1.25}
     words: Encoding = {"color": ACCENT, "fontSize": 11, "align": "left"}
-    return [
+    marks = [
         upright.mark("rule", **look).encode(x=x),
         across.mark("rule", **look).encode(y=y),
         upright.mark("text", **words, dx=4, dy=8).encode(x=x, y={"value": 0}, text=label),
         across.mark("text", **words, dx=4, dy=-6).encode(x={"value": 0}, y=y, text=label),
     ]
+    return [mark | {"name": f"budget_{i}"} for i, mark in enumerate(marks)]  # names of points keep clear of them
 
 
 def _scaled(field: str, domain: Sequence[str], values: Sequence[str]) -> Encoding:

@@ -23,7 +23,7 @@ from tokenbench.runs.row import Row
 WIDTH = 3.5  # inches: one column of two
 HEIGHT = 2.6
 BAND = 0.2  # inches a setting, where each has a line of its own
-MOST_GROUPS = 2
+MOST_GROUPS = 2  # of more, only the first is drawn
 MOST_BANDS = 40
 MOST_POINTS = 1000
 KINDS = ("svg", "png", "pdf")
@@ -43,24 +43,25 @@ def write(rows: Sequence[Row], folder: Path, kinds: Sequence[str] = KINDS) -> Dr
     """Write the figures of each group of rows to `folder`/figures, `folder` being there: `accuracy_gmac.svg` and so on.
 
     Of groups that differ in batch only, the one with most accuracies is drawn, or of these the largest batch; figures
-    of the second group end in its number, and more are not drawn. Of more than forty settings, figures with a
-    line for each have those on a front and then the first.
+    of the second group end in its number, and of three or more only the first is drawn. Of more than forty settings,
+    figures with a line for each have those on a front and then the first.
     """
     groups = sorted(
         (max(grouped(members), key=_rank) for members in grouped_by(rows, "batch").values()),
         key=lambda group: -_rank(group)[0],
     )
+    shown = groups if len(groups) <= MOST_GROUPS else groups[:1]
     out = folder / "figures"
     files: list[Path] = []
     out.mkdir(exist_ok=True)
     with matplotlib.rc_context(style.PAPER | {"svg.hashsalt": "tokenbench"}):  # type: ignore[arg-type]
-        for stem, figure in _named(rows, groups[:MOST_GROUPS]):
+        for stem, figure in _named(rows, shown):
             whole = figure.get_tightbbox().padded(0.03)
             for kind in kinds:
                 files.append(out / f"{stem}.{kind}")
                 figure.savefig(files[-1], dpi=200, bbox_inches=whole, metadata=_undated(kind))
-    more = len(groups) - MOST_GROUPS
-    return Drawn(files, f"figures of {more} more sets of conditions were left out" if more > 0 else None)
+    more = len(groups) - len(shown)
+    return Drawn(files, f"figures of {more} more sets of conditions were left out" if more else None)
 
 
 def _rank(group: Group) -> tuple[int, int]:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tokenbench.errors import UnknownName, UsageError
 from tokenbench.reports import cells
 from tokenbench.runs.conditions import difference, grouped
 from tokenbench.runs.row import Row
 from tokenbench.tasks import metrics_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PREAMBLE = "% needs \\usepackage{booktabs}\n"
 _ESCAPED = str.maketrans(
@@ -73,7 +70,7 @@ def table(rows: Iterable[Row], columns: str, caption: str | None = None, label: 
         raise UsageError("There are no good rows to show; run `tokenbench run` first, or give another results file.")
     kinds = _kinds(columns, groups[0][0])
     align = "".join("l" if kind.text else "r" for kind in kinds.values())
-    body = [" & ".join(kind.title for kind in kinds.values()) + r" \\", r"\midrule"]
+    body = [_row(kind.title for kind in kinds.values()), r"\midrule"]
     differ = _differing(groups)
     for i, group in enumerate(groups):
         if differ:
@@ -81,21 +78,29 @@ def table(rows: Iterable[Row], columns: str, caption: str | None = None, label: 
             head = escaped(", ".join(_condition(name, group[0]) for name in differ))
             body.append(rf"\multicolumn{{{len(kinds)}}}{{l}}{{\textit{{{head}}}}} \\")
         dense = group[0] if group[0].method == "dense" else None
-        body += [" & ".join(_cell(name, kind, row, dense) for name, kind in kinds.items()) + r" \\" for row in group]
+        body += [_row(_cell(name, kind, row, dense) for name, kind in kinds.items()) for row in group]
     told = escaped(_told(groups)) if caption is None else caption
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{told}}}"]
+    return PREAMBLE + _environment(align, body, told, label)
+
+
+def whole(lines: Sequence[Mapping[str, str]], caption: str) -> str:
+    """A `table` environment of cells that are formatted already, settings in the first column."""
+    head, body = list(lines[0]), []
+    for line in lines:
+        first, *others = line.values()
+        body.append(_row([setting(first), *map(escaped, others)]))
+    return _environment("l" + "r" * (len(head) - 1), [_row(map(escaped, head)), r"\midrule", *body], escaped(caption))
+
+
+def _environment(align: str, body: Sequence[str], caption: str, label: str | None = None) -> str:
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}"]
     lines += [rf"\label{{{label}}}"] if label else []
     lines += [rf"\begin{{tabular}}{{{align}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}", r"\end{table}"]
-    return PREAMBLE + "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n"
 
 
-def whole(frame: pd.DataFrame, caption: str) -> str:
-    """A `table` environment of cells that are formatted already, settings in the first column."""
-    made = frame.map(escaped)
-    made[made.columns[0]] = [setting(label) for label in frame[frame.columns[0]]]
-    made.columns = [escaped(name) for name in made.columns]
-    columns = "l" + "r" * (len(made.columns) - 1)
-    return str(made.to_latex(index=False, escape=False, caption=escaped(caption), column_format=columns))
+def _row(cells: Iterable[str]) -> str:
+    return " & ".join(cells) + r" \\"
 
 
 def escaped(text: str) -> str:

@@ -5,7 +5,7 @@ Rows of different hardware, precision, batch, image size, weights, data or versi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,10 +33,17 @@ class Table:
 
     title: str
     conditions: str
-    frame: pd.DataFrame
+    lines: Sequence[Mapping[str, str]]  # the same keys in each, which are the columns
     notes: tuple[str, ...] = ()
     caption: str = ""  # all of that for a paper, without hashes
     answer: str = ""  # which setting to use, in a sentence without its full stop
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The cells as a table of pandas."""
+        import pandas as pd
+
+        return pd.DataFrame(self.lines)
 
 
 def tables(rows: Iterable[Row], margin: float = MARGIN) -> list[Table]:
@@ -52,13 +59,17 @@ def tables(rows: Iterable[Row], margin: float = MARGIN) -> list[Table]:
 
 def write(rows: Sequence[Row], folder: Path, margin: float = MARGIN) -> list[Path]:
     """Write `results.md`, `results.csv` (every field of every row) and `results.tex` to `folder`/tables."""
+    return written(tables(rows, margin), rows, folder)
+
+
+def written(made: Sequence[Table], rows: Sequence[Row], folder: Path) -> list[Path]:
+    """Write tables that are made already, as `write` does."""
     if not rows:
         raise UsageError("There are no rows to report; run `tokenbench run` first, or give another results file.")
-    made = tables(rows, margin)
     texts = {
         "results.md": "\n".join(map(markdown, made)),
         "results.csv": spreadsheet.text(rows),
-        "results.tex": latex.PREAMBLE + "\n".join(latex.whole(t.frame, t.caption) for t in made),
+        "results.tex": latex.PREAMBLE + "\n".join(latex.whole(t.lines, t.caption) for t in made),
     }
     out = folder / "tables"
     out.mkdir(exist_ok=True)
@@ -69,11 +80,11 @@ def write(rows: Sequence[Row], folder: Path, margin: float = MARGIN) -> list[Pat
 
 def markdown(table: Table) -> str:
     """A heading, the conditions, the cells and the notes as GitHub's Markdown."""
-    head = list(table.frame.columns)
+    head = list(table.lines[0])
     lines = [f"### {_cell(table.title)}", "", _cell(table.conditions), ""]
     lines += [f"**{_cell(table.answer)}.**", ""] if table.answer else []
     lines += [_pipes(head), f"| --- |{' ---: |' * (len(head) - 1)}"]
-    lines += [_pipes(values) for values in table.frame.itertuples(index=False, name=None)]
+    lines += [_pipes(line.values()) for line in table.lines]
     return "\n".join([*lines, "", *[f"- {_cell(note)}" for note in table.notes], ""])
 
 
@@ -83,8 +94,6 @@ def is_subset(rows: Iterable[Row]) -> bool:
 
 
 def _table(rows: list[Row], margin: float) -> Table:
-    import pandas as pd
-
     rows = sorted(rows, key=lambda row: row.method != "dense")
     first = rows[0]
     seen = max((row.images or 0 for row in rows), default=0)
@@ -92,17 +101,19 @@ def _table(rows: list[Row], margin: float) -> Table:
     images = f"{chosen} {known(first.task).items} of {first.dataset} ({first.split}"
     data = f"{images}, sample {first.sample_hash})" if seen else "no accuracy"
     dense, verdicts = first if first.method == "dense" else None, judged(rows, margin)
-    made = pd.DataFrame([_line(row, dense, verdicts.get(id(row))) for row in rows])
+    made = [_line(row, dense, verdicts.get(id(row))) for row in rows]
+    names = dict.fromkeys(name for line in made for name in line)  # what a task measures may differ by row
+    filled = [name for name in names if name == "method" or any(line.get(name, MISSING) != MISSING for line in made)]
     if not any(row.trained for row in rows):
-        made = made.drop(columns="weights")
-    filled = [name for name in made if name == "method" or (made[name] != MISSING).any()]
+        filled.remove("weights")
+    lines = [{name: line.get(name, MISSING) for name in filled} for line in made]
     told = [f"{note}." for note in cells.notes(rows, verdicts, dense)]
     batch = f"batch {first.batch}"
     short = _conditions(first, f"{images})" if seen else data, batch, hashes=False)
     caption = " ".join([f"{first.backbone}: {short}.", *_notes(rows, hashes=False), *told])
     notes = (*_notes(rows), *told)
     whole = _conditions(first, data, batch)
-    return Table(first.backbone, whole, made[filled], notes, caption, answers.of(rows, margin))
+    return Table(first.backbone, whole, lines, notes, caption, answers.of(rows, margin))
 
 
 def _conditions(row: Row, data: str, batch: str, hashes: bool = True) -> str:
@@ -156,8 +167,6 @@ def _line(row: Row, dense: Row | None, verdict: Verdict | None) -> dict[str, str
 
 def _sweep(rows: Sequence[Row]) -> Table | None:
     """Speed-up over dense by batch size, with the smallest batch from which on it is no slower; None for one size."""
-    import pandas as pd
-
     found: dict[str, dict[int, float]] = {}
     for row in rows:
         if row.status == "ok" and row.speedup is not None and row.method != "dense":
@@ -172,7 +181,7 @@ def _sweep(rows: Sequence[Row]) -> Table | None:
         lines.append(line | {"no slower from batch": MISSING if even is None else str(even)})
     title = f"{rows[0].backbone}: speed-up over dense by batch size"
     told, short = (_conditions(rows[0], "random images", "several batch sizes", hashes) for hashes in (True, False))
-    return Table(title, told, pd.DataFrame(lines), caption=f"{title}: {short}.")
+    return Table(title, told, lines, caption=f"{title}: {short}.")
 
 
 def _both(reported: Reported) -> str:

@@ -98,9 +98,12 @@ function floorOf(list) {
   return -Infinity;
 }
 
-// Axes of a small panel need no titles, which stand above all panels.
+// Axes of a small panel need no titles, which stand above all panels, and marks that do not hide each other.
 function bare(spec) {
-  for (const layer of spec.layer) for (const name of ["x", "y"]) if (layer.encoding[name]) layer.encoding[name].title = null;
+  for (const { encoding } of spec.layer) {
+    for (const name of ["x", "y"]) if (encoding[name]) encoding[name].title = null;
+    for (const size of [encoding.size, encoding.size?.condition].flat()) if (size?.value) size.value /= 2;
+  }
 }
 
 async function embed(target, chart, list, { others = [], height = null, joined = true, description }) {

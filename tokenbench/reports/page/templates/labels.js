@@ -21,6 +21,14 @@ function pointsOf(target) {
     .map(({ element, item }) => ({ element, item, row: rows[item.datum.index], x: item.x, y: item.y }));
 }
 
+// Where the line of the budget and its word are drawn.
+function limitOf(target) {
+  return [...target.querySelectorAll("[class*=budget_] > *")]
+    .map((element) => element.__data__ && element.__data__.bounds)
+    .filter(Boolean)
+    .map(({ x1, x2, y1, y2 }) => ({ left: x1 - 1, right: x2 + 1, top: y1, bottom: y2 }));
+}
+
 const touch = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
 
 // Puts a name beside each point, the important ones first; what finds no room has its name in the panels and on hover.
@@ -32,7 +40,7 @@ function label(target, method = null) {
   if (!root) return;
   ruler.font = FONT;
   const names = shape("g", { class: "names", "aria-hidden": "true" });
-  const taken = points.map(({ x, y }) => ({ left: x - 6, right: x + 6, top: y - 6, bottom: y + 6 }));
+  const taken = [...points.map(({ x, y }) => ({ left: x - 6, right: x + 6, top: y - 6, bottom: y + 6 })), ...limitOf(target)];
   const { use } = said();
   const axis = axisNow();
   const weight = ({ row }) => 8 * state.pair.includes(row.index) + 4 * (row.index === use) + 2 * frontsOf(row).includes(axis) + (row.method === "dense");
@@ -87,8 +95,10 @@ function reach(target) {
         element.setAttribute("tabindex", "-1");
         next.setAttribute("tabindex", "0");
         next.focus();
-      } else if (event.key === "Enter" || event.key === " ") pick(row);
-      else return;
+      } else if (event.key === "Enter" || event.key === " ") {
+        pick(row);
+        tell(point, !state.pair.length); // what is compared now is not to be covered
+      } else return;
       event.preventDefault();
     });
   });
