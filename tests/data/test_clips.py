@@ -88,6 +88,10 @@ def test_files_that_are_none(tmp_path: Path, by: str) -> None:
     film = moving.write(tmp_path / "film.mkv", moving.grey(LEVELS * 4), "ffv1")
     assert levels(decoding.read(film, lambda count: [count - 1], by)) == [19]
     (tmp_path / "half.mkv").write_bytes(film.read_bytes()[: film.stat().st_size // 2])
+    noise = np.random.default_rng(0).integers(0, 255, (40, 48, 64, 3)).astype(np.uint8)
+    holed = bytearray(moving.write(tmp_path / "noise.mp4", list(noise)).read_bytes())
+    holed[len(holed) // 3 : len(holed) // 3 + 300] = bytes(300)
+    (tmp_path / "holed.mp4").write_bytes(holed)
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("hello")
     (tmp_path / "nothing").mkdir()
@@ -101,13 +105,14 @@ def test_files_that_are_none(tmp_path: Path, by: str) -> None:
         ("cut.mp4", "damaged or no video"),
         ("shorter.mp4", "cut short: .* of 80 frames"),
         *([("half.mkv", "cut short: it ends after 1.* of 3.2 seconds")] if by == "pyav" else []),
+        *([("holed.mp4", "damaged: frame .* cannot be decoded whole")] if by == "pyav" else []),
         ("empty.mp4", "empty"),
         ("text.mp4", "damaged or no video"),
         ("sound.mp4", "no video stream|video stream is unknown"),
         ("nothing", "no pictures"),
     ):
         with pytest.raises(DataError, match=says):
-            decoding.read(tmp_path / name, lambda count: [0], by)
+            decoding.read(tmp_path / name, lambda count: [0, count - 1], by)
 
 
 def test_one_frame_is_repeated(tmp_path: Path) -> None:

@@ -164,6 +164,8 @@ def _counted(av: Any, path: Path) -> int:
             raise DataError(f"it is cut short: it ends after {end:.1f} of {seconds:.1f} seconds")
     if not packets:
         raise DataError("it has no frames")
+    if all(packets):
+        raise DataError(f"none of its {len(packets)} frames is to be shown, by its times")
     return len(packets) - sum(map(bool, packets))
 
 
@@ -174,6 +176,8 @@ def _decoded(av: Any, path: Path, wanted: set[int]) -> tuple[dict[int, NDArray[n
     size: dict[str, int] = {}
     with _opened(av, path) as container:
         for frame in container.decode(_stream(container)):
+            if frame.is_corrupt:
+                raise DataError(f"it is damaged: frame {seen} cannot be decoded whole")
             size = size or {"width": frame.width, "height": frame.height}
             if seen in wanted:
                 each[seen] = frame.to_ndarray(format="rgb24", **size)
