@@ -163,7 +163,7 @@ def test_a_sweep_of_trainings_survives_a_node(two_nodes: Any, tmp_path: Path) ->
                 Image.fromarray((90 * label + 70 * rng.random((28, 28))).astype(np.uint8)).save(place / f"{i}.png")
     torch.manual_seed(3)
     torch.save({"model": backbones.create("deit_nano").vit.state_dict()}, tmp_path / "ten.pth")
-    asked = ["train", "--method", "dense,evit", "--seed", "0,1", "--data-dir", str(tmp_path / "data")]
+    asked = ["train", "--method", "dense,topk", "--seed", "0,1", "--data-dir", str(tmp_path / "data")]
     asked += [
         "--weights",
         str(tmp_path / "ten.pth"),
@@ -191,7 +191,7 @@ def test_a_sweep_of_trainings_survives_a_node(two_nodes: Any, tmp_path: Path) ->
     assert result.exit_code == 0, result.stderr
     assert "is begun again: its worker died" in result.stderr
     assert "going on after update" in result.stderr, "from the checkpoint, and not from the start"
-    folders = [tmp_path / "out" / f"seed{seed}" / name for seed in (0, 1) for name in ("dense", "evit-keep_rate-0.7")]
+    folders = [tmp_path / "out" / f"seed{seed}" / name for seed in (0, 1) for name in ("dense", "topk-keep_rate-0.7")]
     assert len(result.stdout.splitlines()) == len(folders)
     for folder in folders:
         lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())

@@ -54,6 +54,22 @@ class Classes:
         return self.order in ("natural", "imagenet")
 
 
+def named(labels: Collection[str], order: str, source: str) -> tuple[Classes, dict[str, int]]:
+    """The classes that labels mean, and the index of each: its own, if all are whole numbers; else as `arrange` has it.
+
+    Raises:
+        BadData: as `arrange`; or a number that is no class index, in what `source` calls it.
+    """
+    if order != "auto" or not all(label.isascii() and label.isdigit() for label in labels):
+        classes = arrange(labels, order)
+        return classes, classes.index
+    index = {label: int(label[:20]) for label in labels}
+    most = max(index.values())
+    if most >= LARGEST:
+        raise BadData(f"{source} has label {most}, which is no class index; give others.")
+    return Classes(tuple(map(str, range(most + 1))), "index", here=tuple(sorted(set(index.values())))), index
+
+
 def arrange(names: Collection[str], order: str = "auto") -> Classes:
     """Put class names in order.
 
