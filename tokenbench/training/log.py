@@ -68,4 +68,4 @@ def line(row: Mapping[str, Any], main: Metric) -> str:
         parts.append(f"mean LayerScale {row['layer_scale']:.2g}")
     if row.get(main.name) is not None:
         parts.append(f"{main.short} {row[main.name]:.2f} {main.unit}".rstrip())
-    return ", ".join([*parts, f"{row['images_per_s']:.0f} images/s"])
+    return ", ".join([*parts, f"{row['images_per_s']:,.{0 if row['images_per_s'] >= 10 else 1}f} images/s"])
