@@ -30,6 +30,7 @@ from tokenbench.methods import all_methods
 
 torch.set_num_threads(1)
 warnings.filterwarnings("ignore", message=".*random")
+warnings.filterwarnings("ignore", message=".*fewer than r go")  # as published
 
 # %% [markdown]
 # ## What was published

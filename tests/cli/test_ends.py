@@ -75,7 +75,8 @@ def stopping(number: int) -> Any:
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
 def test_signals_end_a_command(name: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     number = getattr(signal, name)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started us may ignore it
+    default = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+    before = signal.signal(number, default)  # whoever started us may ignore it
     try:
         monkeypatch.setattr(runner, "run", stopping(number))
         word = "Interrupted" if name == "SIGINT" else f"Stopped by {name}"
@@ -84,9 +85,9 @@ def test_signals_end_a_command(name: str, code: int, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(together, "prepare", stopping(number))
         found = call("train", "--method", "evit", "--data-dir", "x", "-o", "y")
         assert found == (code, "", f"{word}; the same command goes on from the last checkpoint.\n")
+        assert signal.getsignal(number) is default, "nothing is left behind"
     finally:
-        signal.signal(signal.SIGINT, before)
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "nothing is left behind"
+        signal.signal(number, before)
 
 
 def test_a_signal_that_is_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:

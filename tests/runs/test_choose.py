@@ -57,6 +57,8 @@ def test_too_few_images_are_said_and_how_many_would_tell() -> None:
     (offer,) = choice.unsure
     assert offer.bound is not None and offer.bound.more == pytest.approx((0.8 / 0.5) ** 2)
     assert "; about 6,400 images would tell" in "".join(map(str, answers.lead(choice)))
+    close = decide([dense(), setting("evit", -0.95, 0.8, cost=0.7, p_value=0.3)], Wanted(1.0, by=LATENCY))
+    assert "; that is too close to the limit for more images to tell" in "".join(map(str, answers.lead(close)))
 
 
 def test_more_images_are_asked_for_what_may_keep_to_it_and_not_for_what_hardly_does() -> None:

@@ -56,7 +56,7 @@ def bipartite(metric: Tensor, r: int, protected: Sequence[int] = (0,)) -> Matchi
             scores[..., position // 2] = float("-inf")
     best, nearest = scores.max(dim=-1)  # (B, |A|)
     order = best.argsort(dim=-1, descending=True)
-    merged = torch.zeros_like(order, dtype=torch.bool).scatter(1, order[:, :r], True)
+    merged = torch.zeros_like(order).scatter(1, order[:, :r], 1) > 0
     kept = scores.shape[1] - r
     place_a = (~merged).cumsum(1) - 1 if 0 in protected else order.argsort(dim=-1) - r
     odd = torch.arange(scores.shape[2], device=metric.device)

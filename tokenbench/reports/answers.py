@@ -20,6 +20,8 @@ from tokenbench.tasks.base import Metric
 
 Text = list[Any]  # strings, and lists of one
 
+_MOST = 100  # times the images measured: nobody has more
+
 
 def usual(rows: Iterable[Row]) -> Axis:
     """What settings are ranked by unless something else is asked for: latency where it is known well, else GMACs."""
@@ -271,7 +273,8 @@ def _would(choice: Choice) -> Text:
         more = offer.bound.more if offer.bound else None
         found: Text = [[name(choice, offer.row)], f" cannot be judged yet ({numbers(choice, offer)})"]
         if not offer.doubts and more is not None and offer.row.images:
-            found[-1] += f"; about {_round(more * offer.row.images):,} images would tell"
+            would = f"about {_round(more * offer.row.images):,} images would tell"
+            found[-1] += f"; {would if more <= _MOST else 'that is too close to the limit for more images to tell'}"
         return [*found, ". "]
     return []
 
