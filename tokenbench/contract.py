@@ -44,8 +44,10 @@ class Subject:
         return deep
 
     def _kinds(self, backbone: Backbone) -> set[type[Reducer]]:
+        """Of the reducers; of none, where one has no block to go to."""
         reducers = self.method.reducers(self.method.wrap(backbone))
-        return {type(reducer) for several in reducers.values() for reducer in several}
+        fit = max(reducers, default=0) < backbone.depth
+        return {type(one) for several in reducers.values() for one in several} if fit else set()
 
     @property
     def images(self) -> Tensor:

@@ -93,4 +93,4 @@ failures();
 everything();
 beside();
 remember();
-draw();
+addEventListener("DOMContentLoaded", draw);
