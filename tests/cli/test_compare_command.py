@@ -63,7 +63,7 @@ def test_a_gate(files: None) -> None:
 @pytest.mark.parametrize(
     ("args", "why"),
     [
-        (("before.jsonl",), "1 files and 0 settings"),
+        (("before.jsonl",), "1 file and 0 settings"),
         (("nowhere.jsonl", "evit"), "nowhere.jsonl cannot be read"),
         (("before.jsonl", "evti"), "Unknown setting 'evti'. Did you mean evit?"),
         (("before.jsonl", "evit", "--fail-if", "top-1<0"), "write a field, a sign and a number"),

@@ -163,7 +163,7 @@ def test_half_precision_is_autocast(precision: str, dtype: str) -> None:
         (
             {"it": nn.Identity()},
             one_batch(3, 0),
-            "it gave float32 (1, 3, 1, 1) for 1 images; it must give logits (B, classes).",
+            "it gave float32 (1, 3, 1, 1) for 1 image; it must give logits (B, classes).",
         ),
         (
             {"it": nn.Flatten()},

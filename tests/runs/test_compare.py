@@ -179,10 +179,10 @@ def test_what_cannot_be_compared_is_one_sentence(file: Path, tmp_path: Path) -> 
         (
             [file],
             [],
-            "^1 files and 0 settings cannot be compared; give two results files, or one and a setting or two, as: "
+            "^1 file and 0 settings cannot be compared; give two results files, or one and a setting or two, as: "
             r'tokenbench compare results.jsonl "tome\[r=13\]" evit\.$',
         ),
-        ([file] * 3, ["tome"], "3 files and 1 settings"),
+        ([file] * 3, ["tome"], "3 files and 1 setting"),
         ([missing, file], [], "^.*missing.jsonl has no rows to compare"),
         ([], ["tome", "evit"], "0 files and 2 settings"),
         ([file], ["tome", "evit", "dense"], "3 settings cannot be compared"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tokenbench.cli import options, streams
+from tokenbench.core.words import counted
 from tokenbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def report(
     screen.print_tables(made)
     for sentence in written.left_out:
         click.echo(f"\n{sentence}", err=True)
-    drawn = f"{len(written.figures)} files in {output / 'figures'}"
+    drawn = f"{counted(len(written.figures), 'file')} in {output / 'figures'}"
     click.echo(f"\nWritten: {', '.join(map(str, written.tables))}, {drawn}, and the page")
     click.echo(written.page)
 
@@ -98,4 +99,4 @@ def merge(results: tuple[Path, ...], output: Path) -> None:
     rows, problems = merge_files(results, output)
     for problem in problems:
         click.echo(streams.printable(f"Left out {problem}"), err=True)
-    click.echo(f"Rows in {output}: {len(rows)}, of {len(results)} files.")
+    click.echo(f"Rows in {output}: {len(rows)}, of {counted(len(results), 'file')}.")

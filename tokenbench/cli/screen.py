@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as Grid
 from rich.text import Text
 
+from tokenbench.core.words import counted
 from tokenbench.maps.arrays import TokenMaps
 from tokenbench.measure.verdicts import MARGIN
 from tokenbench.reports.cells import MISSING
@@ -154,8 +155,7 @@ def print_maps(maps: Sequence[TokenMaps], alike: Sequence[Alike] = ()) -> None:
     from tokenbench.reports.maps import numbers
 
     out = console()
-    count = len(maps[0].names)
-    title = f"{maps[0].backbone}, {count} image{'s' if count > 1 else ''}, after the last block"
+    title = f"{maps[0].backbone}, {counted(len(maps[0].names), 'image')}, after the last block"
     frames = {title: numbers.summary(maps)}
     if len(maps) > 1:
         frames["agreement: IoU of the kept patches / NMI of the clusters"] = numbers.between(maps)

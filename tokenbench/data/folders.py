@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from tokenbench.core.words import counted
 from tokenbench.data import labelfiles, listing, ordering, packs, splits
 from tokenbench.data.fashion import fashion
 from tokenbench.data.images import Images
@@ -69,9 +70,7 @@ def open_folder(path: str | Path, split: str | None = None, order: str = "auto",
     store = packs.find(Path(path))
     if store is not None:
         images = packs.evaluated(store, split, order, labels)
-        said = (
-            f"Accuracy is measured on {images.split} of {path}: {len(images)} images of {len(images.present)} classes."
-        )
+        said = f"Accuracy is measured on {images.split} of {path}: {_size(images)}."
         return images if len(store.parts) == 1 else replace(images, notes=(said, *images.notes))
     top = splits.top(path)
     published = fashion(top, split or "test")
@@ -86,8 +85,12 @@ def open_folder(path: str | Path, split: str | None = None, order: str = "auto",
     images = _opened(top, found or top, order, labels)
     if found is None:
         return images
-    said = f"Accuracy is measured on {found}: {len(images)} images of {len(images.present)} classes."
+    said = f"Accuracy is measured on {found}: {_size(images)}."
     return replace(images, notes=(said, *images.notes))
+
+
+def _size(images: Images) -> str:
+    return f"{counted(len(images), 'image')} of {counted(len(images.present), 'class', 'classes')}"
 
 
 def _opened(top: Path, root: Path, order: str, labels: Path | None) -> Images:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from tokenbench.core.words import counted
 from tokenbench.data.images import Images
 from tokenbench.data.ordering import wnids
 from tokenbench.errors import BadData, DataError
@@ -73,7 +74,7 @@ def check_classes(images: Images, classes: int, model: str) -> None:
     if len(images.classes) != classes:
         count = len(images.present) if len(images.present) < len(images.classes) else len(images.classes)
         raise DataError(
-            f"{images.name} has {count} classes but {model} has {classes}; "
+            f"{images.name} has {counted(count, 'class', 'classes')} but {model} has {classes}; "
             "give data of the model's classes, or weights trained on these."
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from tokenbench.core.words import counted
 from tokenbench.data import ordering
 from tokenbench.data.images import Images
 from tokenbench.data.pack import Pack, Part
@@ -87,7 +88,8 @@ def _called(found: Found, label: Label) -> str:
     if not found.names or not isinstance(label, int):
         return str(label)
     if label >= len(found.names):
-        raise BadData(f"'{found.name}' has label {label} but names {len(found.names)} classes; mend its labels.")
+        names = counted(len(found.names), "class", "classes")
+        raise BadData(f"'{found.name}' has label {label} but names {names}; mend its labels.")
     return found.names[label]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from tokenbench.core.words import counted
 from tokenbench.errors import DataError, TokenbenchError, UsageError
 from tokenbench.measure.predictions import Predictions, join, paired
 from tokenbench.measure.running import evaluating, forward
@@ -86,7 +87,9 @@ def gather(ranked: Sequence[Tensor], targets: Sequence[Tensor]) -> Predictions:
 def ranked(logits: Tensor, target: Tensor, name: str) -> Tensor:
     """The best classes (B, k) of logits (B, classes), on the CPU."""
     if logits.dim() != 2 or logits.shape[0] != target.shape[0]:
-        raise UsageError(f"{name} gave {_kind(logits)} for {len(target)} images; it must give logits (B, classes).")
+        raise UsageError(
+            f"{name} gave {_kind(logits)} for {counted(len(target), 'image')}; it must give logits (B, classes)."
+        )
     if not bool(logits.isfinite().all()):
         raise TokenbenchError(f"{name} gave logits that are NaN or infinite; check its weights and precision.")
     classes = logits.shape[1]

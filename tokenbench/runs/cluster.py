@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenbench.core import atomic
+from tokenbench.core.words import counted
 from tokenbench.errors import ResultsError
 from tokenbench.runs import nodes, remote, runner
 from tokenbench.runs.plan import Plan
@@ -68,7 +69,7 @@ def run(
         before = {(row.id, row.time) for row in results.rows()}
         count = -(-plan.settings // share.settings)
         jobs = [(make, tuple(plugins), (i, count), known, resources) for i in range(1, count + 1)]
-        watch.stretch(f"{count} jobs on {len(nodes.alive(ray))} nodes", count)
+        watch.stretch(f"{counted(count, 'job')} on {counted(len(nodes.alive(ray)), 'node')}", count)
         rows: list[Row] = []
         lost: list[str] = []
         for done, (place, found) in enumerate(remote.each(ray, measure, jobs, resources, watch.say), 1):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenbench.core.settings import make
+from tokenbench.core.words import counted
 from tokenbench.errors import ResultsError, UsageError
 from tokenbench.measure import verdicts
 from tokenbench.measure.verdicts import MARGIN, Difference
@@ -72,8 +73,8 @@ def compare(files: Sequence[Path], settings: Sequence[str] = (), margin: float =
     """
     if not 1 <= len(files) <= 2 or len(settings) > 2 or (len(files) == 1 and not settings):
         raise UsageError(
-            f"{len(files)} files and {len(settings)} settings cannot be compared; give two results files, or one "
-            'and a setting or two, as: tokenbench compare results.jsonl "tome[r=13]" evit.'
+            f"{counted(len(files), 'file')} and {counted(len(settings), 'setting')} cannot be compared; give two "
+            'results files, or one and a setting or two, as: tokenbench compare results.jsonl "tome[r=13]" evit.'
         )
     names = ("dense", *settings) if len(files) == 1 and len(settings) == 1 else settings
     wanted = (names[0], names[-1]) if names else (None, None)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from tokenbench.core.words import counted
 from tokenbench.errors import WeightsError
 from tokenbench.tasks.base import Task
 from tokenbench.weights import sources
@@ -23,10 +24,12 @@ def making(
     """
     trained, count = given.class_names(name), given.classes(name) if given.own else None
     if task.has_head and count and data and not trained and count != len(data):
-        raise WeightsError(f"The weights are of {count} classes, and the data has {len(data)}; give others.")
+        has = counted(count, "class", "classes")
+        raise WeightsError(f"The weights are of {has}, and the data has {len(data)}; give others.")
     if task.has_head and trained and data and tuple(trained) != tuple(data):
+        has = counted(len(trained), "class", "classes")
         raise WeightsError(
-            f"The weights are of {len(trained)} classes ({', '.join(trained[:3])}, ...), and the data has {len(data)} "
+            f"The weights are of {has} ({', '.join(trained[:3])}, ...), and the data has {len(data)} "
             f"({', '.join(data[:3])}, ...); give weights that were trained on these classes, in their order."
         )
     classes = len(trained or ()) or count or len(data or ()) or CLASSES

@@ -15,6 +15,7 @@ from typing import Any
 
 from tokenbench.core import atomic
 from tokenbench.core.processes import let_go
+from tokenbench.core.words import counted
 from tokenbench.errors import TokenbenchError, TrainingError
 from tokenbench.runs import nodes, remote
 from tokenbench.tasks import load_plugin
@@ -67,7 +68,7 @@ def train_all(
         with _mark(output) as mark:
             nodes.check(ray, files, shared=mark)
         resources = remote.resources(ray, share or remote.Share())
-        once.stretch(f"{len(jobs)} trainings on {len(nodes.alive(ray))} nodes", len(jobs))
+        once.stretch(f"{counted(len(jobs), 'training')} on {counted(len(nodes.alive(ray)), 'node')}", len(jobs))
         places, done = {job.output: place for place, job in enumerate(jobs)}, 0
         for groups in together.waves(jobs, at_once):
             asked = [(make, tuple(plugins), [places[job.output] for job in group]) for group in groups]

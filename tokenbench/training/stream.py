@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from tokenbench.core.processes import Processes
+from tokenbench.core.words import counted
 from tokenbench.data import Images, resolve
 from tokenbench.data.reading import Readable, seed_all
 from tokenbench.errors import BadData, BadSetting, DataError
@@ -68,7 +69,7 @@ class Stream:
         self.updates = len(self._order(0)) * processes.count // recipe.batch  # an epoch
         if not self.updates:
             raise DataError(
-                f"{images.name} has {len(images)} images to train on, fewer than a batch of {recipe.batch}; "
+                f"{images.name} has {counted(len(images), 'image')} to train on, fewer than a batch of {recipe.batch}; "
                 "give a smaller --batch-size."
             )
         self.passes, self.skipped = passes, dict[str, str]()

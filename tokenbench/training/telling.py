@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenbench.backbones import Backbone
 from tokenbench.core.processes import Processes
+from tokenbench.core.words import counted
 from tokenbench.data import unreadable
 from tokenbench.tasks.base import Loader, Task
 from tokenbench.training.stream import Stream
@@ -33,9 +34,10 @@ class Once:
 
 def what_on(images: Any, held_out: Any, backbone: Backbone, task: Task) -> Iterator[str]:
     """What is trained and measured on, in sentences."""
+    classes = counted(len(images.classes), "class", "classes")
     yield (
-        f"Training is on {images.split} of {images.name}, {len(images)} {task.items} of {len(images.classes)} "
-        f"classes; {task.scored} is measured on {held_out.split}, {len(held_out)} {task.items}."
+        f"Training is on {images.split} of {images.name}, {len(images)} {task.items} of {classes}; "
+        f"{task.scored} is measured on {held_out.split}, {len(held_out)} {task.items}."
     )
     yield from (*images.notes, *held_out.notes)
     if backbone.unseen and not task.any_size:

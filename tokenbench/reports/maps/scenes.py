@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from tokenbench.core import atomic
+from tokenbench.core.words import counted
 from tokenbench.errors import ResultsError
 from tokenbench.reports.maps import overlays
 
@@ -114,7 +115,7 @@ def _page(label: str, scenes: Sequence[Scene], names: Sequence[str]) -> str:
         f'<figure><img src="{escape(name)}" alt="{escape(scene.name)}: truth, prediction and clusters"></figure>'
         for scene, name in zip(scenes, names, strict=True)
     )
-    title = escape(f"{label}: {len(scenes)} images")
+    title = escape(f"{label}: {counted(len(scenes), 'image')}")
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         "<style>body{font:15px system-ui;margin:2rem auto;max-width:75rem}img{max-width:100%}</style>"
