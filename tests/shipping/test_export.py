@@ -54,8 +54,9 @@ def test_onnx_equals_the_model_at_two_batch_sizes(family: str, method: Method, t
     model = tiny(family, method)
     done = exporting.export(model, RANDOM, tmp_path / "model.onnx", "onnx")
     run = runtimes.load("onnxruntime", done.path)
+    seed = 8 if method.name == "evovit" else 7  # with 7 two of its tokens are equally attended to
     for batch in (1, 3):
-        images = torch.randn(batch, *model.backbone.input_size, generator=torch.Generator().manual_seed(7 + batch))
+        images = torch.randn(batch, *model.backbone.input_size, generator=torch.Generator().manual_seed(seed + batch))
         with torch.inference_mode():
             torch.testing.assert_close(run(images), model(images), rtol=1e-3, atol=1e-4)
 
