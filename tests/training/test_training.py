@@ -228,12 +228,15 @@ def command(folder: Path, dense: Path, output: Path) -> list[str]:
     ]
 
 
-def test_killed_at_several_places_it_ends_with_the_same_weights(folder: Path, dense: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("places", [(6,), pytest.param((2, 10), marks=pytest.mark.slow)])
+def test_killed_it_ends_with_the_same_weights(
+    places: tuple[int, ...], folder: Path, dense: Path, tmp_path: Path
+) -> None:
     whole = CliRunner().invoke(main, command(folder, dense, tmp_path / "whole"))
     assert whole.exit_code == 0, whole.output
     last = tmp_path / "killed" / "last.safetensors"
     args = [sys.executable, "-m", "tokenbench", *command(folder, dense, tmp_path / "killed")]
-    for place in (2, 10):
+    for place in places:
         running = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         while running.poll() is None and not (last.exists() and files.header(last)["update"] >= place):
             time.sleep(0.005)
