@@ -19,8 +19,9 @@ from tokenbench.backbones import Backbone
 from tokenbench.cli import main
 from tokenbench.data.coco import open_coco
 from tokenbench.data.labelled import from_objects, open_masks
-from tokenbench.errors import BadData, WeightsError
+from tokenbench.errors import BadData, Unsupported, WeightsError
 from tokenbench.heads.recipes import SEGMENTATION
+from tokenbench.heads.segmenter import UPerNet
 from tokenbench.measure.confusion import Labelled
 from tokenbench.methods.dense import Dense
 from tokenbench.methods.dynamicvit.dynamicvit import DynamicViT
@@ -114,6 +115,13 @@ def test_rows(trained: tuple[Job, Path], tmp_path: Path) -> None:
     assert listed[0] == "class,iou" and [line.split(",")[0] for line in listed[1:]] == ["background", "disk"]
     saved = Labelled.load(tmp_path / "r.predictions" / f"{row.id}.npz")
     assert saved.names == ("background", "disk") and saved.total.sum() == 3 * 96 * 111, "the first column is ignored"
+
+
+def test_one_image_is_too_few_for_upernet_to_learn_from() -> None:
+    maps = [torch.rand(1, 4, side, side) for side in (8, 4, 2, 1)]
+    with pytest.raises(Unsupported, match=r"^UPerNet cannot learn from one image at a time.* --batch-size of 2 or"):
+        UPerNet([4] * 4, 4).train()(maps)
+    assert UPerNet([4] * 4, 4).eval()(maps).shape == (1, 4, 8, 8)
 
 
 def test_masks(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
+from tokenbench.errors import Unsupported
 from tokenbench.heads.norms import hold
 
 IGNORED = 255  # the label of pixels that are neither learned nor scored
@@ -62,8 +63,14 @@ class UPerNet(nn.Module):
         self.fused = _conv(len(widths) * width, width, 3)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """(B, width, rows, columns) of the finest map."""
+        """(B, width, rows, columns) of the finest map; raises `Unsupported` in training on one image."""
         *finer, coarsest = maps
+        shared = any(isinstance(module, nn.SyncBatchNorm) for module in self.pools.modules())
+        if self.training and len(coarsest) == 1 and not shared:
+            raise Unsupported(
+                "UPerNet cannot learn from one image at a time, which pooled to one pixel gives BatchNorm a single "
+                "value; give a --batch-size of 2 or more, or --task segmentation[head=light]."
+            )
         pools = [_resized(pool(coarsest), coarsest.shape[2:]) for pool in self.pools]
         levels = [lateral(level) for lateral, level in zip(self.laterals, finer, strict=True)]
         levels.append(self.pooled(torch.cat([coarsest, *pools], dim=1)))
