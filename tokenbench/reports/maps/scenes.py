@@ -100,7 +100,8 @@ def _boxes(axes: Any, layer: Layer | None, scale: float) -> None:
         colour = colours[i % len(colours)]
         axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=0.6))
         if i < len(layer.words) and len(layer.boxes) <= 20:
-            axes.text(x1, y1, layer.words[i], fontsize=3.5, color="white", va="top", backgroundcolor=(0, 0, 0, 0.5))
+            shade = {"facecolor": (0, 0, 0, 0.5), "edgecolor": "none", "pad": 0.4}
+            axes.text(x1, y1, layer.words[i], fontsize=4, color="white", va="top", bbox=shade, clip_on=True)
 
 
 def _plain(text: str) -> str:
