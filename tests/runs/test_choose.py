@@ -61,6 +61,15 @@ def test_too_few_images_are_said_and_how_many_would_tell() -> None:
     assert "; that is too close to the limit for more images to tell" in "".join(map(str, answers.lead(close)))
 
 
+def test_a_dense_model_that_was_trained_with_the_others_is_what_they_are_held_against() -> None:
+    trained = [
+        row.model_copy(update={"trained": row.weights}) for row in (dense(), setting("evit", 0.5, 0.3, cost=0.7))
+    ]
+    choice = decide(trained, Wanted(1.0, by=LATENCY))
+    assert choice.reference is trained[0] and choice.best is not None and choice.best.row is trained[1]
+    assert decide([*trained, dense()], Wanted(1.0, by=LATENCY)).reference is not trained[0]
+
+
 def test_more_images_are_asked_for_what_may_keep_to_it_and_not_for_what_hardly_does() -> None:
     """A cheaper setting that was seen to lose 2.2 points might still lose only 1, but nobody would bet on it."""
     may, hardly = setting("ppt[r=34]", -0.3, 1.1, cost=0.8), setting("topk", -2.2, 1.5, cost=0.5)

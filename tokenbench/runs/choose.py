@@ -121,8 +121,9 @@ class Field:
 
     def __init__(self, rows: Iterable[Row]) -> None:
         scored = [row for row in rows if row.status == "ok" and score(row) is not None]
-        dense = [row for row in scored if row.method == "dense" and row.trained is None]
-        self.reference = max(dense, key=lambda row: sign(row) * (score(row) or 0.0), default=None)
+        dense = [row for row in scored if row.method == "dense"]
+        plain = [row for row in dense if row.trained is None]  # none where the weights of all came of trainings
+        self.reference = max(plain or dense, key=lambda row: sign(row) * (score(row) or 0.0), default=None)
         self._rows = [(row, _against(row, self.reference)) for row in scored]
         self._values = [sign(row) * (score(row) or 0.0) for row in scored]
         self._several = any(not same_model(row, scored[0]) for row in scored[1:])
