@@ -19,6 +19,7 @@ from tokenbench.weights import files, sources
 
 BEFORE = Path(__file__).parent / "before"
 RESULTS = BEFORE / "results.jsonl"
+MEASURED = Path(__file__).parents[1] / "benchmarks" / "fashion_mnist" / "results.jsonl"
 LINES = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
 
 
@@ -73,3 +74,7 @@ def test_weights_that_ship_go_to_their_setting(label: str) -> None:
     assert own is not None and files.header(own)["method"] == method.name
     model, weights = sources.model(method, backbones.create("deit_nano", classes=10), own)
     assert weights is not None and weights.kind == "shipped" and model.method == method
+    rows = [row for row in load(MEASURED)[0] if row.method == method.name]
+    assert rows and all(row.trained and row.trained.hash == weights.hash for row in rows), (
+        "the table is of these weights"
+    )

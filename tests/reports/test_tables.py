@@ -16,6 +16,7 @@ from tokenbench import methods
 from tokenbench.cli import screen
 from tokenbench.errors import UsageError
 from tokenbench.methods.base import Method, Reported
+from tokenbench.reports import groups
 from tokenbench.reports.paper import tables
 from tokenbench.runs.row import Row
 
@@ -72,6 +73,16 @@ def test_conditions_never_share_a_table(change: dict[str, Any]) -> None:
     assert made[0].conditions != made[1].conditions or made[0].title != made[1].title or "device" in change
     alone = tables.tables([row(), row("evit", **change)])[1]
     assert "Δ GMAC" not in alone.frame, "saved only against the dense model of the same conditions"
+
+
+def test_weights_that_all_came_of_trainings_are_not_called_random() -> None:
+    random, mine = {"kind": "random", "name": "random"}, {"kind": "file", "name": "model.safetensors", "hash": "ab"}
+    trained = [row(name, weights=random, trained=mine) for name in ("dense", "evit")]
+    assert "; own weights; " in tables.tables(trained)[0].conditions
+    assert groups.grouped(trained)[0].conditions["weights"] == "of their own"
+    mixed = [trained[0], row("evit", weights=random)]
+    assert "; random weights; " in tables.tables(mixed)[0].conditions
+    assert groups.grouped(mixed)[0].conditions["weights"] == "random"
 
 
 def test_a_value_that_was_not_measured_is_no_zero() -> None:

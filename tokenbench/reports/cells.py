@@ -230,6 +230,12 @@ def is_elsewhere(row: Row, dense: Row | None) -> bool:
     return dense.time - row.time > timedelta(seconds=1)  # in one session dense is written first
 
 
+def all_trained(rows: Sequence[Row]) -> bool:
+    """Whether the weights of all that was measured came of trainings, and the random ones they share were not used."""
+    measured = [row for row in rows if row.status == "ok"]
+    return bool(measured) and all(row.weights.kind == "random" and row.trained for row in measured)
+
+
 def is_unequal(row: Row, dense: Row | None) -> bool:
     """Whether a row's weights were trained with another budget than those of the dense row beside it."""
     return row.budget is not None and dense is not None and not row.budget.equals(dense.budget)

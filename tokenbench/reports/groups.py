@@ -83,6 +83,8 @@ class Group:
         row, env = self.first, self.first.env
         backbones = ", ".join(dict.fromkeys(p.row.backbone for p in self.points))
         weights = "random" if row.weights.kind == "random" else f"{row.weights.name} ({row.weights.kind})"
+        if cells.all_trained([p.row for p in self.points]):
+            weights = "of their own"
         height, width = row.image_size
         data = f"{self.images:,} {known(row.task).items} of {row.dataset} ({row.split})"
         return {

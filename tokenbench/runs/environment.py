@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenbench.core.words import counted
 from tokenbench.errors import BadSetting
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def hardware(device: str | torch.device) -> str:
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     cores, threads = _cores(), torch.get_num_threads()
-    used = f"{cores} core{'s' * (cores > 1)}" if threads == cores else f"{threads} of {cores} cores"
+    used = counted(cores, "core") if threads == cores else f"{threads} of {cores} cores"
     return f"{_cpu()}, {used}" if device.type == "cpu" else f"{_cpu()}, {device.type}"
 
 

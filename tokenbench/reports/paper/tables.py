@@ -109,18 +109,19 @@ def _table(rows: list[Row], margin: float) -> Table:
     lines = [{name: line.get(name, MISSING) for name in filled} for line in made]
     told = [f"{note}." for note in cells.notes(rows, verdicts, dense)]
     batch = f"batch {first.batch}"
-    short = _conditions(first, f"{images})" if seen else data, batch, hashes=False)
+    short = _conditions(rows, f"{images})" if seen else data, batch, hashes=False)
     caption = " ".join([f"{first.backbone}: {short}.", *_notes(rows, hashes=False), *told])
     notes = (*_notes(rows), *told)
-    whole = _conditions(first, data, batch)
+    whole = _conditions(rows, data, batch)
     return Table(first.backbone, whole, lines, notes, caption, answers.of(rows, margin))
 
 
-def _conditions(row: Row, data: str, batch: str, hashes: bool = True) -> str:
+def _conditions(rows: Sequence[Row], data: str, batch: str, hashes: bool = True) -> str:
+    row, kind = rows[0], "own" if cells.all_trained(rows) else rows[0].weights.kind
     height, width = row.image_size
     name = f" {_weights(row.weights, hashes)}" if row.weights.hash else ""
     parts = [] if row.task == FIRST_TASK else [row.task]
-    parts += [f"{height}×{width}", f"{row.weights.kind} weights{name}", data]
+    parts += [f"{height}×{width}", f"{kind} weights{name}", data]
     parts += [f"{row.hardware}, {row.precision}, {batch}, {row.mode}"]
     parts += [f"{key.replace('_', ' ')} {value}" for key, value in row.shared.items()]
     versions = f"tokenbench {row.version}, torch {row.env.get('torch')}, timm {row.env.get('timm')}"
@@ -180,7 +181,7 @@ def _sweep(rows: Sequence[Row]) -> Table | None:
         line = {"method": label} | {f"batch {b}": number(speedups.get(b), "{:.2f}×") for b in sizes}
         lines.append(line | {"no slower from batch": MISSING if even is None else str(even)})
     title = f"{rows[0].backbone}: speed-up over dense by batch size"
-    told, short = (_conditions(rows[0], "random images", "several batch sizes", hashes) for hashes in (True, False))
+    told, short = (_conditions(rows, "random images", "several batch sizes", hashes) for hashes in (True, False))
     return Table(title, told, lines, caption=f"{title}: {short}.")
 
 
