@@ -26,7 +26,7 @@ def cells(line: str) -> list[str]:
 def test_accuracies_and_intervals_follow_from_the_predictions(file: Path) -> None:
     rows, problems = load(file)
     (name,) = {row.task for row in rows}
-    assert not problems and len(rows) > 5
+    assert not problems and len(rows) > 1, problems
     for row in rows:
         conditions = {key: value for key, value in row.conditions.items() if key in get(name).model_fields}
         task, (dense,) = make(get(name), conditions), [r for r in rows if r.method == "dense" and r.seed == row.seed]
