@@ -121,7 +121,7 @@ def test_weights_hold_the_task_to_what_they_are_of(trained: tuple[Job, Path], fo
     file = other / "annotations" / "instances_val.json"
     file.write_text(file.read_text().replace('"disk"', '"ring"'))
     said = call("run", "--task", "detection[short=0]", "--data-dir", str(other), *rest, code=1)
-    assert "The weights are of 1 class (disk, ...), and the data has 1 (ring, ...)" in " ".join(said.split())
+    assert "The weights are of 1 class and the data of 1: class 0 is disk there and ring here" in " ".join(said.split())
 
 
 def test_pictures(trained: tuple[Job, Path], folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 
 from torch import nn
 
@@ -27,10 +28,11 @@ def making(
         has = counted(count, "class", "classes")
         raise WeightsError(f"The weights are of {has}, and the data has {len(data)}; give others.")
     if task.has_head and trained and data and tuple(trained) != tuple(data):
-        has = counted(len(trained), "class", "classes")
+        pairs = enumerate(zip_longest(trained, data, fillvalue="missing"))
+        place, (there, here) = next((at, pair) for at, pair in pairs if pair[0] != pair[1])
         raise WeightsError(
-            f"The weights are of {has} ({', '.join(trained[:3])}, ...), and the data has {len(data)} "
-            f"({', '.join(data[:3])}, ...); give weights that were trained on these classes, in their order."
+            f"The weights are of {counted(len(trained), 'class', 'classes')} and the data of {len(data)}: "
+            f"class {place} is {there} there and {here} here; give weights that were trained on these, in their order."
         )
     classes = len(trained or ()) or count or len(data or ()) or CLASSES
     return lambda model: task.model(model, classes)
