@@ -65,23 +65,31 @@ class Segmentation(Task):
     split: str = Field("val", description="split of the data that is scored")
     images: str | None = Field(None, description="folder of the images of COCO's annotations, if not in --data-dir")
     annotations: str | None = Field(None, description="file of COCO's annotations, if not in --data-dir")
-    strict: bool = Field(False, description="take anything odd in COCO's annotations for an error")
+    strict: bool = Field(False, description="take anything odd in masks or annotations for an error")
 
     def open(self, folder: Path | None, backbone: Backbone) -> Pictures | None:
         """Images with masks, or with objects in COCO's layout; None where no data was given."""
         return None if folder is None and self.annotations is None else self._open(folder, self.split)
 
     def _open(self, folder: Path | None, split: str) -> Pictures:
-        from tokenbench.data.coco import open_coco
+        from tokenbench.data.coco import has_coco, open_scored
         from tokenbench.data.labelled import from_objects, open_masks
+        from tokenbench.errors import UsageError
 
-        given = None if self.annotations is None else Path(self.annotations)
-        if folder is not None and given is None and not (folder / "annotations").is_dir():
-            return open_masks(folder, split, self.reduce_zero_label)
-        if folder is not None and given is None and not any((folder / "annotations").glob("*.json")):
-            return open_masks(folder, split, self.reduce_zero_label)
-        images = None if self.images is None else Path(self.images)
-        return from_objects(open_coco(folder, split, images, given, self.strict))
+        images, given = (None if name is None else Path(name) for name in (self.images, self.annotations))
+        if folder is not None and given is None and not has_coco(folder, split):
+            if images is not None:
+                raise UsageError(
+                    f"images={images} is of COCO's annotations, and {folder} has masks; leave it out, or give "
+                    "annotations."
+                )
+            return open_masks(folder, split, self.reduce_zero_label, self.strict)
+        if self.reduce_zero_label:
+            raise UsageError(
+                f"reduce_zero_label is of masks, and {given or folder} has COCO's objects, beside which 0 is "
+                "background; leave it out."
+            )
+        return from_objects(open_scored(folder, split, images, given, self.strict))
 
     def loader(self, data: Any, backbone: Backbone, batch: int, workers: int, limit: int | None) -> Loader:
         """Images by their sides, padded to one size a batch, with their masks beside them."""
@@ -114,7 +122,14 @@ class Segmentation(Task):
 
     def open_training(self, folder: Path) -> tuple[Pictures, Pictures]:
         """The splits `train` and that which is scored."""
-        return self._open(folder, "train"), self._open(folder, self.split)
+        from tokenbench.data.coco import of_folder_only
+        from tokenbench.errors import BadData
+
+        of_folder_only(images=self.images, annotations=self.annotations)
+        train, held_out = self._open(folder, "train"), self._open(folder, self.split)
+        if train.classes != held_out.classes:
+            raise BadData(f"{train.name} has other categories in split 'train' than in '{held_out.split}'; mend one.")
+        return train, held_out
 
     def lessons(self, data: Pictures, backbone: Backbone, recipe: Any, seed: int) -> Any:
         """Resized, cropped and mirrored as the recipe says."""
