@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 
 from tokenbench.data import decoding, sampling
 from tokenbench.data.clips import open_clips, open_training
@@ -216,6 +217,8 @@ def test_odd_indexes(tmp_path: Path) -> None:
         ('path,label\n"' + "a" * 140_000 + '",down\n', "is no CSV"),
         ("label,youtube_id,time_start,time_end,split\ndown,abc,soon,11,val\n", "has time 'soon', which is no number"),
         ("label,split,youtube_id,time_start,time_end\ndown,val,abc,1\n", "too few columns in line 2"),
+        ("vid,action\nclip0,down\nclip1,right\n", "begins with 'vid,action', which is no path.*call its columns path"),
+        ("path,label\nclip0,down\nval/down/clip0,right\n", "has val/down/clip0 as 'down' and as 'right'; leave one"),
     ):
         index.write_text(text)
         with pytest.raises(BadData, match=says):
@@ -224,6 +227,34 @@ def test_odd_indexes(tmp_path: Path) -> None:
         open_clips(root, index=tmp_path / "absent.csv")
     with pytest.raises(BadData, match="no clips in folders of classes"):
         open_clips(moving.pictures(tmp_path / "only" / "val" / "a", []).parents[1])
+
+
+def test_lines_of_clips_that_are_elsewhere_or_there_already(tmp_path: Path) -> None:
+    """A name alone is no reason to take a clip of another folder, of which there is a line."""
+    root = moving.kinetics(tmp_path / "data", val=1)
+    index = tmp_path / "index.csv"
+    index.write_text(
+        "path,label\nval/right/clip0,right\nval/down/clip0,down\n/old/val/right/clip1,right\nclip1,right\n"
+    )
+    found = open_clips(root, index=index)
+    assert [found.label(i) for i in range(len(found))] == ["val/down/clip0", "val/right/clip1"]
+    assert list(found.targets) == [0, 1]
+    assert found.notes == (
+        f"1 of 4 clips in index.csv are not in {root}.",
+        "1 of 4 lines in index.csv name a clip again; they are left out.",
+    )
+
+
+def test_nothing_is_scored_on_what_is_learned_from(tmp_path: Path) -> None:
+    root = moving.kinetics(tmp_path / "data", train=1)
+    index = tmp_path / "index.csv"
+    index.write_text("path,label\ntrain/down/clip0,down\ntrain/right/clip1,right\n")
+    with refused(
+        BadData,
+        f"2 of 2 clips to score on are learned from too, such as {root}/train/down/clip0; give an index with a column "
+        "of splits, or train.csv and val.csv of other clips each.",
+    ):
+        open_training(root, index)
 
 
 def test_unreadable_clips_are_named_and_left_out(tmp_path: Path) -> None:

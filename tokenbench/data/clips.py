@@ -89,7 +89,9 @@ def open_clips(
 def open_training(
     folder: Path, index: Path | None = None, order: str = "auto", reader: str = "auto"
 ) -> tuple[Clips, Clips]:
-    """The clips to learn from and those held out; raises `BadData` as `open_clips`, or if their classes differ."""
+    """The clips to learn from and those held out; raises `BadData` as `open_clips`, or if their classes differ, or a
+    clip is in both.
+    """
     train, other = (open_clips(folder, split, index, order, reader) for split in ("train", None))
     train, other = only_present(train), only_present(other)  # type: ignore[assignment]
     if train.names != other.names:
@@ -97,6 +99,12 @@ def open_training(
         raise BadData(
             f"Data folder '{folder}' has other classes in {train.split} and {other.split}, such as '{odd[0]}'; give "
             "both the same."
+        )
+    both = set(train.items) & set(other.items)
+    if both:
+        raise BadData(
+            f"{len(both)} of {len(other)} clips to score on are learned from too, such as {min(both)}; give an index "
+            "with a column of splits, or train.csv and val.csv of other clips each."
         )
     return train, other
 
@@ -122,14 +130,15 @@ def _of_index(top: Path, index: Path, split: str | None, order: str, reader: str
             raise BadData(f"Index '{index}' has no split {' or '.join(wanted)}; it has {', '.join(sorted(kinds))}.")
         listed = [row for row in listed if row.split and splits.kind(row.split) == kept]
     every = list(below(top))
-    items, lost = clipindex.located(listed, top, every)
+    items, lost, again = clipindex.located(listed, top, every)
     if not items:
         raise BadData(f"Index '{index}' names none of the {len(every)} clips in '{top}', such as '{listed[0].name}'.")
     classes, places = ordering.named({row.label for row in listed}, order, f"Index '{index}'")
     targets = [places[row.label] for row, _ in items]
     name = split or (listed[0].split if kinds else index.stem)
-    notes = (f"{lost} of {len(listed)} clips in {index.name} are not in {top}.",) if lost else ()
-    return _made(top, str(name), classes, [path for _, path in items], targets, top, index, reader, notes)
+    notes = [f"{lost} of {len(listed)} clips in {index.name} are not in {top}."] if lost else []
+    notes += [f"{again} of {len(listed)} lines in {index.name} name a clip again; they are left out."] if again else []
+    return _made(top, str(name), classes, [path for _, path in items], targets, top, index, reader, tuple(notes))
 
 
 def _made(
