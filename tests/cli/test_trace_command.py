@@ -52,6 +52,22 @@ def test_what_cannot_work_is_one_sentence(tmp_path: Path) -> None:
         (("--methods", "stvit[tokens=400]"), 2, "None of the methods given can run on deit_nano"),
         (("--similarity", 9, "--task", "segmentation"), 2, "leave it out with --task segmentation"),
         (("--similarity", 9, "--methods", "topk", "--limit", 1), 2, "two settings or more"),
+        (
+            ("--data-dir", tmp_path),
+            2,
+            "--data-dir says nothing here, for --task classification draws --images; leave it",
+        ),
+        (
+            ("--task", "detection", "--images", tmp_path),
+            2,
+            "--images says nothing here, for --task detection draws images",
+        ),
+        (("--task", "segmentation", "--image-size", 64), 2, "--image-size says nothing here"),
+        (
+            ("--task", "video", "--crop-pct", 0.9, "--images", tmp_path),
+            2,
+            "--crop-pct says nothing to video, which brings",
+        ),
         (("--image-size", "big"), 2, "--image-size big is not allowed"),
         (("--limit", 1, "--methods", "topk", "-o", tmp_path / "text.png"), 1, "cannot be written"),
     ):

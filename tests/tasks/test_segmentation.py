@@ -111,6 +111,9 @@ def test_rows(trained: tuple[Job, Path], tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     (row,) = load(out)[0]
     assert row.status == "ok" and row.miou_low <= row.miou <= row.miou_high and row.images == 3
+    assert row.reason == (
+        "GMACs and times are of one pass over one whole image, and mIoU is of 4 passes by windows of 64 pixels"
+    )
     assert list(row.ms_by_part) == ["backbone", "heads", "post-processing"] and row.conditions["head"] == "light"
     assert sum(row.gmacs_by_part.values()) == pytest.approx(row.gmacs)
     listed = (tmp_path / "r.predictions" / f"{row.id}.classes.csv").read_text().splitlines()

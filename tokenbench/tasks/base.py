@@ -121,6 +121,17 @@ class Task(BaseModel):
     built: ClassVar[frozenset[str]] = frozenset()  # knobs that decide a model, which its weights hold to
     counted_items: ClassVar[int] = 32  # that multiply-adds and tokens are counted on, where they depend on the item
     rate: ClassVar[str] = "img/s"  # what a model does in a second, as tables call it
+    looks: ClassVar[tuple[str, ...]] = (
+        "mean",
+        "std",
+        "crop_pct",
+        "interpolation",
+    )  # of timm's data config, what it heeds
+
+    @property
+    def caveat(self) -> str | None:
+        """What must be known to read a row of this setting, as a clause."""
+        return None
 
     @classmethod
     def metric_names(cls) -> tuple[str, ...]:

@@ -50,6 +50,7 @@ class Detection(Task):
     has_head: ClassVar[bool] = True
     depends: ClassVar[bool] = False
     batch: ClassVar[int | None] = 1
+    looks: ClassVar[tuple[str, ...]] = ("mean", "std")
     parts: ClassVar[tuple[str, ...]] = ("backbone", "neck", "rpn", "heads", "post-processing")
     built: ClassVar[frozenset[str]] = frozenset(
         ("head", "masks", "width", "box_convs", "fc", "mask_convs", "anchor", "samples")

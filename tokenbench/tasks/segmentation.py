@@ -42,6 +42,7 @@ class Segmentation(Task):
     has_head: ClassVar[bool] = True
     depends: ClassVar[bool] = False
     batch: ClassVar[int | None] = 1
+    looks: ClassVar[tuple[str, ...]] = ("mean", "std")
     parts: ClassVar[tuple[str, ...]] = ("backbone", "heads", "post-processing")
     built: ClassVar[frozenset[str]] = frozenset(("head", "width", "auxiliary"))
 
@@ -66,6 +67,16 @@ class Segmentation(Task):
     images: str | None = Field(None, description="folder of the images of COCO's annotations, if not in --data-dir")
     annotations: str | None = Field(None, description="file of COCO's annotations, if not in --data-dir")
     strict: bool = Field(False, description="take anything odd in masks or annotations for an error")
+
+    @property
+    def caveat(self) -> str | None:
+        """That costs are of one pass, where several are scored."""
+        passes = len(self.ratios) * (1 + self.flip)
+        how = [f"of {passes} passes"] * (passes > 1) + [f"by windows of {self.slide} pixels"] * bool(self.slide)
+        at = [f"at {self.ratios[0]:g} of its size"] * (passes == 1 + self.flip and self.ratios[0] != 1)
+        if not how + at:
+            return None
+        return f"GMACs and times are of one pass over one whole image, and mIoU is {' '.join([*how, *at])}"
 
     def open(self, folder: Path | None, backbone: Backbone) -> Pictures | None:
         """Images with masks, or with objects in COCO's layout; None where no data was given."""
@@ -194,13 +205,11 @@ class Segmentation(Task):
 
     def score(self, own: Labelled, dense: Labelled | None, seed: int) -> Mapping[str, float | None]:
         """Mean IoU and right pixels; with `dense` the paired difference."""
-        from tokenbench.measure.confusion import mean_iou
-
         low, high = own.interval(seed)
-        scores: dict[str, float | None] = {"miou": float(mean_iou(own.total)), "miou_low": low, "miou_high": high}
-        scores["pixel_accuracy"] = own.accuracy
-        if dense is not None:
-            value, low, high, p = own.change(dense, seed)
+        scores = {"miou": own.miou, "miou_low": low, "miou_high": high, "pixel_accuracy": own.accuracy}
+        change = None if dense is None else own.change(dense, seed)
+        if change is not None:
+            value, low, high, p = change
             scores |= {"diff_dense": value, "diff_dense_low": low, "diff_dense_high": high, "p_value": p}
         return scores
 

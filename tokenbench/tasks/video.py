@@ -46,6 +46,7 @@ class Video(Task):
         "an index such as `val.csv`"
     )
     batch: ClassVar[int | None] = 1
+    looks: ClassVar[tuple[str, ...]] = ("mean", "std")
     counted_items: ClassVar[int] = 2
     built: ClassVar[frozenset[str]] = frozenset(("joint",))
 
