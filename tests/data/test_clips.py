@@ -217,6 +217,8 @@ def test_odd_indexes(tmp_path: Path) -> None:
         ('path,label\n"' + "a" * 140_000 + '",down\n', "is no CSV"),
         ("label,youtube_id,time_start,time_end,split\ndown,abc,soon,11,val\n", "has time 'soon', which is no number"),
         ("label,split,youtube_id,time_start,time_end\ndown,val,abc,1\n", "too few columns in line 2"),
+        ("path,label\nclip0,down\nclip1,\n", "has a gap in line 3; give a clip and a class in each"),
+        ("down/clip0 down\nclip1\n", "has too few columns in line 2"),
         ("vid,action\nclip0,down\nclip1,right\n", "begins with 'vid,action', which is no path.*call its columns path"),
         ("path,label\nclip0,down\nval/down/clip0,right\n", "has val/down/clip0 as 'down' and as 'right'; leave one"),
     ):

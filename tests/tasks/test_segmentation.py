@@ -29,6 +29,7 @@ from tokenbench.methods.dense import Dense
 from tokenbench.methods.dynamicvit.dynamicvit import DynamicViT
 from tokenbench.model import Model
 from tokenbench.runs.results import load
+from tokenbench.tasks.detection import Detection
 from tokenbench.tasks.segmentation import Segmentation
 from tokenbench.training import Job, train
 from tokenbench.training import log as logs
@@ -112,7 +113,8 @@ def test_rows(trained: tuple[Job, Path], tmp_path: Path) -> None:
     (row,) = load(out)[0]
     assert row.status == "ok" and row.miou_low <= row.miou <= row.miou_high and row.images == 3
     assert row.reason == (
-        "GMACs and times are of one pass over one whole image, and mIoU is of 4 passes by windows of 64 pixels"
+        "GMACs and times are of one pass over one whole image, and mIoU is of 4 passes by windows of 64 pixels; "
+        "GMACs and times are of 64x64 pixels, and scores are of images at their own sizes"
     )
     assert list(row.ms_by_part) == ["backbone", "heads", "post-processing"] and row.conditions["head"] == "light"
     assert sum(row.gmacs_by_part.values()) == pytest.approx(row.gmacs)
@@ -198,6 +200,19 @@ def test_what_objects_can_be_scored(tmp_path: Path) -> None:
     file.rename(folder / "val" / "_annotations.coco.json")
     (folder / "annotations" / "instances_train.json").unlink()
     assert Segmentation().open(folder, None).classes == ("background", "ring")  # type: ignore[arg-type,union-attr]
+
+
+def test_what_must_be_known_of_costs() -> None:
+    """Nothing, where they are of what is scored."""
+    assert Segmentation().caveats(None) == [] == Detection().caveats((800, 1333))
+    assert Detection().caveats((512, 640)) == [
+        "GMACs and times are of 512x640 pixels, and scores are of images brought to 800 pixels a short side and 1333 a "
+        "long one at most"
+    ]
+    (one,) = Segmentation(ratios=(0.5,)).caveats(None)
+    assert one == "GMACs and times are of one pass over one whole image, and mIoU is at 0.5 of its size"
+    (both,) = Segmentation(flip=True).caveats(None)
+    assert both == "GMACs and times are of one pass over one whole image, and mIoU is of 2 passes"
 
 
 def test_options_that_say_nothing(tmp_path: Path) -> None:

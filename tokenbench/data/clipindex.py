@@ -47,7 +47,7 @@ def read(path: Path) -> list[Listed]:
         rows = [_parted(line) for line in lines] if separator is None else list(csv.reader(lines, delimiter=separator))
     except csv.Error as error:
         raise BadData(f"Index '{path}' is no CSV ({error}); give one of clips and classes.") from None
-    called = [field.strip().lower() for field in rows[0]]
+    called, began = [field.strip().lower() for field in rows[0]], 1
     name, label, split = (_first(called, known) for known in (NAMES, LABELS, SPLITS))
     if name is None or label is None:
         if len(rows[0]) != 2:
@@ -64,12 +64,13 @@ def read(path: Path) -> list[Listed]:
                 "if that is a header, call its columns path and label."
             )
     else:
-        rows = rows[1:]
+        rows, began = rows[1:], 2
     times = [_first(called, (key,)) for key in ("time_start", "time_end")] if called[name] == "youtube_id" else []
     last = max(column for column in (name, label, split, *times) if column is not None)
-    short = next((i for i, row in enumerate(rows, 2) if len(row) <= last), None)
-    if short is not None:
-        raise BadData(f"Index '{path}' has too few columns in line {short}; give a clip and a class in each.")
+    for line, row in enumerate(rows, began):
+        lacks = "too few columns" if len(row) <= last else "" if row[name].strip() and row[label].strip() else "a gap"
+        if lacks:
+            raise BadData(f"Index '{path}' has {lacks} in line {line}; give a clip and a class in each.")
     made = []
     for row in rows:
         called_so = row[name].strip()

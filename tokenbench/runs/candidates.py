@@ -303,7 +303,8 @@ def _group(
                         candidate.own = None if theirs.identity == weights.identity else theirs
                 except Unsupported as error:  # by the task
                     reason = first_line(error)
-                candidate.notes += [caveat for caveat in (method.caveat(backbone), task.caveat) if caveat]
+                caveat = method.caveat(backbone)
+                candidate.notes += [*([caveat] if caveat else []), *task.caveats(plan.image_size)]
                 header = given.own[own] if own else dense
                 candidate.budget, candidate.schedule = budget.of(header), header.get("schedule") if own else None
             if reason:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from tokenbench.measure.verdicts import Difference
-from tokenbench.tasks.base import Loader, Metric, Task, by_class
+from tokenbench.tasks.base import Loader, Metric, Task, by_class, of_other_sizes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -80,6 +80,10 @@ class Detection(Task):
     images: str | None = Field(None, description="folder of the images, where it is not in --data-dir")
     annotations: str | None = Field(None, description="file of the annotations, where it is not in --data-dir")
     strict: bool = Field(False, description="take anything odd in the annotations for an error")
+
+    def caveats(self, image_size: tuple[int, int] | None) -> Sequence[str]:
+        """That costs are of one size."""
+        return of_other_sizes(self.short, self.long, self.size(None, image_size))  # type: ignore[arg-type]
 
     def open(self, folder: Path | None, backbone: Backbone) -> Scenes | None:
         """Images with objects, in COCO's layout; None where no data was given."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat
 
-from tokenbench.tasks.base import Loader, Metric, Task, by_class
+from tokenbench.tasks.base import Loader, Metric, Task, by_class, of_other_sizes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,15 +68,13 @@ class Segmentation(Task):
     annotations: str | None = Field(None, description="file of COCO's annotations, if not in --data-dir")
     strict: bool = Field(False, description="take anything odd in masks or annotations for an error")
 
-    @property
-    def caveat(self) -> str | None:
-        """That costs are of one pass, where several are scored."""
+    def caveats(self, image_size: tuple[int, int] | None) -> Sequence[str]:
+        """That costs are of one pass, where several are scored, and of one size."""
         passes = len(self.ratios) * (1 + self.flip)
         how = [f"of {passes} passes"] * (passes > 1) + [f"by windows of {self.slide} pixels"] * bool(self.slide)
-        at = [f"at {self.ratios[0]:g} of its size"] * (passes == 1 + self.flip and self.ratios[0] != 1)
-        if not how + at:
-            return None
-        return f"GMACs and times are of one pass over one whole image, and mIoU is {' '.join([*how, *at])}"
+        how += [f"at {self.ratios[0]:g} of its size"] * (len(self.ratios) == 1 and self.ratios[0] != 1)
+        told = [f"GMACs and times are of one pass over one whole image, and mIoU is {' '.join(how)}"] if how else []
+        return [*told, *of_other_sizes(self.short, self.long, self.size(None, image_size))]  # type: ignore[arg-type]
 
     def open(self, folder: Path | None, backbone: Backbone) -> Pictures | None:
         """Images with masks, or with objects in COCO's layout; None where no data was given."""
