@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from refusals import refused
 
+from tokenbench.clips.lessons import Lessons
+from tokenbench.clips.recipes import VIDEO
 from tokenbench.data import decoding, sampling
 from tokenbench.data.clips import open_clips, open_training
 from tokenbench.data.viewing import ViewLoader, Views
@@ -245,6 +247,21 @@ def test_lines_of_clips_that_are_elsewhere_or_there_already(tmp_path: Path) -> N
         f"1 of 4 clips in index.csv are not in {root}.",
         "1 of 4 lines in index.csv name a clip again; they are left out.",
     )
+
+
+def test_advice_is_of_clips(tmp_path: Path) -> None:
+    """No word of images and labels, which videos do not take."""
+    advice = "give one folder of videos, or of folders of frames, for each class, or an index (--clips index.csv)."
+    with refused(BadData, f"Data folder '{tmp_path}/nowhere' does not exist; {advice}"):
+        open_clips(tmp_path / "nowhere")
+    moving.write(tmp_path / "data" / "val" / "a.mp4", moving.grey(LEVELS[:2]))
+    with refused(BadData, f"Data folder '{tmp_path}/data' has 'val' but no class folders in it; {advice}"):
+        open_clips(tmp_path / "data")
+    (tmp_path / "bad" / "val" / "a").mkdir(parents=True)
+    (tmp_path / "bad" / "val" / "a" / "1.mp4").write_text("hello")
+    lessons = Lessons(open_clips(tmp_path / "bad"), CONFIG, VIDEO["mini"], 0, 2, 1)
+    with refused(DataError, "None of the 1 clips of bad to train on can be read; the first, a/1.mp4: it is damaged…"):
+        lessons[0, 0, 0]
 
 
 def test_nothing_is_scored_on_what_is_learned_from(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from tokenbench.data import clipindex, decoding, listing, ordering, splits
 from tokenbench.data.decoding import Choose, Frames
@@ -21,10 +23,14 @@ INDEXES = {
 }
 
 
+ADVICE = "give one folder of videos, or of folders of frames, for each class, or an index (--clips index.csv)"
+
+
 @dataclass(frozen=True, eq=False)
 class Clips(Images):
     """Labelled clips, read one at a time; `items` are video files or folders of frames."""
 
+    what: ClassVar[str] = "clip"
     items: Sequence[Path]
     reader: str = "auto"
 
@@ -63,23 +69,22 @@ def open_clips(
     Raises:
         BadData: no such folder or index, no clips, or it is not clear what is meant.
     """
-    top = splits.top(folder)
+    with _of_clips():
+        top = splits.top(folder)
     beside = next((top / name for name in INDEXES["train" if split else "val"] if (top / name).is_file()), None)
     nested = any(splits.kind(name) and listing.folders(top / name) for name in listing.folders(top))
     if index is None and not nested:
         index = beside
     if index is not None:
         return _of_index(top, index, split, order, reader)
-    root = splits.training(top)[0] if split else splits.evaluation(top) or top
+    with _of_clips():
+        root = splits.training(top)[0] if split else splits.evaluation(top) or top
     names = listing.folders(root)
     found = {name: list(below(root / name)) for name in names}
     if not any(found.values()) and beside is not None:  # what looked like classes are clips themselves
         return _of_index(top, beside, split, order, reader)
     if not any(found.values()):
-        raise BadData(
-            f"Data folder '{root}' has no clips in folders of classes; give one folder of videos, or of folders of "
-            'frames, for each class, or an index (--task "video[clips=index.csv]").'
-        )
+        raise BadData(f"Data folder '{root}' has no clips in folders of classes; {ADVICE}.")
     classes = ordering.arrange(names, order)
     items = [clip for name in sorted(names) for clip in found[name]]
     targets = [classes.index[name] for name in sorted(names) for _ in found[name]]
@@ -107,6 +112,16 @@ def open_training(
             "with a column of splits, or train.csv and val.csv of other clips each."
         )
     return train, other
+
+
+@contextmanager
+def _of_clips() -> Iterator[None]:
+    """Advice that is of images in place of clips' own."""
+    try:
+        yield
+    except BadData as error:
+        what, _, advice = str(error).partition("; ")
+        raise (BadData(f"{what}; {ADVICE}.") if "image" in advice else error) from None
 
 
 def below(root: Path) -> Iterator[Path]:
