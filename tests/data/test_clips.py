@@ -17,6 +17,7 @@ from tokenbench.data import decoding, sampling
 from tokenbench.data.clips import open_clips, open_training
 from tokenbench.data.viewing import ViewLoader, Views
 from tokenbench.errors import BadData, DataError, UsageError
+from tokenbench.tasks.video import Video
 
 LEVELS = [10 * i for i in range(1, 21)]
 CONFIG = {"input_size": (3, 32, 32), "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -266,6 +267,10 @@ def test_advice_is_of_clips(tmp_path: Path) -> None:
 
 def test_nothing_is_scored_on_what_is_learned_from(tmp_path: Path) -> None:
     root = moving.kinetics(tmp_path / "data", train=1)
+    with refused(
+        UsageError, "restrict_classes says nothing to training, whose head has the data's classes; leave it out."
+    ):
+        Video(restrict_classes=True).open_training(root)
     index = tmp_path / "index.csv"
     index.write_text("path,label\ntrain/down/clip0,down\ntrain/right/clip1,right\n")
     with refused(

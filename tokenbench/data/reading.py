@@ -32,8 +32,8 @@ class Readable:
                     self.unread[index] = reason(error)
             passed[self.images.label(index)] = self.unread[index]
         raise DataError(
-            f"None of the {len(self.images)} {what_of(self.images)}s of {self.images.name} to train on can be read; the "
-            f"first, {self.images.label(0)}: {self.unread[0]}."
+            f"None of the {len(self.images)} {what_of(self.images)}s of {self.images.name} to train on can be read; "
+            f"the first, {self.images.label(0)}: {self.unread[0]}."
         )
 
 

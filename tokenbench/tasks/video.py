@@ -94,7 +94,12 @@ class Video(Task):
     def open_training(self, folder: Path) -> tuple[Clips, Clips]:
         """The videos of `train`, and those of its validation split."""
         from tokenbench.data.clips import open_training
+        from tokenbench.errors import UsageError
 
+        if self.restrict_classes:
+            raise UsageError(
+                "restrict_classes says nothing to training, whose head has the data's classes; leave it out."
+            )
         return open_training(folder, self._index, self.class_order, self.reader)
 
     def recipes(self, method: Any) -> Mapping[str, Any]:
