@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 from rows import row
 
 from tokenbench.cli import main
+from tokenbench.methods.dynamicvit.dynamicvit import DynamicViT
+from tokenbench.runs import candidates
 from tokenbench.runs.row import dumps
 
 
@@ -41,6 +45,22 @@ def test_without_images_the_sample_is_drawn(tmp_path: Path) -> None:
     assert "agreement" not in result.stdout  # there is one setting only
 
 
+def test_settings_of_one_method_are_drawn_into_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = [DynamicViT(keep_rate=rate) for rate in (0.5, 0.7)]
+    trained = [(SimpleNamespace(method=one, own=one, status="ok"), None) for one in settings]
+    task = SimpleNamespace(scenes=lambda *_: iter(()))
+    group = SimpleNamespace(
+        live=lambda: trained, candidates=[], plan=SimpleNamespace(task=task), data=None, backbone=None
+    )
+    monkeypatch.setattr(candidates, "prepare", lambda *_: [group])
+    result = trace("--task", "detection", "--data-dir", tmp_path, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "dynamicvit-keep_rate-0.5",
+        "dynamicvit-keep_rate-0.7",
+    ]
+
+
 def test_what_cannot_work_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.png").write_text("no image")
@@ -52,6 +72,22 @@ def test_what_cannot_work_is_one_sentence(tmp_path: Path) -> None:
         (("--methods", "stvit[tokens=400]"), 2, "None of the methods given can run on deit_nano"),
         (("--similarity", 9, "--task", "segmentation"), 2, "leave it out with --task segmentation"),
         (("--similarity", 9, "--methods", "topk", "--limit", 1), 2, "two settings or more"),
+        (
+            ("--data-dir", tmp_path),
+            2,
+            "--data-dir says nothing here, for --task classification draws --images; leave it",
+        ),
+        (
+            ("--task", "detection", "--images", tmp_path),
+            2,
+            "--images says nothing here, for --task detection draws images",
+        ),
+        (("--task", "segmentation", "--image-size", 64), 2, "--image-size says nothing here"),
+        (
+            ("--task", "video", "--crop-pct", 0.9, "--images", tmp_path),
+            2,
+            "--crop-pct says nothing to video, which brings",
+        ),
         (("--image-size", "big"), 2, "--image-size big is not allowed"),
         (("--limit", 1, "--methods", "topk", "-o", tmp_path / "text.png"), 1, "cannot be written"),
     ):

@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refused
 
+from tokenbench.clips.lessons import Lessons
+from tokenbench.clips.recipes import VIDEO
 from tokenbench.data import decoding, sampling
 from tokenbench.data.clips import open_clips, open_training
 from tokenbench.data.viewing import ViewLoader, Views
 from tokenbench.errors import BadData, DataError, UsageError
+from tokenbench.tasks.video import Video
 
 LEVELS = [10 * i for i in range(1, 21)]
 CONFIG = {"input_size": (3, 32, 32), "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -216,6 +220,10 @@ def test_odd_indexes(tmp_path: Path) -> None:
         ('path,label\n"' + "a" * 140_000 + '",down\n', "is no CSV"),
         ("label,youtube_id,time_start,time_end,split\ndown,abc,soon,11,val\n", "has time 'soon', which is no number"),
         ("label,split,youtube_id,time_start,time_end\ndown,val,abc,1\n", "too few columns in line 2"),
+        ("path,label\nclip0,down\nclip1,\n", "has a gap in line 3; give a clip and a class in each"),
+        ("down/clip0 down\nclip1\n", "has too few columns in line 2"),
+        ("vid,action\nclip0,down\nclip1,right\n", "begins with 'vid,action', which is no path.*call its columns path"),
+        ("path,label\nclip0,down\nval/down/clip0,right\n", "has val/down/clip0 as 'down' and as 'right'; leave one"),
     ):
         index.write_text(text)
         with pytest.raises(BadData, match=says):
@@ -224,6 +232,53 @@ def test_odd_indexes(tmp_path: Path) -> None:
         open_clips(root, index=tmp_path / "absent.csv")
     with pytest.raises(BadData, match="no clips in folders of classes"):
         open_clips(moving.pictures(tmp_path / "only" / "val" / "a", []).parents[1])
+
+
+def test_lines_of_clips_that_are_elsewhere_or_there_already(tmp_path: Path) -> None:
+    """A name alone is no reason to take a clip of another folder, of which there is a line."""
+    root = moving.kinetics(tmp_path / "data", val=1)
+    index = tmp_path / "index.csv"
+    index.write_text(
+        "path,label\nval/right/clip0,right\nval/down/clip0,down\n/old/val/right/clip1,right\nclip1,right\n"
+    )
+    found = open_clips(root, index=index)
+    assert [found.label(i) for i in range(len(found))] == ["val/down/clip0", "val/right/clip1"]
+    assert list(found.targets) == [0, 1]
+    assert found.notes == (
+        f"1 of 4 clips in index.csv are not in {root}.",
+        "1 of 4 lines in index.csv name a clip again; they are left out.",
+    )
+
+
+def test_advice_is_of_clips(tmp_path: Path) -> None:
+    """No word of images and labels, which videos do not take."""
+    advice = "give one folder of videos, or of folders of frames, for each class, or an index (--clips index.csv)."
+    with refused(BadData, f"Data folder '{tmp_path}/nowhere' does not exist; {advice}"):
+        open_clips(tmp_path / "nowhere")
+    moving.write(tmp_path / "data" / "val" / "a.mp4", moving.grey(LEVELS[:2]))
+    with refused(BadData, f"Data folder '{tmp_path}/data' has 'val' but no class folders in it; {advice}"):
+        open_clips(tmp_path / "data")
+    (tmp_path / "bad" / "val" / "a").mkdir(parents=True)
+    (tmp_path / "bad" / "val" / "a" / "1.mp4").write_text("hello")
+    lessons = Lessons(open_clips(tmp_path / "bad"), CONFIG, VIDEO["mini"], 0, 2, 1)
+    with refused(DataError, "None of the 1 clips of bad to train on can be read; the first, a/1.mp4: it is damaged…"):
+        lessons[0, 0, 0]
+
+
+def test_nothing_is_scored_on_what_is_learned_from(tmp_path: Path) -> None:
+    root = moving.kinetics(tmp_path / "data", train=1)
+    with refused(
+        UsageError, "restrict_classes says nothing to training, whose head has the data's classes; leave it out."
+    ):
+        Video(restrict_classes=True).open_training(root)
+    index = tmp_path / "index.csv"
+    index.write_text("path,label\ntrain/down/clip0,down\ntrain/right/clip1,right\n")
+    with refused(
+        BadData,
+        f"2 of 2 clips to score on are learned from too, such as {root}/train/down/clip0; give an index with a column "
+        "of splits, or train.csv and val.csv of other clips each.",
+    ):
+        open_training(root, index)
 
 
 def test_unreadable_clips_are_named_and_left_out(tmp_path: Path) -> None:

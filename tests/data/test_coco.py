@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scenes
 from PIL import Image
+from refusals import refused
 
 from tokenbench.data.coco import decoded, encoded, open_coco
 from tokenbench.errors import BadData, UsageError
@@ -141,6 +142,21 @@ FAULTS: dict[str, tuple[Change, str]] = {
         lambda c: c["images"][1].update(width=5),
         "have another size than is stated .first: id 2, 1.png: 112x96, stated 5x96",
     ),
+    "crowd": (one(1, iscrowd="0"), "say neither 0 nor 1 of iscrowd .first: id 2 in 0.png: '0'.; they are left out"),
+    "below": (one(1, area=-4), "have areas below 0 .first: id 2 in 0.png.; that of the box is taken"),
+    "one short": (
+        one(1, segmentation=[[1, 2, 3, 4], [1, 2, 3, 4, 5, 9]]),
+        "have polygons of fewer than three points beside others .first: id 2 in 0.png.; these polygons are left",
+    ),
+    "no outline": (
+        one(1, segmentation=[]),
+        "1 of .* have no outline, as others have .first: id 2 in 0.png.; so masks are neither learned nor scored",
+    ),
+    "long box": (one(1, bbox=[1, 2, 10**400, 4]), "have no box of four numbers .first: id 2"),
+    "same name": (
+        lambda c: (c["categories"].append({"id": 8, "name": "disk"}), c["annotations"][0].update(category_id=8)),
+        "1 of 2 categories have the name of another .first: id 8, 'disk'.; they stay apart by their ids",
+    ),
     "one kind": (
         lambda c: c["categories"].append({"id": 8, "name": "b"}),
         "objects are of 'disk', one of 2 categories",
@@ -157,7 +173,7 @@ def test_faults_are_told_and_strictly_errors(fault: str, folder: Path) -> None:
     found = open_coco(change(folder, how), "val")
     assert len(found.notes) == 1 and re.search(told, found.notes[0]), found.notes
     assert "instances_val.json" in found.notes[0] and found.notes[0].endswith("--strict makes this an error.")
-    out = "left out" in found.notes[0]
+    out = "they are left out" in found.notes[0]
     assert (sum(map(len, found.things)) < whole) == out
     with pytest.raises(BadData, match=told.split("; ")[0]):
         open_coco(folder, "val", strict=True)
@@ -176,7 +192,13 @@ def _as_corners(content: dict[str, Any]) -> None:
         annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
 
 
+def _as_shares(content: dict[str, Any]) -> None:
+    for annotation in content["annotations"]:
+        annotation |= {"bbox": [0.1, 0.2, 0.3, 0.4], "segmentation": []}
+
+
 ERRORS: dict[str, tuple[Change, str]] = {
+    "shares": (_as_shares, "gives boxes as shares of their images, from 0 to 1; COCO's are in pixels, so convert them"),
     "corners": (_as_corners, "gives boxes as x1, y1, x2, y2 .*convert them"),
     "image twice": (lambda c: c["images"][1].update(id=1), "has two images with id 1 .0.png, 1.png."),
     "category twice": (lambda c: c["categories"].append({"id": 7, "name": "b"}), "has two categories with id 7"),
@@ -205,6 +227,36 @@ def test_corners_are_told_by_outlines_where_no_box_reaches_over(folder: Path) ->
 
     with pytest.raises(BadData, match="outlines say so"):
         open_coco(change(folder, how), "val")
+
+
+def test_boxes_alone(folder: Path) -> None:
+    """Files of boxes only have an empty outline for each; that no mask is scored is said once."""
+    from tokenbench.tasks.detection import Detection
+
+    change(folder, lambda content: [a.update(segmentation=[]) for a in content["annotations"]])  # type: ignore[arg-type]
+    assert open_coco(folder, "val", strict=True).notes == ()
+    found = Detection().open(folder, None)  # type: ignore[arg-type]
+    assert found.notes == ("disks: no object of split 'val' has an outline, so masks are not scored.",)
+    assert Detection(masks=False).open(folder, None).notes == ()  # type: ignore[arg-type,union-attr]
+
+
+def test_a_file_that_is_given_says_its_split(folder: Path) -> None:
+    file = folder / "annotations" / "instances_val.json"
+    assert open_coco(folder, "val", folder / "val", file.rename(file.with_name("mine.json"))).split == "mine"
+
+
+def test_training_needs_two_splits(folder: Path) -> None:
+    """One file would be trained and scored on."""
+    from tokenbench.tasks.detection import Detection
+    from tokenbench.tasks.segmentation import Segmentation
+
+    for task in (Detection(annotations="one.json"), Segmentation(annotations="one.json")):
+        with refused(
+            UsageError,
+            "annotations=one.json is of one split, and training needs train and another; lay both out in --data-dir, "
+            "as COCO does.",
+        ):
+            task.open_training(folder)
 
 
 def test_no_such_data(folder: Path, tmp_path: Path) -> None:

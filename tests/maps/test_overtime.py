@@ -16,6 +16,7 @@ from tokenbench.backbones import Backbone
 from tokenbench.backbones.frames import FramesViT, JointViT
 from tokenbench.cli import main
 from tokenbench.errors import BadSetting
+from tokenbench.maps import overtime
 from tokenbench.maps.files import load
 from tokenbench.maps.following import follow
 from tokenbench.methods.stvit.stvit import STViT
@@ -32,6 +33,13 @@ def test_frames_of_video_swin() -> None:
     assert found.counts[0] == 28 * 28 and found.counts[-4:] == (9, 9, 9, 4)
     with pytest.raises(BadSetting, match="takes clips, and these are images; give --task video"):
         follow(STViT(), backbone, torch.randn(1, 3, 112, 112), ["a.jpg"])
+
+
+@pytest.mark.parametrize(("frames", "steps"), [(5, [0, 2, 4]), (6, [0, 2, 4]), (1, [0])])
+def test_a_step_shows_the_first_of_its_two_frames(frames: int, steps: list[int]) -> None:
+    """The last of an odd number makes a step alone."""
+    clip = torch.arange(frames).float()[None, None, :, None, None].expand(1, 3, frames, 4, 4)
+    assert overtime.shown(clip, len(steps))[:, 0, 0, 0].tolist() == steps
 
 
 @pytest.mark.parametrize("joint", [False, True])

@@ -64,6 +64,7 @@ def test_paired_with_another(tmp_path: Path) -> None:
     assert np.array_equal(both.matrices, [*one.matrices, *other.matrices])
     blank = Labelled(np.zeros((1, 3, 3), np.int64), one.names, ("none",))
     assert blank.accuracy is None and np.isnan(mean_iou(blank.total))
+    assert (blank.miou, blank.interval(0), blank.change(blank, 0)) == (None, (None, None), None)
     with refused(UsageError, "Labels of other images cannot be paired; run both on the same images."):
         one.change(Labelled(one.matrices, one.names, tuple("x" * 30)), 0)
     (tmp_path / "l.npz").write_bytes(b"PK")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -193,3 +194,7 @@ def test_saved_and_read_back(tmp_path: Any) -> None:
         Detections.load(tmp_path / "d.npz")
     with refused(UsageError, "Detections in 5 and 4 images cannot be paired; run both on the same images."):
         detections.same_images(made(4))
+    with refused(
+        UsageError, "Detections that are held to other annotations cannot be paired; run both on the same annotations."
+    ):
+        detections.same_images(replace(detections, truth=made(5, seed=1).truth))

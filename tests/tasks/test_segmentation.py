@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from click.testing import CliRunner
 from conftest import tiny_swin
 from PIL import Image
+from refusals import refused
 from safetensors.torch import load_file
 from scenes import Quiet
 
@@ -19,7 +21,7 @@ from tokenbench.backbones import Backbone
 from tokenbench.cli import main
 from tokenbench.data.coco import open_coco
 from tokenbench.data.labelled import from_objects, open_masks
-from tokenbench.errors import BadData, Unsupported, WeightsError
+from tokenbench.errors import BadData, Unsupported, UsageError, WeightsError
 from tokenbench.heads.recipes import SEGMENTATION
 from tokenbench.heads.segmenter import UPerNet
 from tokenbench.measure.confusion import Labelled
@@ -27,6 +29,7 @@ from tokenbench.methods.dense import Dense
 from tokenbench.methods.dynamicvit.dynamicvit import DynamicViT
 from tokenbench.model import Model
 from tokenbench.runs.results import load
+from tokenbench.tasks.detection import Detection
 from tokenbench.tasks.segmentation import Segmentation
 from tokenbench.training import Job, train
 from tokenbench.training import log as logs
@@ -109,6 +112,10 @@ def test_rows(trained: tuple[Job, Path], tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     (row,) = load(out)[0]
     assert row.status == "ok" and row.miou_low <= row.miou <= row.miou_high and row.images == 3
+    assert row.reason == (
+        "GMACs and times are of one pass over one whole image, and mIoU is of 4 passes by windows of 64 pixels; "
+        "GMACs and times are of 64x64 pixels, and scores are of images at their own sizes"
+    )
     assert list(row.ms_by_part) == ["backbone", "heads", "post-processing"] and row.conditions["head"] == "light"
     assert sum(row.gmacs_by_part.values()) == pytest.approx(row.gmacs)
     listed = (tmp_path / "r.predictions" / f"{row.id}.classes.csv").read_text().splitlines()
@@ -152,9 +159,75 @@ def test_faults_of_masks_name_the_file(tmp_path: Path) -> None:
         Image.fromarray(array).save(file)
         with pytest.raises(Exception, match=says):
             found.mask(0, (96, 112))
+    with refused(BadData, f"{folder}/images/val/0.png: mask 0.png is no picture of class indices, one number a pixel."):
+        Segmentation(strict=True).open(folder, None)  # type: ignore[arg-type]
     file.unlink()
     with pytest.raises(BadData, match=r"1 of 2 images have no mask .*first: 0.png"):
+        open_masks(folder, "val")
+    (folder / "classes.txt").write_text("background\n\ndisk\n\n")
+    with refused(
+        BadData,
+        f"{folder}/classes.txt has nothing on line 2, so which indices the names below have is not clear; give each "
+        "line a name.",
+    ):
         open_masks(folder, "val")
     (folder / "classes.txt").unlink()
     with pytest.raises(BadData, match=r"has no classes\.txt"):
         open_masks(folder, "val")
+
+
+def test_what_objects_can_be_scored(tmp_path: Path) -> None:
+    """Nothing is, where all would be background; and labels of objects neither run over nor into the ignored one."""
+    folder = scenes.coco(tmp_path / "disks", train=2, val=2)
+    file = folder / "annotations" / "instances_val.json"
+    content = json.loads(file.read_text())
+    test = {key: value for key, value in content.items() if key != "annotations"}
+    many = [{"id": i, "name": f"kind {i}"} for i in range(255)]
+    for changed, says in (
+        (test, "disks has no annotations of split 'val', so nothing can be scored on it."),
+        (
+            {**test, "categories": [], "annotations": []},
+            "disks has no categories in split 'val'; give annotations that…",
+        ),
+        (content | {"categories": many}, "disks has 255 categories, and masks have room for 254; give annotations of…"),
+    ):
+        file.write_text(json.dumps(changed))
+        with refused(BadData, says):
+            Segmentation().open(folder, None)  # type: ignore[arg-type]
+    file.write_text(json.dumps(content).replace('"disk"', '"ring"'))
+    with refused(BadData, "disks has other categories in split 'train' than in 'val'; mend one."):
+        Segmentation().open_training(folder)
+    file.rename(folder / "val" / "_annotations.coco.json")
+    (folder / "annotations" / "instances_train.json").unlink()
+    assert Segmentation().open(folder, None).classes == ("background", "ring")  # type: ignore[arg-type,union-attr]
+
+
+def test_what_must_be_known_of_costs() -> None:
+    """Nothing, where they are of what is scored."""
+    assert Segmentation().caveats(None) == [] == Detection().caveats((800, 1333))
+    assert Detection().caveats((512, 640)) == [
+        "GMACs and times are of 512x640 pixels, and scores are of images brought to 800 pixels a short side and 1333 a "
+        "long one at most"
+    ]
+    (one,) = Segmentation(ratios=(0.5,)).caveats(None)
+    assert one == "GMACs and times are of one pass over one whole image, and mIoU is at 0.5 of its size"
+    (both,) = Segmentation(flip=True).caveats(None)
+    assert both == "GMACs and times are of one pass over one whole image, and mIoU is of 2 passes"
+
+
+def test_options_that_say_nothing(tmp_path: Path) -> None:
+    objects, masks = scenes.coco(tmp_path / "objects", val=2), scenes.masked(tmp_path / "masks", val=2)
+    with refused(UsageError, f"reduce_zero_label is of masks, and {objects} has COCO's objects, …; leave it out."):
+        Segmentation(reduce_zero_label=True).open(objects, None)  # type: ignore[arg-type]
+    with refused(UsageError, f"images=there is of COCO's annotations, and {masks} has masks; leave it out, or give…"):
+        Segmentation(images="there").open(masks, None)  # type: ignore[arg-type]
+
+
+def test_a_bad_mask_is_passed_over_in_training(tmp_path: Path) -> None:
+    """And named, as an image that cannot be read is."""
+    folder = scenes.masked(tmp_path / "disks", train=3)
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(folder / "masks" / "train" / "1.png")
+    lessons = TASK.lessons(open_masks(folder, "train"), Backbone(tiny_swin()), RECIPE, 0)
+    image, labels, skipped = lessons[0, 0, 1]
+    assert image.shape == (3, 64, 64) and labels.shape == (64, 64)
+    assert skipped == {"1.png": "mask 1.png is 9x9 and its image 112x96"}

@@ -17,6 +17,7 @@ from scenes import Quiet
 from tokenbench.cli import main
 from tokenbench.clips.recipes import VIDEO
 from tokenbench.data import decoding
+from tokenbench.errors import UsageError
 from tokenbench.measure.accuracy import Predictions
 from tokenbench.measure.views import Viewed, answer, gather, join
 from tokenbench.methods.dense import Dense
@@ -42,6 +43,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Path]:
         found = train(one, Quiet())
         assert found.images == 4 and found.value is not None
     return job, root / "out"
+
+
+def test_other_frames_are_another_run(trained: tuple[Job, Path]) -> None:
+    """What is finished or begun with some is not taken for what others would give."""
+    job, _ = trained
+    with pytest.raises(UsageError, match=r"holds a run of other settings \(choices.frames: 4 before, 6 now\)"):
+        train(replace(job, task=TASK.model_copy(update={"frames": 6})), Quiet())
+    assert train(replace(job), Quiet()).images == 4
 
 
 def test_killed_it_goes_on_bit_for_bit(trained: tuple[Job, Path], tmp_path: Path) -> None:

@@ -236,15 +236,21 @@ def take_of(flags: Mapping[str, Any]) -> Take:
     return Take(flags["ema"], flags["weights_key"])
 
 
-def pixels_of(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """What `pixels` was given, under timm's names; raises `UsageError` for numbers that mean nothing."""
+def pixels_of(flags: Mapping[str, Any], task: Task | None = None) -> dict[str, Any]:
+    """What `pixels` was given, under timm's names; raises `UsageError` for what means nothing, or nothing to a task."""
     given = {
         "mean": _channels("mean", flags["mean"], None),
         "std": _channels("std", flags["std"], 0.0),
         "crop_pct": flags["crop_pct"],
         "interpolation": flags["interpolation"],
     }
-    return {key: value for key, value in given.items() if value is not None}
+    found = {key: value for key, value in given.items() if value is not None}
+    odd = next((key for key in found if task is not None and key not in task.looks), None)
+    if task is not None and odd is not None:
+        raise UsageError(
+            f"--{odd.replace('_', '-')} says nothing to {task.name}, which brings images to size by its own."
+        )
+    return found
 
 
 def _channels(flag: str, text: str | None, above: float | None) -> tuple[float, ...] | None:

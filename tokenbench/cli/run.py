@@ -195,7 +195,7 @@ def plan_of(flags: dict[str, Any]) -> Plan:
         max_seconds=flags["max_seconds"],
         force=flags["force"],
         energy=flags["energy"],
-        pixels=options.pixels_of(flags),
+        pixels=options.pixels_of(flags, task),
         take=options.take_of(flags),
         shard=_shard(flags.get("shard")),
         runtime=flags["runtime"],

@@ -61,6 +61,13 @@ def trace(**flags: Any) -> None:
         raise UsageError(
             f"--similarity compares what classifiers make of images; leave it out with --task {task.name}."
         )
+    unheard = ("images", "image_size") if task.has_head else ("data_dir",)
+    odd = next((name for name in unheard if flags[name]), None)
+    if odd is not None:
+        raise UsageError(
+            f"--{odd.replace('_', '-')} says nothing here, for --task {task.name} draws "
+            f"{'images of --data-dir at its own size' if task.has_head else '--images'}; leave it out."
+        )
     if task.has_head:
         _scenes(task, flags)
         return
@@ -70,7 +77,7 @@ def trace(**flags: Any) -> None:
         "seed": flags["seed"],
         "image_size": options.size_of(flags["image_size"]),
         "device": options.device_of(flags["device"]),
-        "pixels": options.pixels_of(flags),
+        "pixels": options.pixels_of(flags, task),
         "take": options.take_of(flags),
         **_of_clips(task, flags),
     }
@@ -103,7 +110,7 @@ def _scenes(task: Task, flags: dict[str, Any]) -> None:
     from tokenbench.runs import candidates, environment
     from tokenbench.runs.plan import Plan
 
-    if flags["data_dir"] is None:
+    if flags["data_dir"] is None and getattr(task, "annotations", None) is None:
         raise UsageError(f"--task {task.name} draws on its own data; give --data-dir.")
     device = options.device_of(flags["device"])
     plan = Plan(
@@ -115,7 +122,7 @@ def _scenes(task: Task, flags: dict[str, Any]) -> None:
         device=device,
         seed=flags["seed"],
         batches=[1],
-        pixels=options.pixels_of(flags),
+        pixels=options.pixels_of(flags, task),
         take=options.take_of(flags),
     )
     (group,) = candidates.prepare(
@@ -131,6 +138,6 @@ def _scenes(task: Task, flags: dict[str, Any]) -> None:
         click.echo(streams.printable(reason), err=True)
     for candidate, model in trained:
         found = group.plan.task.scenes(model, group.data, group.backbone, flags["limit"] or SHOWN, device)
-        folder = flags["output"] if len(trained) == 1 else flags["output"] / candidate.method.name
+        folder = flags["output"] if len(trained) == 1 else flags["output"] / scenes.plain(candidate.method.label)
         for file in scenes.write(candidate.method.label, list(found), folder, flags["kind"]):
             click.echo(file)

@@ -226,7 +226,7 @@ def _job(
         weights=str(flags["weights"]),
         teacher=teacher,
         image_size=options.size_of(flags["image_size"]),
-        pixels=options.pixels_of(flags),
+        pixels=options.pixels_of(flags, task),
         take=options.take_of(flags),
         device=options.device_of(flags["device"]),
         precision="bf16" if flags["amp"] else flags["precision"],

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenbench.data import labelfiles
+from tokenbench.data import decoding, labelfiles
 from tokenbench.data.opening import below
 from tokenbench.errors import BadData
 
@@ -47,7 +47,7 @@ def read(path: Path) -> list[Listed]:
         rows = [_parted(line) for line in lines] if separator is None else list(csv.reader(lines, delimiter=separator))
     except csv.Error as error:
         raise BadData(f"Index '{path}' is no CSV ({error}); give one of clips and classes.") from None
-    called = [field.strip().lower() for field in rows[0]]
+    called, began = [field.strip().lower() for field in rows[0]], 1
     name, label, split = (_first(called, known) for known in (NAMES, LABELS, SPLITS))
     if name is None or label is None:
         if len(rows[0]) != 2:
@@ -56,13 +56,21 @@ def read(path: Path) -> list[Listed]:
                 "call them path and label."
             )
         name, label, split = 0, 1, None
+        first, *others = rows
+        odd = others and not any(first[1] in row[1:] for row in others) and not first[1].strip().isdigit()
+        if odd and "/" not in first[0] and not decoding.is_video(first[0]):
+            raise BadData(
+                f"Index '{path}' begins with '{','.join(first)[:60]}', which is no path, and a class of nothing else; "
+                "if that is a header, call its columns path and label."
+            )
     else:
-        rows = rows[1:]
+        rows, began = rows[1:], 2
     times = [_first(called, (key,)) for key in ("time_start", "time_end")] if called[name] == "youtube_id" else []
     last = max(column for column in (name, label, split, *times) if column is not None)
-    short = next((i for i, row in enumerate(rows, 2) if len(row) <= last), None)
-    if short is not None:
-        raise BadData(f"Index '{path}' has too few columns in line {short}; give a clip and a class in each.")
+    for line, row in enumerate(rows, began):
+        lacks = "too few columns" if len(row) <= last else "" if row[name].strip() and row[label].strip() else "a gap"
+        if lacks:
+            raise BadData(f"Index '{path}' has {lacks} in line {line}; give a clip and a class in each.")
     made = []
     for row in rows:
         called_so = row[name].strip()
@@ -72,26 +80,45 @@ def read(path: Path) -> list[Listed]:
     return made
 
 
-def located(listed: Sequence[Listed], root: Path, clips: Sequence[Path]) -> tuple[list[tuple[Listed, Path]], int]:
-    """Each line with its clip, found by its path from the root on or its name, with or without suffix; and how many
-    lines have none.
+def located(listed: Sequence[Listed], root: Path, clips: Sequence[Path]) -> tuple[list[tuple[Listed, Path]], int, int]:
+    """Each line with its clip, found by its path from the root on or its name, with or without suffix; how many lines
+    have none; and how many name a clip again, which are left out.
+
+    A line of another folder that no clip's path is has none, if its name is that of a clip that another line has.
 
     Raises:
-        BadData: a name that several clips have.
+        BadData: a name that several clips have, or a clip of two classes.
     """
     places = labelfiles.lookup(below(root, clip) for clip in clips)
-    found, lost = [], 0
-    for row in listed:
-        plain = row.name.removeprefix("./").removeprefix(f"{root}/")
-        tries = (plain, f"{row.split}/{row.label}/{plain}", f"{row.label}/{plain}", plain.rpartition("/")[2])
-        place = next((places[name] for name in tries if name in places and places[name] is not None), None)
-        if place is None:
-            if plain in places:
-                raise BadData(f"The index has '{row.name}', which several clips are called; give their paths.")
+    each = [_place(row, root, places) for row in listed]
+    whole = {place for place, exactly in each if exactly}
+    found: dict[int, Listed] = {}
+    lost = again = 0
+    for row, (place, exactly) in zip(listed, each, strict=True):
+        if place is None or (not exactly and place in whole):
             lost += 1
-            continue
-        found.append((row, clips[place]))
-    return found, lost
+        elif place not in found:
+            found[place] = row
+        elif found[place].label == row.label:
+            again += 1
+        else:
+            raise BadData(
+                f"The index has {below(root, clips[place])} as '{found[place].label}' and as '{row.label}'; leave one."
+            )
+    return [(row, clips[place]) for place, row in found.items()], lost, again
+
+
+def _place(row: Listed, root: Path, places: Mapping[str, int | None]) -> tuple[int | None, bool]:
+    """Where the clip of a line is, and whether by all of its path."""
+    plain = row.name.removeprefix("./").removeprefix(f"{root}/")
+    parts = plain.split("/")
+    ends = ["/".join(parts[i:]) for i in range(1, len(parts))]  # of paths on another machine
+    for name in (plain, f"{row.split}/{row.label}/{plain}", f"{row.label}/{plain}", *ends):
+        if (place := places.get(name)) is not None:
+            return place, "/" in name or name == plain
+    if plain in places:
+        raise BadData(f"The index has '{row.name}', which several clips are called; give their paths.")
+    return None, False
 
 
 def _parted(line: str) -> list[str]:

@@ -6,8 +6,10 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from tokenbench.data import clipindex, decoding, listing, ordering, splits
 from tokenbench.data.decoding import Choose, Frames
@@ -21,10 +23,14 @@ INDEXES = {
 }
 
 
+ADVICE = "give one folder of videos, or of folders of frames, for each class, or an index (--clips index.csv)"
+
+
 @dataclass(frozen=True, eq=False)
 class Clips(Images):
     """Labelled clips, read one at a time; `items` are video files or folders of frames."""
 
+    what: ClassVar[str] = "clip"
     items: Sequence[Path]
     reader: str = "auto"
 
@@ -63,23 +69,22 @@ def open_clips(
     Raises:
         BadData: no such folder or index, no clips, or it is not clear what is meant.
     """
-    top = splits.top(folder)
+    with _of_clips():
+        top = splits.top(folder)
     beside = next((top / name for name in INDEXES["train" if split else "val"] if (top / name).is_file()), None)
     nested = any(splits.kind(name) and listing.folders(top / name) for name in listing.folders(top))
     if index is None and not nested:
         index = beside
     if index is not None:
         return _of_index(top, index, split, order, reader)
-    root = splits.training(top)[0] if split else splits.evaluation(top) or top
+    with _of_clips():
+        root = splits.training(top)[0] if split else splits.evaluation(top) or top
     names = listing.folders(root)
     found = {name: list(below(root / name)) for name in names}
     if not any(found.values()) and beside is not None:  # what looked like classes are clips themselves
         return _of_index(top, beside, split, order, reader)
     if not any(found.values()):
-        raise BadData(
-            f"Data folder '{root}' has no clips in folders of classes; give one folder of videos, or of folders of "
-            'frames, for each class, or an index (--task "video[clips=index.csv]").'
-        )
+        raise BadData(f"Data folder '{root}' has no clips in folders of classes; {ADVICE}.")
     classes = ordering.arrange(names, order)
     items = [clip for name in sorted(names) for clip in found[name]]
     targets = [classes.index[name] for name in sorted(names) for _ in found[name]]
@@ -89,7 +94,9 @@ def open_clips(
 def open_training(
     folder: Path, index: Path | None = None, order: str = "auto", reader: str = "auto"
 ) -> tuple[Clips, Clips]:
-    """The clips to learn from and those held out; raises `BadData` as `open_clips`, or if their classes differ."""
+    """The clips to learn from and those held out; raises `BadData` as `open_clips`, or if their classes differ, or a
+    clip is in both.
+    """
     train, other = (open_clips(folder, split, index, order, reader) for split in ("train", None))
     train, other = only_present(train), only_present(other)  # type: ignore[assignment]
     if train.names != other.names:
@@ -98,7 +105,23 @@ def open_training(
             f"Data folder '{folder}' has other classes in {train.split} and {other.split}, such as '{odd[0]}'; give "
             "both the same."
         )
+    both = set(train.items) & set(other.items)
+    if both:
+        raise BadData(
+            f"{len(both)} of {len(other)} clips to score on are learned from too, such as {min(both)}; give an index "
+            "with a column of splits, or train.csv and val.csv of other clips each."
+        )
     return train, other
+
+
+@contextmanager
+def _of_clips() -> Iterator[None]:
+    """Advice that is of images in place of clips' own."""
+    try:
+        yield
+    except BadData as error:
+        what, _, advice = str(error).partition("; ")
+        raise (BadData(f"{what}; {ADVICE}.") if "image" in advice else error) from None
 
 
 def below(root: Path) -> Iterator[Path]:
@@ -122,14 +145,15 @@ def _of_index(top: Path, index: Path, split: str | None, order: str, reader: str
             raise BadData(f"Index '{index}' has no split {' or '.join(wanted)}; it has {', '.join(sorted(kinds))}.")
         listed = [row for row in listed if row.split and splits.kind(row.split) == kept]
     every = list(below(top))
-    items, lost = clipindex.located(listed, top, every)
+    items, lost, again = clipindex.located(listed, top, every)
     if not items:
         raise BadData(f"Index '{index}' names none of the {len(every)} clips in '{top}', such as '{listed[0].name}'.")
     classes, places = ordering.named({row.label for row in listed}, order, f"Index '{index}'")
     targets = [places[row.label] for row, _ in items]
     name = split or (listed[0].split if kinds else index.stem)
-    notes = (f"{lost} of {len(listed)} clips in {index.name} are not in {top}.",) if lost else ()
-    return _made(top, str(name), classes, [path for _, path in items], targets, top, index, reader, notes)
+    notes = [f"{lost} of {len(listed)} clips in {index.name} are not in {top}."] if lost else []
+    notes += [f"{again} of {len(listed)} lines in {index.name} name a clip again; they are left out."] if again else []
+    return _made(top, str(name), classes, [path for _, path in items], targets, top, index, reader, tuple(notes))
 
 
 def _made(

@@ -116,9 +116,12 @@ def open_coco(
 ) -> Scenes:
     """The images of a split, in a folder as COCO lays it out, or of a file of annotations and a folder of images.
 
+    Of a file that is given, its own name is the split's: it may be any.
+
     Raises:
         BadData: there is none; the file is not COCO's; or, where `strict`, anything in it is odd.
     """
+    named = split if annotations is None else annotations.stem
     annotations = annotations or _annotations(folder, split)
     images = images or _images(folder, annotations, split)
     content = _content(annotations)
@@ -141,7 +144,7 @@ def open_coco(
         things[one["image_id"]].append(thing)
     return Scenes(
         name=(folder or annotations.parent).resolve().name,
-        split=split if folder is not None else annotations.stem,
+        split=named,
         root=root,
         files=tuple(image["file_name"] for image in found.images),
         ids=tuple(image["id"] for image in found.images),
@@ -152,6 +155,34 @@ def open_coco(
         labelled="annotations" in content,
         notes=tuple(notes),
     )
+
+
+def has_coco(folder: Path, split: str) -> bool:
+    """Whether a folder is laid out as COCO's, with this split or others."""
+    files = (folder / name.format(split=split) for name in FILES)
+    return any((folder / "annotations").glob("*.json")) or any(file.is_file() for file in files)
+
+
+def open_scored(
+    folder: Path | None, split: str, images: Path | None = None, annotations: Path | None = None, strict: bool = False
+) -> Scenes:
+    """As `open_coco`, of which something can be scored; raises `BadData` where nothing says what is in the images."""
+    found = open_coco(folder, split, images, annotations, strict)
+    if not found.labelled:
+        raise BadData(f"{found.name} has no annotations of split '{found.split}', so nothing can be scored on it.")
+    if not found.classes:
+        raise BadData(f"{found.name} has no categories in split '{found.split}'; give annotations that have.")
+    return found
+
+
+def of_folder_only(**given: str | None) -> None:
+    """Raise `UsageError` where training is given one file of annotations, or one folder of images."""
+    name = next((name for name, value in given.items() if value is not None), None)
+    if name is not None:
+        raise UsageError(
+            f"{name}={given[name]} is of one split, and training needs train and another; lay both out in --data-dir, "
+            "as COCO does."
+        )
 
 
 def _annotations(folder: Path | None, split: str) -> Path:

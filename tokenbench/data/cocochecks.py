@@ -7,6 +7,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,8 @@ def _categories(listed: Sequence[Any], found: Sifted, path: Path) -> None:
             if not isinstance(name, str) or not name.strip():
                 faults.add("have no name", f"id {number}", "they are called by their ids")
                 name = f"category {number}"
+            elif name in found.categories.values():
+                faults.add("have the name of another", f"id {number}, '{name}'", "they stay apart by their ids")
             found.categories[number] = name
     found.categories = dict(sorted(found.categories.items()))
     found.told += faults.told()
@@ -134,7 +137,8 @@ def _images(listed: Sequence[Any], root: Path, found: Sifted, path: Path) -> dic
 def _annotations(listed: Sequence[Any], images: Mapping[int, dict[str, Any]], found: Sifted, path: Path) -> None:
     faults, seen = _Faults("annotations", len(listed)), set[int]()
     usable = {image["id"]: image for image in found.images}
-    reaching = corners = boxed = 0
+    reaching = corners = boxed = shares = 0
+    bare = list[str]()
     for one in listed:
         if not isinstance(one, Mapping):
             faults.add("are no objects of JSON", repr(one)[:60])
@@ -161,8 +165,12 @@ def _annotations(listed: Sequence[Any], images: Mapping[int, dict[str, Any]], fo
         if not _is_box(box):
             faults.add("have no box of four numbers", which)
             continue
+        if one.get("iscrowd") not in (None, 0, 1):
+            faults.add("say neither 0 nor 1 of iscrowd", f"{which}: {one['iscrowd']!r}"[:300])
+            continue
         x, y, w, h = box  # type: ignore[misc]
         boxed += 1
+        shares += max(map(abs, (x, y, w, h))) <= 1
         over = x + w > image["width"] + SLACK or y + h > image["height"] + SLACK
         reaching += over
         corners += over and x < w <= image["width"] + SLACK and y < h <= image["height"] + SLACK
@@ -175,12 +183,24 @@ def _annotations(listed: Sequence[Any], images: Mapping[int, dict[str, Any]], fo
         else:
             if over or min(x, y) < -SLACK:
                 faults.add("have boxes that reach over their images", which, "they are cut to it in training")
-            area = one.get("area")
-            if area is not None and not _number(area):
-                faults.add("have areas that are no numbers", which, "that of the box is taken")
+            area, outline = one.get("area"), one.get("segmentation")
+            if area is not None and not (_number(area) and area >= 0):
+                odd = "below 0" if _number(area) else "that are no numbers"
+                faults.add(f"have areas {odd}", which, "that of the box is taken")
                 area = None
+            if isinstance(outline, list) and any(len(polygon) < 6 for polygon in outline):
+                faults.add(
+                    "have polygons of fewer than three points beside others", which, "these polygons are left out"
+                )
+            bare += [] if outline else [which]
             found.annotations.append({**one, "bbox": [x, y, w, h], "area": area})
+    if boxed and shares == boxed:
+        raise BadData(
+            f"{path} gives boxes as shares of their images, from 0 to 1; COCO's are in pixels, so convert them."
+        )
     _not_corners(found, corners, boxed, path, listed)
+    for which in bare if len(bare) < len(found.annotations) else ():
+        faults.add("have no outline, as others have", which, "so masks are neither learned nor scored")
     found.told += faults.told()
     kinds = Counter(one["category_id"] for one in found.annotations)
     if len(found.categories) > 1 and len(kinds) == 1 and len(found.annotations) > 1:
@@ -240,7 +260,8 @@ def _runs(counts: str | bytes) -> list[int]:
 
 def _not_corners(found: Sifted, corners: int, boxed: int, path: Path, listed: Sequence[Any]) -> None:
     """Raise `BadData` where boxes are x1, y1, x2, y2: they reach over images, or outlines end where they say."""
-    drawn = [one for one in found.annotations if isinstance(one.get("segmentation"), list)][:PROBED]
+    outlined = (one for one in found.annotations if isinstance(one.get("segmentation"), list) and one["segmentation"])
+    drawn = [*islice(outlined, PROBED)]
     ends = 0
     for one in drawn:
         x, y, w, h = one["bbox"]
@@ -265,7 +286,7 @@ def _whole(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return _whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _is_box(value: Any) -> bool:

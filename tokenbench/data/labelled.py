@@ -94,11 +94,12 @@ class Pictures:
         return labels.astype(np.uint8)
 
 
-def open_masks(folder: Path, split: str, shift: bool = False) -> Pictures:
+def open_masks(folder: Path, split: str, shift: bool = False, strict: bool = False) -> Pictures:
     """The images of a split and their masks, in a folder that has them by split, with a list of class names.
 
     Raises:
-        BadData: no such folder, no images, an image without a mask, or no list of names.
+        BadData: no such folder, no images, an image without a mask, or no list of names; where `strict`, a mask that
+            does not fit its image, or has values that are no class.
     """
     if not folder.is_dir():
         raise BadData(f"Data folder '{folder}' does not exist; give one with images, masks and classes.txt.")
@@ -108,13 +109,18 @@ def open_masks(folder: Path, split: str, shift: bool = False) -> Pictures:
             f"{folder} has no {NAMES[0]} with the name of each class on a line, in the order of their indices."
         )
     try:
-        lines = names.read_text(encoding="utf-8-sig").splitlines()
+        lines = names.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is no text in UTF-8"
         raise BadData(f"{names} cannot be read ({why}); give the name of each class on a line.") from None
-    classes = tuple(line.strip() for line in lines if line.strip())
+    classes = tuple(map(str.strip, lines))
     if not classes or len(classes) > IGNORED:
         raise BadData(f"{names} has {len(classes)} classes; give 1 to {IGNORED}, a name on each line.")
+    if "" in classes:
+        raise BadData(
+            f"{names} has nothing on line {classes.index('') + 1}, so which indices the names below have is not clear; "
+            "give each line a name."
+        )
     pairs = [
         (folder / a.format(split=s), folder / b.format(split=s))
         for a, b in LAYOUTS
@@ -132,15 +138,27 @@ def open_masks(folder: Path, split: str, shift: bool = False) -> Pictures:
     if lost:
         raise BadData(f"{len(lost)} of {len(files)} images have no mask in {masks} (first: {lost[0].name}); add them.")
     root = folder.resolve()
-    return Pictures(
+    made = Pictures(
         root.name, split, images, tuple(str(path.relative_to(images)) for path in files), tuple(beside), classes, shift
     )
+    for index in range(len(made)) if strict else ():
+        try:
+            with Image.open(files[index]) as image:
+                made.mask(index, (image.height, image.width))
+        except Exception as error:  # a damaged file makes PIL raise nearly anything
+            raise BadData(f"{files[index]}: {opening.reason(error)}.") from None
+    return made
 
 
 def from_objects(scenes: Scenes) -> Pictures:
     """Masks made of objects, the smaller before the larger: class 0 is what no object is on."""
     if not scenes.with_masks:
         raise BadData(f"{scenes.name} has objects without outlines, of which no masks can be made.")
+    if len(scenes.classes) >= IGNORED:
+        raise BadData(
+            f"{scenes.name} has {len(scenes.classes)} categories, and masks have room for {IGNORED - 1}; give "
+            "annotations of fewer."
+        )
     classes = ("background", *scenes.classes)
     return Pictures(scenes.name, scenes.split, scenes.root, scenes.files, scenes, classes, notes=scenes.notes)
 

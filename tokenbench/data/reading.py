@@ -32,9 +32,14 @@ class Readable:
                     self.unread[index] = reason(error)
             passed[self.images.label(index)] = self.unread[index]
         raise DataError(
-            f"None of the {len(self.images)} images of {self.images.name} to train on can be read; the first, "
-            f"{self.images.label(0)}: {self.unread[0]}."
+            f"None of the {len(self.images)} {what_of(self.images)}s of {self.images.name} to train on can be read; "
+            f"the first, {self.images.label(0)}: {self.unread[0]}."
         )
+
+
+def what_of(images: Any) -> str:
+    """What to call one of them."""
+    return str(getattr(images, "what", "image"))
 
 
 def chosen(count: int, batch: int, workers: int, limit: int | None) -> list[int]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -41,8 +42,7 @@ class Lessons(Dataset[Any]):
 
     def __getitem__(self, place: tuple[int, int, int]) -> tuple[Tensor, Tensor, dict[str, str]]:
         epoch, position, index = place
-        image, index, skipped = self.readable(index)
-        mask = self.pictures.mask(index, (image.height, image.width))
+        (image, mask), index, skipped = self.readable(index, self._read)
         seed_all(self.seed, epoch, position)
         low, high = self.recipe.low, self.recipe.high
         ratio = low + (high - low) * float(torch.rand(()))
@@ -58,6 +58,10 @@ class Lessons(Dataset[Any]):
         if torch.rand(()) < self.recipe.flip:
             pixels, labels = pixels.flip(2), labels.flip(1)
         return (*_filled(pixels, labels, self.recipe.crop), skipped)
+
+    def _read(self, index: int) -> tuple[Image.Image, NDArray[np.uint8]]:
+        image = self.pictures.open(index, "RGB")
+        return image, self.pictures.mask(index, (image.height, image.width))
 
     @staticmethod
     def collate(items: Sequence[tuple[Tensor, Tensor, dict[str, str]]]) -> tuple[Tensor, Tensor, dict[str, str]]:

@@ -71,8 +71,10 @@ def counts(tokens: Tokens, frames: int) -> Tensor:
 
 
 def shown(clips: Tensor, count: int) -> Tensor:
-    """The frames (B * count, 3, H, W) of clips (B, 3, frames, H, W) that stand for each step in time of tokens."""
-    every = np.arange(count) * clips.shape[2] // count
+    """The frames (B * count, 3, H, W) of clips (B, 3, frames, H, W) that stand for each step in time of tokens: of the
+    two that make one of tokens the first, the last of an odd number alone.
+    """
+    every = np.arange(count) * -(-clips.shape[2] // count)
     return clips[:, :, every].transpose(1, 2).flatten(0, 1)
 
 

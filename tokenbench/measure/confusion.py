@@ -83,20 +83,39 @@ class Labelled:
         every = self.total.sum()
         return 100 * float(np.trace(self.total) / every) if every else None
 
-    def interval(self, seed: int) -> tuple[float, float]:
-        """The 95 % interval of the mean IoU, by a bootstrap over images."""
-        low, high = np.nanpercentile(mean_iou(_resampled([self], seed)[0]), (2.5, 97.5))
-        return float(low), float(high)
+    @property
+    def miou(self) -> float | None:
+        """Mean IoU in percent; None where no pixel counts."""
+        found = float(mean_iou(self.total))
+        return None if np.isnan(found) else found
 
-    def change(self, other: Labelled, seed: int) -> tuple[float, float, float, float]:
-        """Its mean IoU minus another's on the same images, the ends of the 95 % interval, and a two-sided p-value."""
+    def interval(self, seed: int) -> tuple[float, float] | tuple[None, None]:
+        """The 95 % interval of the mean IoU, by a bootstrap over images; nothing where no pixel counts."""
+        drawn = _known(mean_iou(_resampled([self], seed)[0]))
+        return _ends(drawn) if len(drawn) else (None, None)
+
+    def change(self, other: Labelled, seed: int) -> tuple[float, float, float, float] | None:
+        """Its mean IoU minus another's on the same images, the ends of the 95 % interval, and a two-sided p-value; None
+        where no pixel counts.
+        """
         if self.images != other.images:
             raise UsageError("Labels of other images cannot be paired; run both on the same images.")
         mine, theirs = (mean_iou(drawn) for drawn in _resampled([self, other], seed))
-        change = mine - theirs
-        low, high = np.nanpercentile(change, (2.5, 97.5))
+        change = _known(mine - theirs)
+        if not len(change) or self.miou is None or other.miou is None:
+            return None
         p = min(1.0, 2 * max(1 / len(change), float(min(np.mean(change <= 0), np.mean(change >= 0)))))
-        return float(mean_iou(self.total) - mean_iou(other.total)), float(low), float(high), p
+        return self.miou - other.miou, *_ends(change), p
+
+
+def _known(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Those of draws in which a pixel counts."""
+    return values[~np.isnan(values)]
+
+
+def _ends(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.percentile(values, (2.5, 97.5))
+    return float(low), float(high)
 
 
 def _resampled(several: Sequence[Labelled], seed: int) -> list[Counts]:

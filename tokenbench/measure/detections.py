@@ -100,10 +100,15 @@ class Detections:
             ) from None
 
     def same_images(self, other: Detections) -> None:
-        """Raise `UsageError` where the other is of other images."""
-        if not np.array_equal(self.ids, other.ids):
+        """Raise `UsageError` where the other is of other images, or held to other objects."""
+        if not (np.array_equal(self.ids, other.ids) and np.array_equal(self.sizes, other.sizes)):
             raise UsageError(
                 f"Detections in {len(self)} and {len(other)} images cannot be paired; run both on the same images."
+            )
+        mine, theirs = (one.truth.arrays("") for one in (self, other))
+        if not all(np.array_equal(mine[name], theirs[name]) for name in mine):
+            raise UsageError(
+                "Detections that are held to other annotations cannot be paired; run both on the same annotations."
             )
 
     def write_coco(self, path: Path) -> None:

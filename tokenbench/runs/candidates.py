@@ -304,7 +304,7 @@ def _group(
                 except Unsupported as error:  # by the task
                     reason = first_line(error)
                 caveat = method.caveat(backbone)
-                candidate.notes += [caveat] if caveat else []
+                candidate.notes += [*([caveat] if caveat else []), *task.caveats(plan.image_size)]
                 header = given.own[own] if own else dense
                 candidate.budget, candidate.schedule = budget.of(header), header.get("schedule") if own else None
             if reason:

@@ -121,6 +121,16 @@ class Task(BaseModel):
     built: ClassVar[frozenset[str]] = frozenset()  # knobs that decide a model, which its weights hold to
     counted_items: ClassVar[int] = 32  # that multiply-adds and tokens are counted on, where they depend on the item
     rate: ClassVar[str] = "img/s"  # what a model does in a second, as tables call it
+    looks: ClassVar[tuple[str, ...]] = (
+        "mean",
+        "std",
+        "crop_pct",
+        "interpolation",
+    )  # of timm's data config, what it heeds
+
+    def caveats(self, image_size: tuple[int, int] | None) -> Sequence[str]:
+        """What must be known to read a row of this setting, as clauses; `image_size` is what was asked for."""
+        return ()
 
     @classmethod
     def metric_names(cls) -> tuple[str, ...]:
@@ -281,6 +291,16 @@ class Task(BaseModel):
         found = self.score(own, reference, seed)
         value, low, high, p = (found.get(name) for name in PAIRED)
         return {} if value is None or p is None else {self.metrics[0].name: Difference(value, low, high, p)}
+
+
+def of_other_sizes(short: int, long: int, size: tuple[int, int]) -> list[str]:
+    """That images are scored at other sizes than costs are of, if they are: by their sides, or where `short` is 0 at
+    their own.
+    """
+    if short and size == (short, long):
+        return []
+    how = f"brought to {short} pixels a short side and {long} a long one at most" if short else "at their own sizes"
+    return [f"GMACs and times are of {size[0]}x{size[1]} pixels, and scores are of images {how}"]
 
 
 def by_class(path: Path, names: Sequence[str], columns: Mapping[str, Sequence[float | None]]) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from tokenbench.measure.verdicts import Difference
-from tokenbench.tasks.base import Loader, Metric, Task, by_class
+from tokenbench.tasks.base import Loader, Metric, Task, by_class, of_other_sizes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,6 +50,7 @@ class Detection(Task):
     has_head: ClassVar[bool] = True
     depends: ClassVar[bool] = False
     batch: ClassVar[int | None] = 1
+    looks: ClassVar[tuple[str, ...]] = ("mean", "std")
     parts: ClassVar[tuple[str, ...]] = ("backbone", "neck", "rpn", "heads", "post-processing")
     built: ClassVar[frozenset[str]] = frozenset(
         ("head", "masks", "width", "box_convs", "fc", "mask_convs", "anchor", "samples")
@@ -80,20 +81,22 @@ class Detection(Task):
     annotations: str | None = Field(None, description="file of the annotations, where it is not in --data-dir")
     strict: bool = Field(False, description="take anything odd in the annotations for an error")
 
+    def caveats(self, image_size: tuple[int, int] | None) -> Sequence[str]:
+        """That costs are of one size."""
+        return of_other_sizes(self.short, self.long, self.size(None, image_size))  # type: ignore[arg-type]
+
     def open(self, folder: Path | None, backbone: Backbone) -> Scenes | None:
         """Images with objects, in COCO's layout; None where no data was given."""
-        from tokenbench.data.coco import masks_api, open_coco
-        from tokenbench.errors import BadData
+        from tokenbench.data.coco import masks_api, open_scored
 
         if folder is None and self.annotations is None:
             return None
         masks_api()
         images, annotations = (None if name is None else Path(name) for name in (self.images, self.annotations))
-        found = open_coco(folder, self.split, images, annotations, self.strict)
-        if not found.labelled:
-            raise BadData(f"{found.name} has no annotations of split '{found.split}', so nothing can be scored on it.")
-        if not found.classes:
-            raise BadData(f"{found.name} has no categories in split '{found.split}'; give annotations that have.")
+        found = open_scored(folder, self.split, images, annotations, self.strict)
+        if self.masks and not any(thing.outline for things in found.things for thing in things) and any(found.things):
+            none = f"{found.name}: no object of split '{found.split}' has an outline, so masks are not scored."
+            return replace(found, notes=(*found.notes, none))
         return found
 
     def loader(self, data: Any, backbone: Backbone, batch: int, workers: int, limit: int | None) -> Loader:
@@ -137,9 +140,10 @@ class Detection(Task):
 
     def open_training(self, folder: Path) -> tuple[Scenes, Scenes]:
         """The splits `train` and that which is scored."""
-        from tokenbench.data.coco import masks_api, open_coco
+        from tokenbench.data.coco import masks_api, of_folder_only, open_coco
         from tokenbench.errors import BadData
 
+        of_folder_only(images=self.images, annotations=self.annotations)
         masks_api()
         train, held_out = (open_coco(folder, split, strict=self.strict) for split in ("train", self.split))
         for found in (train, held_out):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat
 
-from tokenbench.tasks.base import Loader, Metric, Task, by_class
+from tokenbench.tasks.base import Loader, Metric, Task, by_class, of_other_sizes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,6 +42,7 @@ class Segmentation(Task):
     has_head: ClassVar[bool] = True
     depends: ClassVar[bool] = False
     batch: ClassVar[int | None] = 1
+    looks: ClassVar[tuple[str, ...]] = ("mean", "std")
     parts: ClassVar[tuple[str, ...]] = ("backbone", "heads", "post-processing")
     built: ClassVar[frozenset[str]] = frozenset(("head", "width", "auxiliary"))
 
@@ -65,23 +66,39 @@ class Segmentation(Task):
     split: str = Field("val", description="split of the data that is scored")
     images: str | None = Field(None, description="folder of the images of COCO's annotations, if not in --data-dir")
     annotations: str | None = Field(None, description="file of COCO's annotations, if not in --data-dir")
-    strict: bool = Field(False, description="take anything odd in COCO's annotations for an error")
+    strict: bool = Field(False, description="take anything odd in masks or annotations for an error")
+
+    def caveats(self, image_size: tuple[int, int] | None) -> Sequence[str]:
+        """That costs are of one pass, where several are scored, and of one size."""
+        passes = len(self.ratios) * (1 + self.flip)
+        how = [f"of {passes} passes"] * (passes > 1) + [f"by windows of {self.slide} pixels"] * bool(self.slide)
+        how += [f"at {self.ratios[0]:g} of its size"] * (len(self.ratios) == 1 and self.ratios[0] != 1)
+        told = [f"GMACs and times are of one pass over one whole image, and mIoU is {' '.join(how)}"] if how else []
+        return [*told, *of_other_sizes(self.short, self.long, self.size(None, image_size))]  # type: ignore[arg-type]
 
     def open(self, folder: Path | None, backbone: Backbone) -> Pictures | None:
         """Images with masks, or with objects in COCO's layout; None where no data was given."""
         return None if folder is None and self.annotations is None else self._open(folder, self.split)
 
     def _open(self, folder: Path | None, split: str) -> Pictures:
-        from tokenbench.data.coco import open_coco
+        from tokenbench.data.coco import has_coco, open_scored
         from tokenbench.data.labelled import from_objects, open_masks
+        from tokenbench.errors import UsageError
 
-        given = None if self.annotations is None else Path(self.annotations)
-        if folder is not None and given is None and not (folder / "annotations").is_dir():
-            return open_masks(folder, split, self.reduce_zero_label)
-        if folder is not None and given is None and not any((folder / "annotations").glob("*.json")):
-            return open_masks(folder, split, self.reduce_zero_label)
-        images = None if self.images is None else Path(self.images)
-        return from_objects(open_coco(folder, split, images, given, self.strict))
+        images, given = (None if name is None else Path(name) for name in (self.images, self.annotations))
+        if folder is not None and given is None and not has_coco(folder, split):
+            if images is not None:
+                raise UsageError(
+                    f"images={images} is of COCO's annotations, and {folder} has masks; leave it out, or give "
+                    "annotations."
+                )
+            return open_masks(folder, split, self.reduce_zero_label, self.strict)
+        if self.reduce_zero_label:
+            raise UsageError(
+                f"reduce_zero_label is of masks, and {given or folder} has COCO's objects, beside which 0 is "
+                "background; leave it out."
+            )
+        return from_objects(open_scored(folder, split, images, given, self.strict))
 
     def loader(self, data: Any, backbone: Backbone, batch: int, workers: int, limit: int | None) -> Loader:
         """Images by their sides, padded to one size a batch, with their masks beside them."""
@@ -114,7 +131,14 @@ class Segmentation(Task):
 
     def open_training(self, folder: Path) -> tuple[Pictures, Pictures]:
         """The splits `train` and that which is scored."""
-        return self._open(folder, "train"), self._open(folder, self.split)
+        from tokenbench.data.coco import of_folder_only
+        from tokenbench.errors import BadData
+
+        of_folder_only(images=self.images, annotations=self.annotations)
+        train, held_out = self._open(folder, "train"), self._open(folder, self.split)
+        if train.classes != held_out.classes:
+            raise BadData(f"{train.name} has other categories in split 'train' than in '{held_out.split}'; mend one.")
+        return train, held_out
 
     def lessons(self, data: Pictures, backbone: Backbone, recipe: Any, seed: int) -> Any:
         """Resized, cropped and mirrored as the recipe says."""
@@ -179,13 +203,11 @@ class Segmentation(Task):
 
     def score(self, own: Labelled, dense: Labelled | None, seed: int) -> Mapping[str, float | None]:
         """Mean IoU and right pixels; with `dense` the paired difference."""
-        from tokenbench.measure.confusion import mean_iou
-
         low, high = own.interval(seed)
-        scores: dict[str, float | None] = {"miou": float(mean_iou(own.total)), "miou_low": low, "miou_high": high}
-        scores["pixel_accuracy"] = own.accuracy
-        if dense is not None:
-            value, low, high, p = own.change(dense, seed)
+        scores = {"miou": own.miou, "miou_low": low, "miou_high": high, "pixel_accuracy": own.accuracy}
+        change = None if dense is None else own.change(dense, seed)
+        if change is not None:
+            value, low, high, p = change
             scores |= {"diff_dense": value, "diff_dense_low": low, "diff_dense_high": high, "p_value": p}
         return scores
 

@@ -46,6 +46,7 @@ class Video(Task):
         "an index such as `val.csv`"
     )
     batch: ClassVar[int | None] = 1
+    looks: ClassVar[tuple[str, ...]] = ("mean", "std")
     counted_items: ClassVar[int] = 2
     built: ClassVar[frozenset[str]] = frozenset(("joint",))
 
@@ -93,7 +94,12 @@ class Video(Task):
     def open_training(self, folder: Path) -> tuple[Clips, Clips]:
         """The videos of `train`, and those of its validation split."""
         from tokenbench.data.clips import open_training
+        from tokenbench.errors import UsageError
 
+        if self.restrict_classes:
+            raise UsageError(
+                "restrict_classes says nothing to training, whose head has the data's classes; leave it out."
+            )
         return open_training(folder, self._index, self.class_order, self.reader)
 
     def recipes(self, method: Any) -> Mapping[str, Any]:

@@ -60,7 +60,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def line(row: Mapping[str, Any], main: Metric) -> str:
+def line(row: Mapping[str, Any], main: Metric, items: str = "images") -> str:
     """A row in words, with the metric that tells how far it is."""
     parts = [f"epoch {row['epoch']:.2f}", f"loss {row['loss']:.4f}", f"lr {row['lr']:.2e}"]
     parts += [f"{name.removeprefix('loss_')} {value:.3f}" for name, value in row.items() if name.startswith("loss_")]
@@ -68,4 +68,4 @@ def line(row: Mapping[str, Any], main: Metric) -> str:
         parts.append(f"mean LayerScale {row['layer_scale']:.2g}")
     if row.get(main.name) is not None:
         parts.append(f"{main.short} {row[main.name]:.2f} {main.unit}".rstrip())
-    return ", ".join([*parts, f"{row['images_per_s']:,.{0 if row['images_per_s'] >= 10 else 1}f} images/s"])
+    return ", ".join([*parts, f"{row['images_per_s']:,.{0 if row['images_per_s'] >= 10 else 1}f} {items}/s"])

@@ -69,6 +69,7 @@ def of_task(job: Job, start: checkpoints.Weights) -> dict[str, Any]:
     return {
         "task": job.task.name,
         "task_setting": job.task.model_dump(mode="json", include=set(job.task.built)),
+        "choices": job.task.model_dump(mode="json", exclude_defaults=True, exclude={*job.task.built, "strict"}),
         "schedule": schedule,
     }
 

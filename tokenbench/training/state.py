@@ -20,6 +20,7 @@ from tokenbench.training.task import MethodTask
 from tokenbench.weights import files
 
 NAME = "last.safetensors"
+LATER = ("choices",)  # settings that runs of earlier versions do not say
 COUNTERS = ("step", "lookahead_step")  # what some optimizers (lamb, adan, lookahead) count in their groups
 
 
@@ -54,7 +55,8 @@ def restore(folder: Path, task: MethodTask, optimizer: torch.optim.Optimizer, se
     if not path.is_file():
         return 0
     header = files.header(path)
-    difference = _differences(header.get("settings", {}), settings)
+    before = header.get("settings", {})
+    difference = _differences(before, {k: v for k, v in settings.items() if k in before or k not in LATER})
     if difference:
         raise UsageError(
             f"{folder} holds a run of other settings ({difference}); give the same command, or another --output."

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from tokenbench.core.processes import Processes
 from tokenbench.core.words import counted
 from tokenbench.data import Images, resolve
-from tokenbench.data.reading import Readable, seed_all
+from tokenbench.data.reading import Readable, seed_all, what_of
 from tokenbench.errors import BadData, BadSetting, DataError
 from tokenbench.methods.learning import Learning
 from tokenbench.methods.recipe import Recipe
@@ -69,8 +69,8 @@ class Stream:
         self.updates = len(self._order(0)) * processes.count // recipe.batch  # an epoch
         if not self.updates:
             raise DataError(
-                f"{images.name} has {counted(len(images), 'image')} to train on, fewer than a batch of {recipe.batch}; "
-                "give a smaller --batch-size."
+                f"{images.name} has {counted(len(images), what_of(images))} to train on, fewer than a batch of "
+                f"{recipe.batch}; give a smaller --batch-size."
             )
         self.passes, self.skipped = passes, dict[str, str]()
         self.dataset = _Augmented(images, config, recipe, seed) if lessons is None else lessons  # type: ignore[arg-type]
@@ -211,7 +211,8 @@ def check_training(images: Images) -> None:
     if empty:
         more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
         raise BadData(
-            f"{images.name} has no {images.split} images of class '{empty[0]}'{more}; add some, or remove its folder."
+            f"{images.name} has no {images.split} {what_of(images)}s of class '{empty[0]}'{more}; add some, "
+            "or remove its folder."
         )
     if len(images.classes) < 2:
         raise BadData(f"{images.name} has one class only, '{images.classes[0]}'; give two class folders or more.")

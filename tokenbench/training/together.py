@@ -147,7 +147,7 @@ class _Group:
     def _keep(self, run: Run, now: int, row: dict[str, Any]) -> None:
         run.keep(now, row)
         if self.processes.leads:
-            told = log.line(row, run.main)
+            told = log.line(row, run.main, run.job.task.items)
             self.watch.note(told if len(self.runs) == 1 else f"{run.method.label}: {told}")
 
     def _evaluate(self, places: Sequence[int]) -> dict[int, Scored]:

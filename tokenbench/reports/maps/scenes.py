@@ -31,11 +31,11 @@ def write(label: str, scenes: Sequence[Scene], output: str | Path, kind: str = "
     Raises:
         ResultsError: the folder cannot be written.
     """
-    stem = _plain(label)
+    stem = plain(label)
     with atomic.filling(Path(output), ResultsError) as folder:
         names = []
         for i, scene in enumerate(scenes):
-            name = f"{i:03d}-{_plain(Path(scene.name).stem)}-{stem}.{kind}"
+            name = f"{i:03d}-{plain(Path(scene.name).stem)}-{stem}.{kind}"
             overlays.save(figure(label, scene), folder / name, 150)
             names.append(name)
         (folder / "scenes.html").write_text(_page(label, scenes, names), encoding="utf-8")
@@ -104,7 +104,7 @@ def _boxes(axes: Any, layer: Layer | None, scale: float) -> None:
             axes.text(x1, y1, layer.words[i], fontsize=4, color="white", va="top", bbox=shade, clip_on=True)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A text as part of a file's name."""
     return re.sub(r"[^\w.-]+", "-", text).strip("-")
 
