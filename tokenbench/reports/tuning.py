@@ -72,7 +72,7 @@ def _outcome(step: Step) -> str:
     parts = [answers.numbers(choice, offer)]
     for axis in dict.fromkeys(limit.axis for limit in choice.wanted.limits):
         value = axis.of(offer.row)
-        parts.append(f"{axis.short} not measured" if value is None else f"{value:.{axis.digits}f} {axis.unit}")
+        parts.append(f"{axis.short} not measured" if value is None else axis.text(value))
     parts += [answers.lost(choice, offer)] if offer.bound is not None and choice.wanted.drop is not None else []
     if offer.keeps:
         told = "keeps to it"
