@@ -148,7 +148,7 @@ def test_a_timed_limit_must_hold_the_whole_interval() -> None:
     half = 1.96 * 1.25 * 0.02 / (1.35 * math.sqrt(20))
     assert LATENCY.ends(made[1]) == pytest.approx((50 / (1 + half), 50 * (1 + half)))
     assert Limit(SPEED, 40.0).keeps(row(images_per_s=50.0)) is True and Limit(SPEED, 60.0).keeps(row()) is False
-    with refused(UsageError, "A limit of 0 ms a batch is not allowed; give more than 0."):
+    with refused(UsageError, "A limit of 0 ms a batch is not allowed; give a finite number above 0."):
         Wanted(None, (Limit(LATENCY, 0.0),))
 
 

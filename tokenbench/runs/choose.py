@@ -6,6 +6,7 @@ choose together where data and machine are the same: against the best dense mode
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -56,8 +57,10 @@ class Wanted:
 
     def __post_init__(self) -> None:
         for limit in self.limits:
-            if not limit.value > 0:
-                raise UsageError(f"A limit of {limit.value:g} {limit.axis.unit} is not allowed; give more than 0.")
+            if not 0 < limit.value < math.inf:
+                raise UsageError(
+                    f"A limit of {limit.value:g} {limit.axis.unit} is not allowed; give a finite number above 0."
+                )
 
 
 @dataclass(frozen=True)
