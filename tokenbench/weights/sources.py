@@ -97,7 +97,7 @@ class Sources:
                 f"{one} and {two} were trained on other classes or another order of them; measure them in runs of "
                 "their own."
             )
-        return next((tuple(map(str, names)) for names in named.values()), None)
+        return next((tuple(map(str, names)) for names in named.values()), self.told.class_names)
 
 
 def find(text: str, backbone: str, take: Take = ALL, task: str = CLASSIFIER) -> Sources:
