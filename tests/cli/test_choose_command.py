@@ -117,6 +117,8 @@ def test_what_would_be_ignored_or_means_nothing_is_refused(
     Path("evit").mkdir()  # where its training was written to
     assert "Unknown setting 'evit'." in call("compare", results, "evit").stderr
     assert "Unknown setting 'aaa" in call("compare", results, "a" * 300).stderr
+    Path("empty.jsonl").touch()
+    assert "There are no rows to choose from;" in call("choose", "empty.jsonl").stderr
     done = call("choose", results, "--by", "energy")
     assert done.exit_code == 1 and "Nothing to rank by: energy was not measured here.\n" in done.stdout
 

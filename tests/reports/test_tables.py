@@ -348,5 +348,9 @@ def test_latex_says_what_each_block_of_lines_was_measured_under() -> None:
     assert r"dense & 70.0 & 0.4 \\" in made
     twins = [row(), row(weights={"kind": "file", "name": "w.safetensors", "hash": "cc"})]
     assert r"\textit{weights cc, sample bb}" in latex.table(twins, "method,top1")
+    (one,) = tables.tables([row(images=1)])
+    assert "; 1 image of photos (val, sample bb);" in one.conditions and "{1 image of" in latex.table(
+        [row(images=1)], "top1"
+    )
     few = latex.table([row(images=50, sample_hash="x"), row(images=100)], "method")
     assert r"\textit{50 images of photos (val)}" in few and r"\caption{vit\_x; 224" in few

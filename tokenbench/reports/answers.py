@@ -185,8 +185,7 @@ def _within(choice: Choice) -> str:
 
 
 def _sure(choice: Choice, offer: Offer) -> str:
-    images, items = offer.row.images or 0, _items(choice)
-    return f"{100 * LEVEL:.0f} % sure on {images:,} {items[:-1] if images == 1 else items}"
+    return f"{100 * LEVEL:.0f} % sure on {cells.items(offer.row.images or 0, offer.row.task)}"
 
 
 def _items(choice: Choice) -> str:

@@ -161,7 +161,7 @@ def notes(rows: Sequence[Row], verdicts: Mapping[int, Verdict], dense: Row | Non
             f"{ELSEWHERE} {', '.join(away)}: timed in another session than the dense row here, so compare by speed-up, "
             "which is to dense in the same rounds"
         )
-    if dense is not None and conditions.score(dense) is not None:
+    if dense is not None:
         apart = [
             row.label
             for row in rows
@@ -248,6 +248,12 @@ def all_trained(rows: Sequence[Row]) -> bool:
 def is_unequal(row: Row, dense: Row | None) -> bool:
     """Whether a row's weights were trained with another budget than those of the dense row beside it."""
     return row.budget is not None and dense is not None and not row.budget.equals(dense.budget)
+
+
+def items(count: int, task: str) -> str:
+    """How many items of a task: 1 image, 2,000 videos."""
+    name = known(task).items
+    return f"{count:,} {name[:-1] if count == 1 else name}"
 
 
 def number(value: float | None, form: str) -> str:

@@ -86,7 +86,7 @@ class Group:
         if cells.all_trained([p.row for p in self.points]):
             weights = "of their own"
         height, width = row.image_size
-        data = f"{self.images:,} {known(row.task).items} of {row.dataset} ({row.split})"
+        data = f"{cells.items(self.images, row.task)} of {row.dataset} ({row.split})"
         return {
             "task": row.task,
             "backbone": backbones,

@@ -55,7 +55,9 @@ def difference(row: Row) -> Difference | None:
 
 
 def is_against(row: Row, dense: Row) -> bool:
-    """Whether a row's difference is from this dense row, and not from a dense model of another training."""
+    """Whether a row's difference is from this dense row of its model, and not from one of another training."""
+    if dense.trained is None:
+        return True
     value, mine, theirs = row.metrics.get(PAIRED[0]), score(row), score(dense)
     return None not in (value, mine, theirs) and abs(mine - value - theirs) < ROUNDED  # type: ignore[operator]
 

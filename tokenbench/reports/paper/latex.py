@@ -11,7 +11,7 @@ from tokenbench.errors import UnknownName, UsageError
 from tokenbench.reports import cells
 from tokenbench.runs.conditions import dense_first, grouped
 from tokenbench.runs.row import Row
-from tokenbench.tasks import known, metrics_of
+from tokenbench.tasks import metrics_of
 
 PREAMBLE = "% needs \\usepackage{booktabs}\n"
 _ESCAPED = str.maketrans(
@@ -160,7 +160,7 @@ def _conditions(group: Sequence[Row]) -> dict[str, str]:
     """What a block of lines was measured under, each in words."""
     row, images = group[0], max((row.images or 0 for row in group), default=0)
     return {
-        "data": f"{images:,} {known(row.task).items} of {row.dataset} ({row.split})" if images else "no accuracy",
+        "data": f"{cells.items(images, row.task)} of {row.dataset} ({row.split})" if images else "no accuracy",
         "backbone": row.backbone,
         "image_size": "×".join(map(str, row.image_size)),
         "hardware": row.hardware,

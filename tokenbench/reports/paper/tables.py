@@ -98,7 +98,8 @@ def _table(rows: list[Row], margin: float) -> Table:
     first = rows[0]
     seen = max((row.images or 0 for row in rows), default=0)
     chosen = f"{seen} of {max(row.images_total or 0 for row in rows)}" if is_subset(rows) else f"{seen}"
-    images = f"{chosen} {known(first.task).items} of {first.dataset} ({first.split}"
+    items = known(first.task).items
+    images = f"{chosen} {items[:-1] if chosen == '1' else items} of {first.dataset} ({first.split}"
     data = f"{images}, sample {first.sample_hash})" if seen else "no accuracy"
     dense, verdicts = first if first.method == "dense" else None, judged(rows, margin)
     made = [_line(row, dense, verdicts.get(id(row))) for row in rows]
