@@ -338,3 +338,13 @@ def test_images_are_labelled_by_the_names_that_a_folder_of_transformers_has(tmp_
         data.match(images, 2, "vit_ti", ("Hund", "Katze"))
     wnids = data.Images("in", "val", ("n01440764",), images.items, (0, 0), order="imagenet")
     assert data.match(wnids, 1, "vit_ti", ("tench",)) is not None, "words say nothing of wnids, whose order is known"
+
+
+def test_a_configuration_that_says_another_model_than_the_tensors_can_tell_is_refused(tmp_path: Path) -> None:
+    save_file({"head.weight": torch.zeros(2, 192)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 12, "hidden_act": "gelu"}))
+    with pytest.raises(WeightsError, match=r"12 attention heads by its config.json, and vit_ti has 3; give"):
+        sources.find(str(tmp_path), "vit_ti").create("vit_ti")
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_act": "relu"}))
+    with pytest.raises(WeightsError, match=r"with activation relu by its config.json, and timm's have gelu"):
+        sources.find(str(tmp_path), "vit_ti")

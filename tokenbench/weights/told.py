@@ -30,6 +30,7 @@ class Told:
     pool: str | None = None
     image_size: tuple[int, int] | None = None
     pixels: Mapping[str, Any] = field(default_factory=dict)
+    heads: int | None = None  # of attention, which no tensor tells
     class_names: tuple[str, ...] | None = None  # that others' files tell; ours have them in their headers
 
 
@@ -62,7 +63,11 @@ def by_others(reading: Reading, path: Path) -> Told:
     timms = timms if isinstance(timms, Mapping) else {}
     said = [config.get("id2label"), config.get("label_names"), timms.get("label_names"), *map(options.get, NAMES)]
     names = next((found for one in said if (found := _names(one, count))), None)
-    return Told(count, pool(reading.tensors), _size(options), _pixels(options), names)
+    heads, act = config.get("num_attention_heads"), config.get("hidden_act")
+    if isinstance(act, str) and act != "gelu":
+        raise WeightsError(f"{path} is of a model with activation {act} by its config.json, and timm's have gelu.")
+    heads = heads if isinstance(heads, int) else None
+    return Told(count, pool(reading.tensors), _size(options), _pixels(options), heads, names)
 
 
 def classes(tensors: Mapping[str, Tensor]) -> int | None:
