@@ -97,9 +97,10 @@ def compare(*what: str | Path | pd.DataFrame, margin: float = 1.0) -> pd.DataFra
     import pandas as pd
 
     from tokenbench.runs.compare import compare as pairs_of
+    from tokenbench.runs.compare import is_file
 
     given = [(one, _paths((one,))) for one in what]
-    files = [path for one, (path,) in given if not isinstance(one, str) or one.endswith(".jsonl") or path.exists()]
+    files = [path for one, (path,) in given if not isinstance(one, str) or is_file(one)]
     settings = [one for one, (path,) in given if isinstance(one, str) and path not in files]
     lines = [
         {

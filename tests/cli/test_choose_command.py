@@ -7,12 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from rows import row
 
 import tokenbench
-from tokenbench.cli import main
+from tokenbench.cli import main, options
 from tokenbench.errors import UnknownName, UsageError
 from tokenbench.reports.paper import latex
 from tokenbench.runs.row import dumps
@@ -90,7 +91,7 @@ def test_what_runs_no_model_imports_no_torch(results: Path) -> None:
     ]
     code = f"""
 import sys
-from tokenbench.cli import main
+from tokenbench.cli import main, options
 for words in {[[str(word) for word in words] for words in commands]}:
     try:
         main(words)
@@ -101,3 +102,29 @@ for words in {[[str(word) for word in words] for words in commands]}:
     said = [line for line in done.stderr.splitlines() if line.startswith("[")]
     assert len(said) == len(commands), done.stderr[-2000:]
     assert [line for line in said if not line.endswith(" 0 []")] == [], done.stderr[-2000:]
+
+
+def test_what_would_be_ignored_or_means_nothing_is_refused(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for flag, value in (("--max-gmacs", "inf"), ("--min-throughput", "inf"), ("--max-latency", "9" * 400)):
+        done = call("choose", results, flag, value, "--json")
+        assert done.exit_code == 2 and "is not allowed; give a finite number above 0." in done.stderr, flag
+    for flag, value in (("-o", "t.tex"), ("--margin", 2), ("--maps", tmp_path)):
+        done = call("report", results, "--table", "method", flag, value)
+        assert done.exit_code == 2 and "--table prints one table, which --" in done.stderr, flag
+    monkeypatch.chdir(tmp_path)
+    Path("evit").mkdir()  # where its training was written to
+    assert "Unknown setting 'evit'." in call("compare", results, "evit").stderr
+    assert "Unknown setting 'aaa" in call("compare", results, "a" * 300).stderr
+    Path("empty.jsonl").touch()
+    assert "There are no rows to choose from;" in call("choose", "empty.jsonl").stderr
+    done = call("choose", results, "--by", "energy")
+    assert done.exit_code == 1 and "Nothing to rank by: energy was not measured here.\n" in done.stdout
+
+
+def test_what_was_tuned_is_exported_with_the_same_flags() -> None:
+    flags = {"ema": True, "weights_key": None, "mean": "0.5", "std": None, "crop_pct": 0.9, "interpolation": None}
+    with click.Context(main, info_name="tune") as context:
+        context.meta[options.PLUGINS] = (Path("mine.py"),)
+        assert options.repeated(flags) == ["--ema", "--mean", "0.5", "--crop-pct", "0.9", "--plugin", "mine.py"]

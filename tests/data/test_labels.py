@@ -297,3 +297,9 @@ def test_no_labels_at_all(tmp_path: Path) -> None:
         data.open_folder(root, labels=root / "none.txt")
     with pytest.raises(BadData, match="is no regular file"):
         data.open_folder(root, labels=root)
+
+
+def test_a_first_line_whose_label_others_have_too_is_no_header(tmp_path: Path) -> None:
+    for text, read in (("a,cat\nb,dog\nc,cat\n", 3), ("picture,what\na,cat\nb,dog\n", 2)):
+        (tmp_path / "l.csv").write_text(text)
+        assert len([*labelfiles.read(tmp_path / "l.csv")]) == read

@@ -398,3 +398,28 @@ def test_what_datasets_reads_is_what_folders_have(tmp_path: Path, monkeypatch: p
         data.open_folder(Path(f"hfds/{tmp_path}/folders:test"))
     with refused(BadData, "'…/nothing' cannot be opened as a data set (…); give a name on the hub, …"):
         data.open_folder(Path(f"hfds/{tmp_path}/nothing"))
+
+
+def test_of_several_images_to_a_sample_the_picture_is_taken_and_said(tmp_path: Path) -> None:
+    made = [{"depth.png": png(9), "jpg": PICTURES[0], "cls": b"0"}, {"png": PICTURES[1], "cls": b"--5"}]
+    images = data.open_folder(tar(tmp_path / "a.tar", made))
+    assert [images.label(i) for i in range(2)] == ["a.tar/000.jpg", "a.tar/001.png"], "and not the map of depths"
+    assert "a: samples have several images, of which .jpg is taken and not .depth.png." in images.notes
+    assert images.classes == ("0", "--5"), "which is no number"
+
+
+def test_tables_that_name_their_classes_otherwise_are_refused(tmp_path: Path) -> None:
+    def write(name: str, labels: Sequence[int], names: Sequence[str] = ()) -> None:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        pq.write_table(table(PICTURES[: len(labels)], labels, names), tmp_path / name)
+
+    write("a/val-0.parquet", [0, 1], ("cat", "dog"))
+    write("a/val-1.parquet", [0, 1], ("dog", "cat"))
+    one, two = (tmp_path / f"a/val-{i}.parquet" for i in range(2))
+    with refused(BadData, f"'{one}' and '{two}' call their classes otherwise, or in another order; write both alike."):
+        data.open_folder(tmp_path / "a")
+    for split, labels, names in (("b", [0, 2], ("cat", "dog", "emu")), ("c", [0, 1], ())):
+        write(f"{split}/train.parquet", [0, 1], ("cat", "dog"))
+        write(f"{split}/val.parquet", labels, names)
+        with refused(BadData, f"'{split}' has a label '…' in one split that is none of the classes that another …"):
+            data.open_training(tmp_path / split)

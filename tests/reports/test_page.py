@@ -142,6 +142,8 @@ def test_a_difference_from_the_paper_has_its_reasons() -> None:
     assert trained.gmacs == pytest.approx(0) and free.gmacs is None
     few = published.compared(tome(images=100, precision="bf16", top1_high=79.0))[0]
     assert few.reasons == ["measured on 100 of 50,000 images", "measured in bf16"] and few.inside is True
+    cropped = published.compared(tome(conditions={"crop_pct": 1.0, "method_source": "ab"}))[0]
+    assert cropped.reasons == ["measured with crop pct 1.0"]
     none = published.compared(tome(top1=None, reason="no --data-dir, so no accuracy"))[0]
     assert none.reasons == ["accuracy was not measured (no --data-dir, so no accuracy)"] and none.top1 is None
     own = published.compared(tome(weights={"kind": "file", "name": "mine.pth", "hash": "ab"}))[0]

@@ -17,7 +17,7 @@ from tokenbench.cli import screen
 from tokenbench.errors import UsageError
 from tokenbench.methods.base import Method, Reported
 from tokenbench.reports import groups
-from tokenbench.reports.paper import tables
+from tokenbench.reports.paper import latex, tables
 from tokenbench.runs.row import Row
 
 
@@ -331,3 +331,26 @@ def test_numbers_stay_numbers_and_nothing_is_a_python_object(tmp_path: Path) -> 
     assert not [name for name, value in evit.items() if value.startswith("{") or name in ("env", "env.gpu")]
     markdown = tables.markdown(tables.tables(made)[0])
     assert "| -1.2 |" in markdown and "| --- | ---: |" in markdown
+
+
+def test_a_sweep_has_a_line_for_each_setting_with_weights_of_its_own() -> None:
+    trained = {"trained": {"kind": "file", "name": "t.safetensors", "hash": "t"}}
+    timed = [row("tome", batch=batch, speedup=1.5) for batch in (1, 8)]
+    own = [row("tome", batch=batch, speedup=1.1, **trained) for batch in (1, 8)]
+    *_, sweep = tables.tables([*timed, *own])
+    assert [[*line.values()][:2] for line in cells(sweep)] == [["tome", "1.50×"], ["tome (trained)", "1.10×"]]
+
+
+def test_latex_says_what_each_block_of_lines_was_measured_under() -> None:
+    slow, tuned = row(images_per_s=0.4), row(weights={"kind": "file", "name": "tuned.pth", "hash": "cc"}, top1=71.0)
+    made = latex.table([slow, tuned], "method,top1,images_per_s")
+    assert r"\multicolumn{3}{l}{\textit{weights w.safetensors}}" in made and r"\textit{weights tuned.pth}" in made
+    assert r"dense & 70.0 & 0.4 \\" in made
+    twins = [row(), row(weights={"kind": "file", "name": "w.safetensors", "hash": "cc"})]
+    assert r"\textit{weights cc, sample bb}" in latex.table(twins, "method,top1")
+    (one,) = tables.tables([row(images=1)])
+    assert "; 1 image of photos (val, sample bb);" in one.conditions and "{1 image of" in latex.table(
+        [row(images=1)], "top1"
+    )
+    few = latex.table([row(images=50, sample_hash="x"), row(images=100)], "method")
+    assert r"\textit{50 images of photos (val)}" in few and r"\caption{vit\_x; 224" in few

@@ -15,6 +15,7 @@ from rows import row
 from tokenbench.errors import UsageError
 from tokenbench.measure.verdicts import Difference, Paired, bounds, independent, judge
 from tokenbench.reports import answers
+from tokenbench.reports.paper import tables
 from tokenbench.runs.axes import AXES
 from tokenbench.runs.choose import Limit, Wanted, choose, decide
 from tokenbench.runs.row import Row
@@ -147,7 +148,7 @@ def test_a_timed_limit_must_hold_the_whole_interval() -> None:
     half = 1.96 * 1.25 * 0.02 / (1.35 * math.sqrt(20))
     assert LATENCY.ends(made[1]) == pytest.approx((50 / (1 + half), 50 * (1 + half)))
     assert Limit(SPEED, 40.0).keeps(row(images_per_s=50.0)) is True and Limit(SPEED, 60.0).keeps(row()) is False
-    with refused(UsageError, "A limit of 0 ms a batch is not allowed; give more than 0."):
+    with refused(UsageError, "A limit of 0 ms a batch is not allowed; give a finite number above 0."):
         Wanted(None, (Limit(LATENCY, 0.0),))
 
 
@@ -209,3 +210,66 @@ def test_where_less_is_better_less_is_not_lost(monkeypatch: pytest.MonkeyPatch) 
     ]
     (offer,) = [o for o in decide(made, Wanted(1.0, by=GMACS)).offers if not o.reference]
     assert offer.keeps and offer.drop is not None and offer.drop.value == -0.2 and offer.drop.low == -0.5
+
+
+def test_a_difference_from_another_dense_model_is_not_taken_for_one_from_the_reference() -> None:
+    """Of several trainings in one file each setting was paired with the dense model of its own."""
+    own = {"weights": {"kind": "random", "name": "random"}, "top1_low": 79.0, "top1_high": 81.0}
+    first, second = ({"kind": "file", "name": "model.safetensors", "hash": name} for name in "ab")
+    made = [dense(**own, trained=first), dense(**own, trained=second).model_copy()]
+    made[1].metrics["top1"] = 82.0
+    made += [setting("tome[r=8]", -0.5, **own, trained={"kind": "file", "name": "t", "hash": "c"})]
+    choice = decide(made, Wanted(1.0, by=LATENCY))
+    assert choice.reference is made[1]
+    (offer,) = [offer for offer in (*choice.offers, *choice.refused) if offer.row is made[2]]
+    assert offer.drop is not None and offer.drop.value == -2.5 and not offer.keeps, "0.5 below a, but 2.5 below b"
+    (table,) = tables.tables(made)
+    assert "tome[r=8]: the difference is from another dense model than the first row here." not in table.notes
+    (table,) = tables.tables([made[1], made[0], made[2]])
+    assert "tome[r=8]: the difference is from another dense model than the first row here." in table.notes
+
+
+def test_what_was_not_measured_ranks_nothing() -> None:
+    choice = decide([dense(), setting("tome", -0.1)], Wanted(1.0, by=AXES[-1]))
+    assert choice.best is None and answers.headline(choice) == "Nothing to rank by: energy was not measured here"
+
+
+def test_sentences_name_the_limits_that_others_do_not_keep_to() -> None:
+    fast = setting("stvit", -0.1, peak_memory_mb=120.0)
+    kept = decide([dense(peak_memory_mb=90.0), fast], Wanted(1.0, (Limit(MEMORY, 100.0),), LATENCY))
+    assert answers.headline(kept) == (
+        "Stay with dense: nothing else within 100 MiB surely gains latency and loses at most 1.0 point"
+    )
+    even = setting("tome", -0.1, gmacs=1.0, speedup=1.0, speedup_low=0.9, speedup_high=1.1)
+    used = decide([dense(), even], Wanted(1.0, (Limit(GMACS, 1.5),), LATENCY))
+    assert answers.headline(used) == (
+        "Within 1.5 GMAC, use tome, at most 0.4 points lost, 95 % sure on 2,500 images: "
+        "nothing that keeps to this surely gains latency"
+    )
+    alone = decide([setting("tome", -0.1, diff_dense=None)], Wanted(None, (Limit(LATENCY, 60.0),)))
+    assert answers.headline(alone) == "Within 60 ms a batch, use tome, the most accurate: 79.9 %", "needs no dense row"
+
+
+def test_small_numbers_are_not_rounded_to_nothing_or_to_the_limit() -> None:
+    little = setting("tome", -0.1, cost=0.998, speedup_low=1.001, speedup_high=1.003)
+    assert answers.headline(decide([dense(), little], Wanted(1.0, by=LATENCY))).startswith("Use tome: -0.2 % latency")
+    near = decide([dense(), setting("tome", -0.1, gmacs=1.504)], Wanted(None, (Limit(GMACS, 1.5),)))
+    assert answers.headline(near).endswith("the nearest is tome with 1.504 GMAC")
+    slow = decide([dense(images_per_s=0.2), setting("tome", 0.0, images_per_s=0.4)], Wanted(None, (Limit(SPEED, 1.0),)))
+    assert answers.headline(slow).endswith("the nearest is tome with 0.4 images/s")
+
+
+def test_speed_ups_of_before_are_sure_only_where_the_slow_rounds_were_faster_too() -> None:
+    for low, said in ((0.9, "Stay with dense"), (1.01, "Use tome: -2 % latency")):
+        old = setting("tome", 0.0, noisy=None, cost=0.98, speedup_low=low, speedup_high=1.2)
+        assert answers.headline(decide([dense(), old], Wanted(1.0, by=LATENCY))).startswith(said)
+
+
+def test_settings_are_told_apart_by_weights_and_counted_in_the_items_of_their_task() -> None:
+    ends, other = {"top1_low": 79.5, "top1_high": 80.5}, {"kind": "file", "name": "mae.pth", "hash": "m"}
+    made = [dense(**ends), dense(**ends, weights=other), setting("tome", -0.1, cost=0.4, weights=other, **ends)]
+    (named,) = [answers.name(decide(made, Wanted(3.0)), row) for row in made[2:]]
+    assert named == "tome on vit_x with mae.pth"
+    videos = [one.model_copy(update={"task": "video"}) for one in (dense(), setting("tome", -0.1))]
+    assert answers.headline(decide(videos, Wanted(1.0, by=LATENCY))).endswith("95 % sure on 2,500 videos")
+    assert "clips/s" in answers.table(decide(videos, Wanted(1.0)), 5)[0]

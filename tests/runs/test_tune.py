@@ -161,6 +161,7 @@ def test_each_value_is_told_with_what_came_out_and_what_is_left(asked: Run) -> N
     ]
     flags = "As a file: tokenbench export --method 'tome[r=3]' --backbone vit_x"
     assert tuning.use(choice) == ['In Python: tokenbench.build("tome", "vit_x", r=3)', flags]
+    assert tuning.use(choice, "w.pt", None, ["--ema"]) == [f"{flags} --weights w.pt --ema"], "build takes no such thing"
     assert tuning.use(choice, "w.pt", "384") == [f"{flags} --weights w.pt --image-size 384"]
     tuned(Wanted(None, (Limit(AXES[0], 1.75),)), 2)
     assert said[1::2] == [

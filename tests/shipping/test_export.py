@@ -157,3 +157,9 @@ def test_what_a_trace_takes_for_constant_is_found_out(tmp_path: Path) -> None:
     ):
         exporting.export(tiny("vit", all_methods()["ats"]()), RANDOM, tmp_path / "model.pt", "torchscript")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_of_another_format_is_refused() -> None:
+    done = CliRunner().invoke(main, ["export", "--method", "topk", "--format", "pt2", "-o", "model.onnx"])
+    told = "model.onnx is no name for --format pt2; end it in .pt2, or leave the format out."
+    assert done.exit_code == 2 and told in done.stderr

@@ -51,12 +51,27 @@ def test_size_pixels_and_classes_are_kept(tmp_path: Path) -> None:
 
 def test_the_card_has_the_measured_row(tmp_path: Path) -> None:
     model = tokenbench.build("topk", "deit_nano", pretrained=True)
-    measured = row("topk", top1=87.25, top1_low=85.1, top1_high=89.0, speedup=1.5, speedup_low=1.4, speedup_high=1.6)
+    measured = row(
+        "topk",
+        model.method.label,
+        backbone="deit_nano",
+        top1=87.25,
+        top1_low=85.1,
+        top1_high=89.0,
+        speedup=1.5,
+        speedup_low=1.4,
+        speedup_high=1.6,
+    )
     model.save_pretrained(tmp_path / "with", model_card_kwargs={"row": measured, "name": "me/topk"})
     text = (tmp_path / "with" / "README.md").read_text()
     assert "| top-1 | 87.25 % [85.10, 89.00], 100 images of photos (val) |" in text
     assert "| of dense | 1.50 times as fast [1.40, 1.60] |" in text and "Some CPU, 2 cores, fp32, eager" in text
     assert 'from_pretrained("me/topk")' in text and "value: 87.25" in text
+    other = {"row": row("topk", "topk[keep_rate=0.5]", backbone="deit_nano")}
+    with pytest.raises(
+        UsageError, match=r"The row is of topk\[keep_rate=0.5\] on deit_nano, and the model is topk\[keep_rate=0.7\]"
+    ):
+        model.save_pretrained(tmp_path / "other", model_card_kwargs=other)
     model.save_pretrained(tmp_path / "without")
     assert "Nothing was measured of these weights." in (tmp_path / "without" / "README.md").read_text()
 

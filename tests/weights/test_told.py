@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -19,9 +20,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 import tokenbench
-from tokenbench import backbones
+from tokenbench import backbones, data
 from tokenbench.backbones import SHORT_NAMES, Backbone
-from tokenbench.errors import TokenbenchError, UsageError, WeightsError
+from tokenbench.errors import BadData, TokenbenchError, UsageError, WeightsError
 from tokenbench.runs.candidates import Plan, prepare
 from tokenbench.weights import checkpoints, files, published, sources, told
 
@@ -303,3 +304,47 @@ def test_no_file_is_a_mistake_in_the_command() -> None:
     for text in ("", " , "):
         with pytest.raises(UsageError, match="--weights names no file"):
             sources.find(text, "deit_nano")
+
+
+@pytest.mark.parametrize(
+    ("said", "names"),
+    [
+        ({"class_to_idx": {"dog": 0, "cat": 1}}, ("dog", "cat")),
+        ({"idx_to_class": {0: "dog", 1: "cat"}}, ("dog", "cat")),
+        ({"classes": ["dog", "cat"]}, ("dog", "cat")),
+        ({"class_names": ("LABEL_0", "LABEL_1")}, None),
+        ({"class_names": ("dog", "dog")}, None),
+        ({"classes": 2, "class_names": ["dog", "cat", "emu"]}, None),
+        ({"class_to_idx": {"dog": 1, "cat": 2}}, None),
+        ({"classes": torch.zeros(2)}, None),
+    ],
+)
+def test_names_of_classes_are_read_where_training_scripts_keep_them(
+    tmp_path: Path, said: dict[str, Any], names: tuple[str, ...] | None
+) -> None:
+    model = {"patch_embed.proj.weight": torch.zeros(4, 3, 2, 2), "head.weight": torch.zeros(2, 4)}
+    torch.save({"model": model, **said}, tmp_path / "a.pth")
+    assert sources.find(str(tmp_path / "a.pth"), "vit_ti").class_names("vit_ti") == names
+
+
+def test_images_are_labelled_by_the_names_that_a_folder_of_transformers_has(tmp_path: Path) -> None:
+    save_file({"head.weight": torch.zeros(2, 4)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "dog", "1": "cat"}}))
+    names = sources.find(str(tmp_path), "vit_ti").class_names("vit_ti")
+    assert names == ("dog", "cat")
+    images = data.Images("pets", "val", ("cat", "dog"), np.zeros((2, 4, 4), np.uint8), (0, 1), order="natural")
+    assert [*data.match(images, 2, "vit_ti", names).targets] == [1, 0]
+    with pytest.raises(BadData, match="has a class 'cat' but the weights of vit_ti were trained on 'Hund'"):
+        data.match(images, 2, "vit_ti", ("Hund", "Katze"))
+    wnids = data.Images("in", "val", ("n01440764",), images.items, (0, 0), order="imagenet")
+    assert data.match(wnids, 1, "vit_ti", ("tench",)) is not None, "words say nothing of wnids, whose order is known"
+
+
+def test_a_configuration_that_says_another_model_than_the_tensors_can_tell_is_refused(tmp_path: Path) -> None:
+    save_file({"head.weight": torch.zeros(2, 192)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 12, "hidden_act": "gelu"}))
+    with pytest.raises(WeightsError, match=r"12 attention heads by its config.json, and vit_ti has 3; give"):
+        sources.find(str(tmp_path), "vit_ti").create("vit_ti")
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_act": "relu"}))
+    with pytest.raises(WeightsError, match=r"with activation relu by its config.json, and timm's have gelu"):
+        sources.find(str(tmp_path), "vit_ti")

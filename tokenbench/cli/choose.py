@@ -75,6 +75,8 @@ def choose(results: tuple[Path, ...], most: int, as_json: bool, **flags: Any) ->
     for problem in problems:
         click.echo(streams.printable(f"Left out {problem}"), err=True)
     choices = [decide(members, wanted_of(flags, answers.usual(members))) for members in across(rows).values()]
+    if not choices:
+        raise UsageError("There are no rows to choose from; run `tokenbench run` first, or give another results file.")
     for choice in choices:
         show(choice, most, as_json)
     return int(not any(choice.best for choice in choices))

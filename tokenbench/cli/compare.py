@@ -40,8 +40,8 @@ def compare(what: tuple[str, ...], conditions: tuple[str, ...], margin: float, a
     from tokenbench.runs import gates
 
     wanted = [gates.gate(text) for text in conditions]
-    files = [Path(text) for text in what if _is_file(text)]
-    pairs = comparing.compare(files, [text for text in what if not _is_file(text)], margin)
+    files = [Path(text) for text in what if comparing.is_file(text)]
+    pairs = comparing.compare(files, [text for text in what if not comparing.is_file(text)], margin)
     failed = gates.failing(pairs, wanted)
     if as_json:
         for pair in pairs:
@@ -55,10 +55,6 @@ def compare(what: tuple[str, ...], conditions: tuple[str, ...], margin: float, a
             f"Failed: {gate.text}: {gates.value(pair, gate.field):.6g} from {pair.first} to {pair.second}.", err=True
         )
     return int(bool(failed))
-
-
-def _is_file(text: str) -> bool:
-    return text.endswith(".jsonl") or Path(text).exists()
 
 
 def _show(pair: Pair) -> None:

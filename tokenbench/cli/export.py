@@ -44,6 +44,8 @@ def export(**flags: Any) -> None:
     given = flags["output"]
     by_suffix = next((name for name, suffix in FORMATS.items() if given and given.suffix == suffix), "onnx")
     kind: Any = flags["format_"] or by_suffix
+    if given and given.suffix in FORMATS.values() and given.suffix != FORMATS[kind]:
+        raise UsageError(f"{given} is no name for --format {kind}; end it in {FORMATS[kind]}, or leave the format out.")
     out = given or Path(f"{flags['backbone'].replace(os.sep, '-')}-{setting.name}{FORMATS[kind]}")
     exporting.check_target(out, flags["force"])
     formats.check_installed(kind)

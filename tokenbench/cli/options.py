@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from tokenbench.cli import streams
 from tokenbench.core import atomic
@@ -264,6 +265,19 @@ def _channels(flag: str, text: str | None, above: float | None) -> tuple[float, 
     if len(found) not in (1, 3) or odd:
         raise UsageError(f"--{flag} {text} is not allowed; write one number, or one a channel as 0.485,0.456,0.406.")
     return found
+
+
+def is_given(name: str) -> bool:
+    """Whether the user said it, and it is no default."""
+    return click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+def repeated(flags: Mapping[str, Any]) -> list[str]:
+    """What was given of `taking`, `pixels` and plug-ins, to be typed again for the same model."""
+    names = [name for name in ("weights_key", "mean", "std", "crop_pct", "interpolation") if flags[name] is not None]
+    words = [word for name in names for word in (f"--{name.replace('_', '-')}", str(flags[name]))]
+    plugins = click.get_current_context().meta.get(PLUGINS, ())
+    return [*["--ema"] * flags["ema"], *words, *(word for path in plugins for word in ("--plugin", str(path)))]
 
 
 def device_of(name: str) -> str:

@@ -45,6 +45,9 @@ def report(
     if columns is not None:
         from tokenbench.reports.paper import latex
 
+        given = [name for name in ("output", "maps", "margin") if options.is_given(name)]
+        if given:
+            raise UsageError(f"--table prints one table, which --{given[0]} says nothing to; leave one of the two out.")
         click.echo(latex.table(_told(results)[1], columns, caption, label), nl=False)
         return
     if caption is not None or label is not None:

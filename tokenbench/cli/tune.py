@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from tokenbench.cli import options
 from tokenbench.cli.choose import limiting, show, wanted_of
 from tokenbench.cli.run import measuring, plan_of
 
@@ -34,7 +35,7 @@ def tune(runs: int, **flags: Any) -> int:
         tell = None if flags["quiet"] else lambda step: watch.say(tuning.said(step))
         choice = tuned(plan, wanted_of(flags, AXES[0]), Results(flags["output"]), watch, runs, tell)
     show(choice, len(choice.rows), flags["as_json"])
-    lines = tuning.use(choice, str(flags["weights"]), flags["image_size"])
+    lines = tuning.use(choice, str(flags["weights"]), flags["image_size"], options.repeated(flags))
     for line in lines if not flags["as_json"] else ():
         screen.console().print(screen.plain(line))
     return int(not lines)

@@ -91,9 +91,10 @@ def _of_columns(rows: Iterator[list[str]]) -> Pairs:
                 f"which of its columns '{_short(', '.join(head))}' are names and labels is not clear: call them "
                 "image and label"
             )
-        image, label = 0, 1
-        if is_picture(head[0].rpartition("/")[2]) or head[1].strip().isdigit():
-            rows = chain([head], rows)  # it is no header
+        image, label, others = 0, 1, [*rows]
+        first = is_picture(head[0].rpartition("/")[2]) or head[1].strip().isdigit()
+        first = first or any(row[1].strip() == head[1].strip() for row in others if len(row) > 1)
+        rows = chain([head], others) if first else iter(others)  # else it is a header
     boxes = called[label] == BOXES
     for row in rows:
         if not any(row):

@@ -25,7 +25,8 @@ def match(images: Images, classes: int, model: str, names: Sequence[str] | None 
     """
     if images.order == "index":
         return _of_indices(images, classes, model)
-    if names is not None and images.order != "file" and not _only_numbers(names, images):
+    words = images.order == "imagenet" and names is not None and not wnids(1000).keys() & set(names)
+    if names is not None and images.order != "file" and not words and not _only_numbers(names, images):
         return _by_name(images, classes, model, names)
     if len(images.classes) != classes:
         head = wnids(classes)

@@ -79,6 +79,12 @@ def _classes(found: Found, here: set[str], order: str) -> tuple[ordering.Classes
     else:
         classes = ordering.arrange(found.names, order)
     every = classes.index
+    odd = min(here - every.keys(), default=None)
+    if odd is not None:
+        raise BadData(
+            f"{where} has a label '{odd}' in one split that is none of the classes that another names, such as "
+            f"'{found.names[0]}'; write all alike."
+        )
     index = {name: every[name] for name in here}
     whole = len(index) == len(classes.classes)
     return replace(classes, here=None if whole else tuple(sorted(index.values()))), index

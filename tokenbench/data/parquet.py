@@ -53,7 +53,12 @@ def read(files: Sequence[Path], name: str, split: str, column: str | None, shuff
                 pack.paths += _paths(opened, schema.field(image), image)
         except (OSError, ValueError, KeyError, NotImplementedError) as error:  # what errors of Arrow are kinds of
             raise BadData(f"Parquet file '{file}' cannot be read ({first_sentence(error)}); give another.") from None
-        names = names or _names(schema.metadata, label)
+        called = _names(schema.metadata, label)
+        if names and called and called != names:
+            raise BadData(
+                f"'{files[0]}' and '{file}' call their classes otherwise, or in another order; write both alike."
+            )
+        names = names or called
         _check_types(labels, found, files[0], file, label)
         labels += found
         pack.files.append((file, image, file.stat().st_size))

@@ -6,13 +6,14 @@ Where each image is in its file is found once, from the headers, so that any ima
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from tokenbench.data import labelfiles
+from tokenbench.data import columns, labelfiles
 from tokenbench.data.opening import suffixes
 from tokenbench.data.pack import Pack
 from tokenbench.data.packed import Found, Label
@@ -20,6 +21,7 @@ from tokenbench.errors import BadData, DataError, first_sentence
 
 SUFFIXES = (".tar",)
 LONGEST = 2**20  # bytes of a label
+_WHOLE = re.compile(r"-?[0-9]{1,9}")
 
 
 def read(files: Sequence[Path], name: str, split: str, field: str | None) -> Found:
@@ -31,15 +33,18 @@ def read(files: Sequence[Path], name: str, split: str, field: str | None) -> Fou
         BadData: a file that is no plain tar, is cut short or has no images; labels that are neither.
     """
     pack, labels, alone = Shards(), list[Label](), 0
+    several: set[str] = set()  # kinds of images, where a sample has more than one
     for file in files:
         before = len(labels)
         try:
             with file.open("rb") as raw, tarfile.open(fileobj=raw, mode="r:") as tar:
                 for members in _samples(tar):
-                    image = next((one for kind, one in members.items() if _is_image(kind)), None)
-                    if image is None:
+                    kinds = sorted(filter(_is_image, members), key=_likely)
+                    if not kinds:
                         alone += 1
                         continue
+                    several |= {*kinds} if len(kinds) > 1 else set()
+                    image = members[kinds[0]]
                     pack.places.append((file, image.offset_data, image.size, image.name))
                     labels.append(_label(tar, members, field, file))
         except (tarfile.TarError, OSError) as error:
@@ -52,8 +57,11 @@ def read(files: Sequence[Path], name: str, split: str, field: str | None) -> Fou
     if all(label is None for label in labels):
         what = f"a field '{field}' in .json" if field else "a .cls, or a .json with a label"
         raise BadData(f"Tar file '{files[0]}' has images without labels: none has {what} beside it; give some.")
-    notes = (f"{name}: {alone} left out: samples without an image ({alone}).",) if alone else ()
-    return Found(name, split, pack, labels, column=field, notes=notes)
+    notes = [f"{name}: {alone} left out: samples without an image ({alone})."] if alone else []
+    if several:
+        first, *others = sorted(several, key=_likely)
+        notes.append(f"{name}: samples have several images, of which .{first} is taken and not .{', .'.join(others)}.")
+    return Found(name, split, pack, labels, column=field, notes=tuple(notes))
 
 
 class Shards(Pack):
@@ -111,10 +119,15 @@ def _is_image(kind: str) -> bool:
     return f".{kind.rpartition('.')[2]}" in suffixes()
 
 
+def _likely(kind: str) -> tuple[int, int, str]:
+    """To put the image before what is made of it, as its depth.png or seg.png is."""
+    return kind.count("."), columns.IMAGES.index(kind) if kind in columns.IMAGES else len(columns.IMAGES), kind
+
+
 def _label(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], field: str | None, file: Path) -> Label:
     if field is None and "cls" in members:
         text = _text(tar, members["cls"]).strip()
-        return int(text) if text.lstrip("-").isdecimal() and len(text) < 10 else text or None
+        return int(text) if _WHOLE.fullmatch(text) else text or None
     if "json" not in members:
         return None
     where = f"Tar file '{file}' has '{members['json'].name}'"

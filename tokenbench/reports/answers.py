@@ -15,7 +15,7 @@ from tokenbench.runs.axes import AXES, Axis
 from tokenbench.runs.choose import Choice, Limit, Offer, Saving, Wanted, decide
 from tokenbench.runs.conditions import same_model
 from tokenbench.runs.row import Row
-from tokenbench.tasks import metrics_of
+from tokenbench.tasks import known, metrics_of
 from tokenbench.tasks.base import Metric
 
 Text = list[Any]  # strings, and lists of one
@@ -40,9 +40,11 @@ def headline(choice: Choice) -> str:
     best, unsure = choice.best, choice.unsure
     if not choice.rows:
         return "No accuracy was measured here"
+    if choice.wanted.by is not None and not choice.ranked:
+        return f"Nothing to rank by: {choice.wanted.by.short} was not measured here"
     if best is None and not unsure:
         return _nothing(choice)
-    if choice.reference is None and (best is None or best.drop is None):
+    if choice.reference is None and (best is None or (best.drop is None and choice.wanted.by is not None)):
         return "Nothing to compare with: there is no dense row here; run dense too"
     if best is None:
         few = too_few(choice, unsure[0])
@@ -51,15 +53,18 @@ def headline(choice: Choice) -> str:
         return _most_accurate(choice, best)
     if not best.reference and best.saving is not None and best.saving.sure:
         gain = change(choice.wanted.by, best.saving)
-        return f"{_within(choice)} {name(choice, best.row)}: {gain}, {lost(choice, best)}, {_sure(best)}"
+        return f"{_within(choice)} {name(choice, best.row)}: {gain}, {lost(choice, best)}, {_sure(choice, best)}"
     axis, stay = choice.wanted.by.short, f"Stay with {name(choice, best.row)}"
+    if not best.reference:
+        loses = "" if best.bound is None else f", {lost(choice, best)}, {_sure(choice, best)}"
+        return f"{_within(choice)} {name(choice, best.row)}{loses}: nothing that keeps to this surely gains {axis}"
     saver = next((offer for offer in unsure if offer.likely and offer.saving is not None and offer.saving.sure), None)
     if saver is not None and saver.saving is not None:
         gain = change(choice.wanted.by, saver.saving)
         few = too_few(choice, saver)
         return f"{stay} for now: {few} to say whether {name(choice, saver.row)} ({gain}) {_does(choice, saver)}"
     bound = "" if choice.wanted.drop is None else f" and loses at most {points(choice, choice.wanted.drop)}"
-    return f"{stay}: nothing else here surely gains {axis}{bound}"
+    return f"{stay}: nothing else {limits(choice.wanted) or 'here'} surely gains {axis}{bound}"
 
 
 def lead(choice: Choice) -> Text:
@@ -96,7 +101,7 @@ def table(choice: Choice, most: int) -> list[dict[str, str]]:
                 "surely lost": cells.MISSING if drop is None else lost(choice, offer),
                 "saved": _saved(choice, offer),
                 "ms a batch": texts["latency"],
-                "img/s": texts["speed"],
+                known(offer.row.task).rate: texts["speed"],
                 "GMAC": texts["gmacs"],
                 "peak MiB": texts["peak"],
             }
@@ -119,13 +124,21 @@ def name(choice: Choice, row: Row) -> str:
     if row.trained is not None:
         twice = sum(other.label == row.label and same_model(row, other) for other in choice.rows) > 1
         weights = f" (trained{f', {row.trained.hash}' if twice else ''})"
-    return f"{row.label}{weights}{f' on {row.backbone}' if choice.several else ''}"
+    return f"{row.label}{weights}{_backbone(choice, row) if choice.several else ''}"
+
+
+def _backbone(choice: Choice, row: Row) -> str:
+    """Which backbone, and with which weights where several are there, by their hash where that alone tells them."""
+    weights = {other.weights for other in choice.rows if other.backbone == row.backbone}
+    twice = sum(other.name == row.weights.name for other in weights) > 1
+    own = f" with {row.weights.name}{f' ({row.weights.hash})' if twice else ''}" if len(weights) > 1 else ""
+    return f" on {row.backbone}{own}"
 
 
 def change(axis: Axis, saving: Saving) -> str:
     """A saving as the axis has it: -25 % latency, +33 % images/s."""
-    share = 1 / (1 - saving.share) - 1 if axis.more_is_better else -saving.share
-    return f"{100 * share:+.0f} % {axis.short}"
+    share = 100 * (1 / (1 - saving.share) - 1 if axis.more_is_better else -saving.share)
+    return f"{share:+.{0 if abs(share) >= 1 else 1}f} % {axis.short}"
 
 
 def lost(choice: Choice, offer: Offer) -> str:
@@ -171,8 +184,12 @@ def _within(choice: Choice) -> str:
     return f"{_begun(told)}, use" if told else "Use"
 
 
-def _sure(offer: Offer) -> str:
-    return f"{100 * LEVEL:.0f} % sure on {offer.row.images or 0:,} images"
+def _sure(choice: Choice, offer: Offer) -> str:
+    return f"{100 * LEVEL:.0f} % sure on {cells.items(offer.row.images or 0, offer.row.task)}"
+
+
+def _items(choice: Choice) -> str:
+    return known(choice.rows[0].task).items
 
 
 def too_few(choice: Choice, offer: Offer) -> str:
@@ -181,7 +198,8 @@ def too_few(choice: Choice, offer: Offer) -> str:
     if _is_unbounded(choice, offer) and offer.drop is None:
         found.append("too little measured")
     elif _is_unbounded(choice, offer):
-        found.append(f"too few images ({offer.row.images:,})" if offer.row.images else "too few images")
+        seen = f" ({offer.row.images:,})" if offer.row.images else ""
+        found.append(f"too few {_items(choice)}{seen}")
     return " and ".join(found)
 
 
@@ -211,7 +229,7 @@ def _nothing(choice: Choice) -> str:
         return f"Nothing to choose from: {unknown[0].axis.short} was not measured here"
     near = choice.refused[0]
     found = [
-        f"{value:.{limit.axis.digits}f} {limit.axis.unit}"
+        limit.axis.text(value, limit.value)
         for i, limit in enumerate(wanted.limits)
         if (value := limit.axis.of(near.row)) is not None and (i == 0 or limit.keeps(near.row) is False)
     ]
@@ -234,7 +252,7 @@ def _most_accurate(choice: Choice, best: Offer) -> str:
     beside = name(choice, choice.reference)
     if best.bound is None or best.bound.at_most is None:
         return f"{told}, {points(choice, abs(round(drop.value, metric.digits)))} from {beside}"
-    return f"{told}, {lost(choice, best)} against {beside}, {_sure(best)}"
+    return f"{told}, {lost(choice, best)} against {beside}, {_sure(choice, best)}"
 
 
 def numbers(choice: Choice, offer: Offer) -> str:
@@ -273,8 +291,9 @@ def _would(choice: Choice) -> Text:
         more = offer.bound.more if offer.bound else None
         found: Text = [[name(choice, offer.row)], f" cannot be judged yet ({numbers(choice, offer)})"]
         if not offer.doubts and more is not None and offer.row.images:
-            would = f"about {_round(more * offer.row.images):,} images would tell"
-            found[-1] += f"; {would if more <= _MOST else 'that is too close to the limit for more images to tell'}"
+            items = _items(choice)
+            would = f"about {_round(more * offer.row.images):,} {items} would tell"
+            found[-1] += f"; {would if more <= _MOST else f'that is too close to the limit for more {items} to tell'}"
         return [*found, ". "]
     return []
 

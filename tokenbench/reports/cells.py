@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from tokenbench.measure.machine import BUSY
 from tokenbench.measure.verdicts import ALPHA, Verdict
+from tokenbench.runs import conditions
 from tokenbench.runs.row import FIRST_TASK, Row
 from tokenbench.tasks import known, metrics_of, parts_of
 from tokenbench.tasks.base import PAIRED, Metric, Task
@@ -160,6 +161,14 @@ def notes(rows: Sequence[Row], verdicts: Mapping[int, Verdict], dense: Row | Non
             f"{ELSEWHERE} {', '.join(away)}: timed in another session than the dense row here, so compare by speed-up, "
             "which is to dense in the same rounds"
         )
+    if dense is not None:
+        apart = [
+            row.label
+            for row in rows
+            if row.metrics.get(PAIRED[0]) is not None and not conditions.is_against(row, dense)
+        ]
+        if apart:
+            found.append(f"{', '.join(apart)}: the difference is from another dense model than the first row here")
     unequal = [row.label for row in rows if is_unequal(row, dense)]
     if unequal:
         theirs = f": {dense.budget.words}" if dense and dense.budget else ", of whose training nothing is known"
@@ -239,6 +248,12 @@ def all_trained(rows: Sequence[Row]) -> bool:
 def is_unequal(row: Row, dense: Row | None) -> bool:
     """Whether a row's weights were trained with another budget than those of the dense row beside it."""
     return row.budget is not None and dense is not None and not row.budget.equals(dense.budget)
+
+
+def items(count: int, task: str) -> str:
+    """How many items of a task: 1 image, 2,000 videos."""
+    name = known(task).items
+    return f"{count:,} {name[:-1] if count == 1 else name}"
 
 
 def number(value: float | None, form: str) -> str:

@@ -86,7 +86,7 @@ class Group:
         if cells.all_trained([p.row for p in self.points]):
             weights = "of their own"
         height, width = row.image_size
-        data = f"{self.images:,} {known(row.task).items} of {row.dataset} ({row.split})"
+        data = f"{cells.items(self.images, row.task)} of {row.dataset} ({row.split})"
         return {
             "task": row.task,
             "backbone": backbones,
@@ -166,7 +166,7 @@ def names(groups: Sequence[Group]) -> list[str]:
 
 
 def _group(rows: Sequence[Row], margin: float) -> Group:
-    rows = sorted(rows, key=lambda row: (row.method != "dense", is_trained(row) and row.method == "dense"))
+    rows = conditions.dense_first(rows)
     fronts, main = _fronts(rows), metrics_of(rows[0].task, list(rows[0].metrics))[0]
     lines, judged = _lines(rows), conditions.judged(rows, margin)
     dense = rows[0].gmacs if rows[0].method == "dense" else None

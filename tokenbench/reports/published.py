@@ -70,6 +70,7 @@ class Comparison:
             found.append(f"measured with the weights in {row.weights.name}")
         if row.precision != "fp32":
             found.append(f"measured in {row.precision}")
+        found += [f"measured with {name.replace('_', ' ')} {value}" for name, value in row.shared.items()]
         if self.reported.note:
             found.append(f"published for {self.reported.note}")
         if self.reported.reason:

@@ -23,13 +23,14 @@ def said(step: Step) -> str:
     return f"{step.setting.label}{' (measured before)' if step.before else ''}: {_outcome(step)}; {left}."
 
 
-def use(choice: Choice, weights: str = "auto", size: str | None = None) -> list[str]:
+def use(choice: Choice, weights: str = "auto", size: str | None = None, others: Sequence[str] = ()) -> list[str]:
     """How to have the model that was found, a line each in Python and as a file; nothing where none was.
 
     Args:
         choice: of everything that was tried.
         weights: as they were given.
         size: of images, if one was given.
+        others: flags that say more of the weights, the images or where the method is from.
     """
     best = choice.best
     if best is None or best.reference:
@@ -41,7 +42,7 @@ def use(choice: Choice, weights: str = "auto", size: str | None = None) -> list[
     python = f"In Python: tokenbench.build({', '.join(words)})"
     flags = {"--method": row.label, "--backbone": row.backbone, "--weights": weights, "--image-size": size}
     words = [word for flag, value in flags.items() if value not in ("auto", None) for word in (flag, str(value))]
-    return [*([] if size else [python]), f"As a file: tokenbench export {shlex.join(words)}"]
+    return [*([] if size or others else [python]), f"As a file: tokenbench export {shlex.join([*words, *others])}"]
 
 
 def _given(label: str, setting: dict[str, Any]) -> dict[str, Any]:
@@ -70,9 +71,9 @@ def _outcome(step: Step) -> str:
     if row is None or offer is None or choice is None:
         return f"{row.status if row else 'failed'} ({row.reason if row else ''}), which counts as not keeping to it"
     parts = [answers.numbers(choice, offer)]
-    for axis in dict.fromkeys(limit.axis for limit in choice.wanted.limits):
-        value = axis.of(offer.row)
-        parts.append(f"{axis.short} not measured" if value is None else f"{value:.{axis.digits}f} {axis.unit}")
+    for limit in choice.wanted.limits:
+        axis, value = limit.axis, limit.axis.of(offer.row)
+        parts.append(f"{axis.short} not measured" if value is None else axis.text(value, limit.value))
     parts += [answers.lost(choice, offer)] if offer.bound is not None and choice.wanted.drop is not None else []
     if offer.keeps:
         told = "keeps to it"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tokenbench.measure.verdicts import Ends, median_ends
 from tokenbench.runs.row import Row
 
+DIGITS = 9  # after the decimal point, at most
 SLACK = 0.005  # two counters of GMACs agree to this; a smaller saving is none
 
 
@@ -32,6 +33,13 @@ class Axis:
     def of(self, row: Row) -> float | None:
         """The value of a row; None where it was not measured."""
         return getattr(row, self.field) or None
+
+    def text(self, value: float, beside: float = 0.0) -> str:
+        """A value with its unit, in as many digits as tell it from 0 and from another."""
+        digits = self.digits
+        while digits < DIGITS and value != beside and float(f"{value:.{digits}f}") in (0.0, beside):
+            digits += 1
+        return f"{value:.{digits}f} {self.unit}"
 
     def ends(self, row: Row) -> Ends | None:
         """The 95 % interval of the value; the value twice where it does not vary. None where nothing was measured."""

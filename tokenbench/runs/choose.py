@@ -6,6 +6,7 @@ choose together where data and machine are the same: against the best dense mode
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +15,7 @@ from tokenbench.errors import UsageError
 from tokenbench.measure import verdicts
 from tokenbench.measure.verdicts import Bound, Difference, Ends
 from tokenbench.runs.axes import AXES, SLACK, Axis
-from tokenbench.runs.conditions import across, difference, same_model, score, sign
+from tokenbench.runs.conditions import across, difference, is_against, same_model, score, sign
 from tokenbench.runs.row import Row
 from tokenbench.tasks import metrics_of
 
@@ -56,8 +57,10 @@ class Wanted:
 
     def __post_init__(self) -> None:
         for limit in self.limits:
-            if not limit.value > 0:
-                raise UsageError(f"A limit of {limit.value:g} {limit.axis.unit} is not allowed; give more than 0.")
+            if not 0 < limit.value < math.inf:
+                raise UsageError(
+                    f"A limit of {limit.value:g} {limit.axis.unit} is not allowed; give a finite number above 0."
+                )
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,14 @@ class Choice:
 
     @property
     def best(self) -> Offer | None:
-        """The one to use, if there is one."""
-        return next((offer for offer in self.offers if offer.keeps), None)
+        """The one to use, if there is one, and anything to rank by."""
+        return next((offer for offer in self.offers if offer.keeps), None) if self.ranked else None
+
+    @property
+    def ranked(self) -> bool:
+        """Whether what settings are to be ranked by was measured."""
+        by = self.wanted.by
+        return by is None or any(by.of(row) is not None for row in self.rows)
 
     @property
     def unsure(self) -> tuple[Offer, ...]:
@@ -177,10 +186,10 @@ def decide(rows: Iterable[Row], wanted: Wanted) -> Choice:
 
 
 def _against(row: Row, reference: Row | None) -> Difference | None:
-    """A row's main metric minus the reference's."""
+    """A row's main metric minus the reference's; paired where it was paired with just that one."""
     if row is reference:
         return SAME
-    if reference is None or same_model(row, reference):
+    if reference is None or (same_model(row, reference) and is_against(row, reference)):
         return difference(row)
     mine, theirs = score(row), score(reference)
     ends = [_own_ends(side) for side in (row, reference)]
@@ -203,7 +212,8 @@ def _saving(row: Row, reference: Row | None, axis: Axis) -> Saving | None:
         return None
     if axis.timed and row.speedup and same_model(row, reference):
         if row.noisy is None or not row.speedup_low or not row.speedup_high:
-            return Saving(1 - 1 / row.speedup, noisy=bool(row.noisy))
+            unsure = row.noisy or (row.speedup_low is not None and row.speedup_low <= 1)  # percentiles, of before
+            return Saving(1 - 1 / row.speedup, noisy=bool(unsure))
         return Saving(1 - 1 / row.speedup, 1 - 1 / row.speedup_low, 1 - 1 / row.speedup_high)
     share = 1 - axis.cost(mine) / axis.cost(theirs)
     own, others = axis.ends(row), axis.ends(reference)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,6 +81,11 @@ def compare(files: Sequence[Path], settings: Sequence[str] = (), margin: float =
     wanted = (names[0], names[-1]) if names else (None, None)
     first, second = (named(_rows(f), name, f) for f, name in zip((files[0], files[-1]), wanted, strict=True))
     return _judged([beside(a, b, kept) for a, b in matched(first, second, by_setting=not names)], margin)
+
+
+def is_file(text: str) -> bool:
+    """Whether a text means a results file, and not a setting, as which a folder may be called, too."""
+    return text.endswith(".jsonl") or (os.path.exists(text) and not os.path.isdir(text))
 
 
 def _rows(file: Path) -> list[Found]:

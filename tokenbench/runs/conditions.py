@@ -11,6 +11,7 @@ from tokenbench.tasks import metrics_of
 from tokenbench.tasks.base import PAIRED
 
 MODEL = ("backbone", "weights")
+ROUNDED = 1e-3  # of a score and a difference, which rows keep to more digits
 
 
 def grouped(rows: Iterable[Row], *without: str) -> dict[str, list[Row]]:
@@ -51,6 +52,19 @@ def difference(row: Row) -> Difference | None:
         return None
     found = Difference(value, low, high, p)
     return found if sign(row) > 0 else found.turned()
+
+
+def is_against(row: Row, dense: Row) -> bool:
+    """Whether a row's difference is from this dense row of its model, and not from one of another training."""
+    if dense.trained is None:
+        return True
+    value, mine, theirs = row.metrics.get(PAIRED[0]), score(row), score(dense)
+    return None not in (value, mine, theirs) and abs(mine - value - theirs) < ROUNDED  # type: ignore[operator]
+
+
+def dense_first(rows: Iterable[Row]) -> list[Row]:
+    """Rows as they are shown: those of the dense model first, and of them the one that was not trained apart."""
+    return sorted(rows, key=lambda row: (row.method != "dense", row.method == "dense" and row.trained is not None))
 
 
 def judged(rows: Sequence[Row], margin: float = MARGIN) -> dict[int, Verdict]:

@@ -23,7 +23,7 @@ def making(
     Raises:
         WeightsError: weights and data have other classes.
     """
-    trained, count = given.class_names(name), given.classes(name) if given.own else None
+    trained, count = (given.class_names(name), given.classes(name)) if given.own else (None, None)
     if task.has_head and count and data and not trained and count != len(data):
         has = counted(count, "class", "classes")
         raise WeightsError(f"The weights are of {has}, and the data has {len(data)}; give others.")

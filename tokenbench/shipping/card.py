@@ -7,6 +7,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from tokenbench import __version__
+from tokenbench.backbones import is_same
+from tokenbench.errors import UsageError
 from tokenbench.methods.paper import KINDS
 from tokenbench.model import Model
 
@@ -35,8 +37,13 @@ NOTHING = "Nothing was measured of these weights."
 
 
 def make(model: Model, row: Any = None, name: str = "OWNER/NAME") -> ModelCard:
-    """The card of a model, with a `tokenbench.runs.row.Row` of it, if there is one."""
+    """The card of a model, with a `tokenbench.runs.row.Row`, if there is one; `UsageError` where that is of another."""
     backbone, method = model.backbone, model.method
+    if row is not None and (row.label != method.label or not is_same(row.backbone, backbone.name)):
+        raise UsageError(
+            f"The row is of {row.label} on {row.backbone}, and the model is {method.label} on {backbone.name}; give a "
+            "row of this model."
+        )
     channels, height, width = backbone.input_size
     paper = type(method).paper
     kind = KINDS[type(method).kind] if type(method).kind else "no token is reduced"

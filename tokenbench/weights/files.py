@@ -25,6 +25,7 @@ from tokenbench.weights import choice, kinds, plain, transformers
 from tokenbench.weights.choice import ALL, Take
 
 HEADER = "tokenbench"  # the key of our settings in a safetensors header
+NAMES = ("class_to_idx", "idx_to_class", "classes", "class_names")  # where training scripts keep names of classes
 CHECKSUM = "tokenbench.crc32"
 LARGEST = 2**34  # bytes of tensors that a small file may claim, by one number that stands for many
 
@@ -156,7 +157,8 @@ def _options(content: Any) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         return {}
     args, config = content.get("args"), content.get("config")
-    return dict(config if isinstance(config, Mapping) else {}) | {
+    return {key: content[key] for key in NAMES if key in content} | {
+        **(dict(config) if isinstance(config, Mapping) else {}),
         **(dict(args) if isinstance(args, Mapping) else {}),
         **getattr(args, "__dict__", {}),
     }

@@ -68,7 +68,7 @@ class Sources:
         """The backbone that these weights are of, not yet filled; what is given here goes before what they tell."""
         told = [by_header(header) for header in self.own.values() if _is_of(header, backbone)]
         tells = next((one for one in (self.told, *told) if one != NOTHING), NOTHING)
-        return backbones.create(
+        made = backbones.create(
             backbone,
             image_size or tells.image_size,
             self.classes(backbone) if classes is None else classes,
@@ -76,6 +76,13 @@ class Sources:
             tells.pool,
             {**tells.pixels, **(pixels or {})},
         )
+        heads = next((part.num_heads for part in made.vit.modules() if hasattr(part, "num_heads")), None)
+        if self.told.heads and heads and self.told.heads != heads:
+            raise WeightsError(
+                f"{self.dense} is of a model with {self.told.heads} attention heads by its config.json, and {backbone} "
+                f"has {heads}; give the backbone that it is of."
+            )
+        return made
 
     def load(self, backbone: Backbone, seed: int = 0, transfer: bool = False) -> checkpoints.Weights:
         """Fill a backbone with the dense weights; as `checkpoints.load_dense`."""
@@ -97,7 +104,7 @@ class Sources:
                 f"{one} and {two} were trained on other classes or another order of them; measure them in runs of "
                 "their own."
             )
-        return next((tuple(map(str, names)) for names in named.values()), None)
+        return next((tuple(map(str, names)) for names in named.values()), self.told.class_names)
 
 
 def find(text: str, backbone: str, take: Take = ALL, task: str = CLASSIFIER) -> Sources:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from tokenbench.errors import WeightsError
-from tokenbench.weights.files import Reading
+from tokenbench.weights.files import NAMES, Reading
 
+UNNAMED = re.compile(r"LABEL_\d+")  # by transformers, where nobody gave names
 HEADS = ("head.weight", "head.fc.weight")
 WHOLE = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth", "model.safetensors.index.json")
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
@@ -28,6 +30,8 @@ class Told:
     pool: str | None = None
     image_size: tuple[int, int] | None = None
     pixels: Mapping[str, Any] = field(default_factory=dict)
+    heads: int | None = None  # of attention, which no tensor tells
+    class_names: tuple[str, ...] | None = None  # that others' files tell; ours have them in their headers
 
 
 NOTHING = Told()
@@ -55,7 +59,15 @@ def by_others(reading: Reading, path: Path) -> Told:
     timms = config.get("pretrained_cfg")
     options = {**(timms if isinstance(timms, Mapping) else {}), **_transformers(processor)}
     options |= {key: value for key, value in reading.options.items() if value is not None}
-    return Told(classes(reading.tensors), pool(reading.tensors), _size(options), _pixels(options))
+    count = classes(reading.tensors)
+    timms = timms if isinstance(timms, Mapping) else {}
+    said = [config.get("id2label"), config.get("label_names"), timms.get("label_names"), *map(options.get, NAMES)]
+    names = next((found for one in said if (found := _names(one, count))), None)
+    heads, act = config.get("num_attention_heads"), config.get("hidden_act")
+    if isinstance(act, str) and act != "gelu":
+        raise WeightsError(f"{path} is of a model with activation {act} by its config.json, and timm's have gelu.")
+    heads = heads if isinstance(heads, int) else None
+    return Told(count, pool(reading.tensors), _size(options), _pixels(options), heads, names)
 
 
 def classes(tensors: Mapping[str, Tensor]) -> int | None:
@@ -81,6 +93,20 @@ def in_folder(folder: Path) -> Path | None:
     if found is None:
         raise WeightsError(f"Weights folder '{folder}' has a config.json but none of {', '.join(WHOLE)}; give a file.")
     return found
+
+
+def _names(said: object, count: int | None) -> tuple[str, ...] | None:
+    """Names of so many classes in order, of a list or of names to or from indices; None for what names none."""
+    if isinstance(said, Mapping):
+        pairs = [(k, v) if isinstance(k, int) or not isinstance(v, int) else (v, k) for k, v in said.items()]
+        if not all(str(index).isdecimal() for index, _ in pairs):
+            return None
+        by_index = {int(index): name for index, name in pairs}
+        said = [by_index.get(i) for i in range(len(said))]
+    if not isinstance(said, list | tuple) or len(said) != count:
+        return None
+    names = tuple(name for name in said if isinstance(name, str) and not UNNAMED.fullmatch(name))
+    return names if len(set(names)) == count else None
 
 
 def _json(path: Path, name: str) -> dict[str, Any]:

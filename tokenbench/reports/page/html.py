@@ -220,11 +220,15 @@ def _sweeps(rows: Sequence[Row]) -> dict[int, dict[str, int | None]]:
         speedups: dict[Any, dict[int, float]] = defaultdict(dict)
         for row in members:
             if row.status == "ok" and row.speedup is not None:
-                speedups[row.label, row.trained][row.batch] = row.speedup
+                speedups[_setting(row)][row.batch] = row.speedup
         evens = {setting: break_even(by_batch) for setting, by_batch in speedups.items()}
         for row in members:
-            found[id(row)] = {"sweep": number, "break_even": evens.get((row.label, row.trained))}
+            found[id(row)] = {"sweep": number, "break_even": evens.get(_setting(row))}
     return found
+
+
+def _setting(row: Row) -> tuple[Any, ...]:
+    return row.label, row.trained, str(row.conditions)
 
 
 def _names(group: Group) -> dict[int, str]:

@@ -19,7 +19,7 @@ from tokenbench.tasks.base import Task
 MOST = 50  # settings of one group, of which every two are told; of more, those on a front and then the first
 ALL = 2000  # pairs of one page
 
-UNPAIRED = "not paired, for their predictions are not beside the results file"
+UNPAIRED = "not paired, for their predictions are not beside the results file, or of other images"
 
 Of = Callable[[Row], Path]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenbench.errors import UnknownName, UsageError
 from tokenbench.reports import cells
-from tokenbench.runs.conditions import difference, grouped
+from tokenbench.runs.conditions import dense_first, grouped
 from tokenbench.runs.row import Row
 from tokenbench.tasks import metrics_of
 
@@ -44,7 +44,7 @@ KINDS = {
     "gmacs": _Kind("GMAC", "{:.2f}"),
     "saved": _Kind(r"$\Delta$ GMAC (\%)", "{:+.0f}"),
     "params_m": _Kind("Params (M)", "{:.1f}"),
-    "images_per_s": _Kind("Images/s", "{:.0f}"),
+    "images_per_s": _Kind("Images/s", ""),
     "speedup": _Kind("Speed-up", "{:.2f}"),
     "latency_p50": _Kind("Latency (ms)", "{:.1f}"),
     "peak_memory_mb": _Kind("Memory (MiB)", "{:.0f}"),
@@ -65,22 +65,21 @@ def table(rows: Iterable[Row], columns: str, caption: str | None = None, label: 
     Raises:
         UsageError: no rows, or a column of another name.
     """
-    groups = [sorted(g, key=lambda row: row.method != "dense") for g in grouped(_ok(rows)).values()]
+    groups = [dense_first(g) for g in grouped(_ok(rows)).values()]
     if not groups:
         raise UsageError("There are no good rows to show; run `tokenbench run` first, or give another results file.")
     kinds = _kinds(columns, groups[0][0])
     align = "".join("l" if kind.text else "r" for kind in kinds.values())
     body = [_row(kind.title for kind in kinds.values()), r"\midrule"]
-    differ = _differing(groups)
+    told = [_conditions(group) for group in groups]
+    heads = _heads(told, groups)
     for i, group in enumerate(groups):
-        if differ:
+        if len(groups) > 1:
             body += [r"\addlinespace"] if i else []
-            head = escaped(", ".join(_condition(name, group[0]) for name in differ))
-            body.append(rf"\multicolumn{{{len(kinds)}}}{{l}}{{\textit{{{head}}}}} \\")
+            body.append(rf"\multicolumn{{{len(kinds)}}}{{l}}{{\textit{{{escaped(heads[i])}}}}} \\")
         dense = group[0] if group[0].method == "dense" else None
         body += [_row(_cell(name, kind, row, dense) for name, kind in kinds.items()) for row in group]
-    told = escaped(_told(groups)) if caption is None else caption
-    return PREAMBLE + _environment(align, body, told, label)
+    return PREAMBLE + _environment(align, body, escaped(_caption(told)) if caption is None else caption, label)
 
 
 def whole(lines: Sequence[Mapping[str, str]], caption: str) -> str:
@@ -137,48 +136,57 @@ def _kinds(columns: str, row: Row) -> Mapping[str, _Kind]:
         )
         for m in metrics_of(row.task, list(row.metrics))
     }
-    known, asked = KINDS | metrics, [name.strip() for name in columns.split(",") if name.strip()]
-    odd = next((name for name in asked if name not in known), None)
+    every, asked = KINDS | metrics, [name.strip() for name in columns.split(",") if name.strip()]
+    odd = next((name for name in asked if name not in every), None)
     if odd is not None:
-        raise UnknownName("column", odd, known, f"`--table {','.join(known)}`")
+        raise UnknownName("column", odd, every, f"`--table {','.join(every)}`")
     if not asked:
         raise UsageError("--table names no column; write them like method,top1,gmacs,images_per_s.")
-    return {name: known[name] for name in asked}
+    return {name: every[name] for name in asked}
 
 
 def _cell(name: str, kind: _Kind, row: Row, dense: Row | None) -> str:
     if name == "method":
         return setting(row.label) + (" (trained)" if row.trained else "")
     value: Any = row.metrics.get(name, getattr(row, name, None) if name != "saved" else None)
-    if name == "diff_dense":
-        found = difference(row)
-        value = found.value if found else None
     if name == "saved" and dense and dense.gmacs and row.gmacs and row is not dense:
         value = 100 * (row.gmacs / dense.gmacs - 1)
     if kind.text:
         return escaped(str(value))
-    return escaped(cells.number(value, kind.form))
+    return escaped(cells.number(value, kind.form) if kind.form else cells.rate(value))
 
 
-def _differing(groups: Sequence[Sequence[Row]]) -> list[str]:
-    names = ("backbone", "dataset", "image_size", "hardware", "precision", "batch", "mode", "seed")
-    return [name for name in names if len({str(getattr(group[0], name)) for group in groups}) > 1]
+def _conditions(group: Sequence[Row]) -> dict[str, str]:
+    """What a block of lines was measured under, each in words."""
+    row, images = group[0], max((row.images or 0 for row in group), default=0)
+    return {
+        "data": f"{cells.items(images, row.task)} of {row.dataset} ({row.split})" if images else "no accuracy",
+        "backbone": row.backbone,
+        "image_size": "×".join(map(str, row.image_size)),
+        "hardware": row.hardware,
+        "precision": row.precision,
+        "batch": f"batch {row.batch}",
+        "mode": row.mode,
+        "task": row.task,
+        "weights": f"weights {row.weights.name.partition('@')[0]}",
+        "shared": ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in row.shared.items()) or "as usual",
+        "seed": f"seed {row.seed}",
+        "versions": f"tokenbench {row.version}, torch {row.env.get('torch')}, timm {row.env.get('timm')}",
+    }
 
 
-def _condition(name: str, row: Row) -> str:
-    value = getattr(row, name)
-    if name == "image_size":
-        return "×".join(map(str, value))
-    if name == "mode":
-        return str(value)
-    return f"{name} {value}" if name in ("batch", "seed") else str(value)
+def _heads(told: Sequence[Mapping[str, str]], groups: Sequence[Sequence[Row]]) -> list[str]:
+    """What tells each block of lines from the others; hashes only where nothing else does."""
+    differ = [name for name in told[0] if len({each[name] for each in told}) > 1]
+    heads = [", ".join(each[name] for name in differ) for each in told]
+    if len(set(heads)) == len(groups):
+        return heads
+    hashes = [f"weights {group[0].weights.hash}, sample {group[0].sample_hash}" for group in groups]
+    return [", ".join(filter(None, both)) for both in zip(heads, hashes, strict=True)]
 
 
-def _told(groups: Sequence[Sequence[Row]]) -> str:
+def _caption(told: Sequence[Mapping[str, str]]) -> str:
     """The conditions that all share, in a sentence."""
-    first, differ = groups[0][0], _differing(groups)
-    images = max((row.images or 0 for group in groups for row in group), default=0)
-    parts = [f"{images:,} images of {first.dataset} ({first.split})"] if images and "dataset" not in differ else []
-    shown = ("backbone", "image_size", "hardware", "precision", "batch", "mode")
-    parts += [_condition(name, first) for name in shown if name not in differ]
-    return f"{'; '.join(parts)}."
+    shown = ("data", "backbone", "image_size", "hardware", "precision", "batch", "mode")
+    same = [name for name in shown if len({each[name] for each in told}) == 1]
+    return f"{'; '.join(told[0][name] for name in same if told[0][name] != 'no accuracy')}."

@@ -15,7 +15,7 @@ from tokenbench.measure.verdicts import MARGIN, Verdict, break_even
 from tokenbench.reports import answers, cells, published
 from tokenbench.reports.cells import MISSING, number
 from tokenbench.reports.paper import latex, spreadsheet
-from tokenbench.runs.conditions import grouped, judged
+from tokenbench.runs.conditions import dense_first, grouped, judged
 from tokenbench.runs.row import FIRST_TASK, Row, WeightsId
 from tokenbench.tasks import known
 
@@ -94,11 +94,12 @@ def is_subset(rows: Iterable[Row]) -> bool:
 
 
 def _table(rows: list[Row], margin: float) -> Table:
-    rows = sorted(rows, key=lambda row: row.method != "dense")
+    rows = dense_first(rows)
     first = rows[0]
     seen = max((row.images or 0 for row in rows), default=0)
     chosen = f"{seen} of {max(row.images_total or 0 for row in rows)}" if is_subset(rows) else f"{seen}"
-    images = f"{chosen} {known(first.task).items} of {first.dataset} ({first.split}"
+    items = known(first.task).items
+    images = f"{chosen} {items[:-1] if chosen == '1' else items} of {first.dataset} ({first.split}"
     data = f"{images}, sample {first.sample_hash})" if seen else "no accuracy"
     dense, verdicts = first if first.method == "dense" else None, judged(rows, margin)
     made = [_line(row, dense, verdicts.get(id(row))) for row in rows]
@@ -168,17 +169,19 @@ def _line(row: Row, dense: Row | None, verdict: Verdict | None) -> dict[str, str
 
 def _sweep(rows: Sequence[Row]) -> Table | None:
     """Speed-up over dense by batch size, with the smallest batch from which on it is no slower; None for one size."""
-    found: dict[str, dict[int, float]] = {}
+    found: dict[tuple[str, WeightsId | None, str], dict[int, float]] = {}
     for row in rows:
         if row.status == "ok" and row.speedup is not None and row.method != "dense":
-            found.setdefault(row.label, {})[row.batch] = row.speedup
+            found.setdefault((row.label, row.trained, str(row.conditions)), {})[row.batch] = row.speedup
     sizes = sorted({batch for speedups in found.values() for batch in speedups})
     if len(sizes) < 2:
         return None
     lines = []
-    for label, speedups in found.items():
+    for (label, trained, _), speedups in found.items():
         even = break_even(speedups)
-        line = {"method": label} | {f"batch {b}": number(speedups.get(b), "{:.2f}×") for b in sizes}
+        line = {"method": f"{label} (trained)" if trained else label} | {
+            f"batch {b}": number(speedups.get(b), "{:.2f}×") for b in sizes
+        }
         lines.append(line | {"no slower from batch": MISSING if even is None else str(even)})
     title = f"{rows[0].backbone}: speed-up over dense by batch size"
     told, short = (_conditions(rows, "random images", "several batch sizes", hashes) for hashes in (True, False))
