@@ -251,11 +251,12 @@ def test_data_that_cannot_be_used_stops_the_run(real: dict[str, Any], results: R
         run(plan("evit", data_dir=photos / "nowhere"), results)
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, OSError])
 def test_a_worker_that_dies_is_an_error_of_the_data(
-    real: dict[str, Any], results: Results, monkeypatch: pytest.MonkeyPatch
+    kind: type[Exception], real: dict[str, Any], results: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(self: data.Loader) -> Iterator[Any]:
-        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Bus error.\nmore")
+        raise kind("DataLoader worker (pid 1) is killed by signal: Bus error.\nmore")
         yield
 
     monkeypatch.setattr(data.Loader, "__iter__", die)
@@ -349,15 +350,23 @@ def test_logits_that_are_not_finite_fail(
 def test_a_method_that_cannot_be_timed_does_not_spoil_the_round(
     results: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = speed.measure
+    original, asked = speed.measure, list[tuple[list[str], dict[str, Any]]]()
 
     def measure(models: dict[str, nn.Module], *args: Any, **options: Any) -> Any:
+        asked.append(([model.method.name for model in models.values()], options))  # type: ignore[union-attr]
         if any(name.startswith("evit") for name in models):
             raise RuntimeError("cannot compile")
         return original(models, *args, **options)
 
     monkeypatch.setattr(speed, "measure", measure)
     rows = by(run(plan("evit,topk"), results))
+    assert [names for names, _ in asked] == [["dense", "evit", "topk"], ["dense"], ["dense", "evit"], ["dense", "topk"]]
+    (_, together), *pairs = asked
+    labels = [row.label for row in rows.values()]
+    assert together["before"] == {label: [] for label in labels} and together["keep"] is not None
+    for _, options in pairs:
+        assert options["before"] is None and options["keep"] is None, "rounds of other rounds are none of its own"
+    assert {(options["warmup"], options["shaped"], options["compile"]) for _, options in asked} == {(2, False, False)}
     assert (rows["evit", 2].status, rows["evit", 2].reason) == ("failed", "RuntimeError: cannot compile")
     assert rows["dense", 2].speedup == 1 and rows["topk", 2].speedup is not None
 
@@ -584,6 +593,15 @@ def test_why_nothing_is_scored(changes: dict[str, Any], why: str | None) -> None
     group: Any = candidates.Group(SimpleNamespace(task=task), {}, None, of, of.loader, [], [])  # type: ignore[arg-type]
     candidate: Any = candidates.Candidate(SimpleNamespace(trained=of.trained), None, [], own=of.own)  # type: ignore[arg-type]
     assert group.no_accuracy(candidate) == why
+
+
+def test_conditions_and_sources_that_are_not_the_usual_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = {"fused_attention": True, "matmul_precision": "high", "threads": 3}
+    monkeypatch.setattr(candidates, "conditions", lambda: now)
+    monkeypatch.setattr(candidates, "source", {int: "hash", str: None}.__getitem__)
+    assert candidates.unusual(method=int, task=str) == {"matmul_precision": "high", "method_source": "hash"}
+    now |= {"fused_attention": False, "matmul_precision": "highest"}
+    assert candidates.unusual() == {"fused_attention": False}
 
 
 def test_all_that_rows_were_measured_under_otherwise_is_said() -> None:
