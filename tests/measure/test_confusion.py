@@ -68,5 +68,8 @@ def test_paired_with_another(tmp_path: Path) -> None:
     with refused(UsageError, "Labels of other images cannot be paired; run both on the same images."):
         one.change(Labelled(one.matrices, one.names, tuple("x" * 30)), 0)
     (tmp_path / "l.npz").write_bytes(b"PK")
+    inside = tmp_path / "l.npz" / "l.npz"
+    with refused(ResultsError, f"{inside} cannot be written (…); free some space or give another path."):
+        one.save(str(inside))
     with refused(ResultsError, f"Labels '{tmp_path / 'l.npz'}' cannot be read (…); run the job again."):
         Labelled.load(tmp_path / "l.npz")

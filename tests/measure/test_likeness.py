@@ -6,6 +6,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from tokenbench.errors import UsageError
 from tokenbench.measure.likeness import cka
@@ -57,7 +58,13 @@ def test_features_that_never_change_are_like_nothing() -> None:
     assert np.isnan(cka(np.ones((5, 3)), RNG.normal(size=(5, 3))))
 
 
-@pytest.mark.parametrize("shapes", [((3, 2), (3, 2)), ((5, 2), (6, 2)), ((5,), (5,))])
+@pytest.mark.parametrize("shapes", [((3, 2), (3, 2)), ((5, 2), (6, 2)), ((5,), (5, 2)), ((5, 2), (5,))])
 def test_what_cannot_be_compared_is_refused(shapes: tuple[tuple[int, ...], ...]) -> None:
-    with pytest.raises(UsageError, match="4 images or more"):
+    give = "give (n, d) and (n, e) of the same 4 images or more."
+    with refused(UsageError, f"Features of shapes {shapes[0]} and {shapes[1]} cannot be compared; {give}"):
         cka(*(np.ones(shape) for shape in shapes))
+
+
+def test_four_images_are_enough() -> None:
+    a, b = RNG.normal(size=(4, 3)), RNG.normal(size=(4, 3))
+    assert cka(a, a) == pytest.approx(1) and cka(a, b) == pytest.approx(by_definition(a, b), abs=1e-9)

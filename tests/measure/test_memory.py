@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tokenbench.backbones import Backbone
 from tokenbench.core.attention import Attn
 from tokenbench.core.block import Reducer
 from tokenbench.core.tokens import Tokens
+from tokenbench.measure import memory
 from tokenbench.measure.memory import parameters, peak
 from tokenbench.measure.running import OutOfMemory
 from tokenbench.methods import get
@@ -67,6 +69,41 @@ def passing(x: Tensor) -> Tensor:
 )
 def test_peak_by_hand(module: nn.Module, floats: int) -> None:
     assert peak(module, X.clone()) == pytest.approx(4 * floats, abs=32)  # a sum is one float more
+
+
+class Held(nn.Module):
+    """Gives what it holds, a parameter and a buffer, as views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.table = nn.Parameter(torch.zeros(1000)), nn.Buffer(torch.zeros(1000))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight.view(1, 1000)[:, :10] * self.table.view(1, 1000)[:, :10]
+
+
+def test_what_was_there_before_is_left_out_to_the_byte() -> None:
+    assert peak(Held(), X) == 4 * 10
+    assert peak(Call(lambda x: x[:, :1].view(1)), X) == 0
+
+
+def test_on_a_gpu_it_is_the_rise_over_what_was_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA, played: what is asked of it, in order."""
+    device, asked = torch.device("cuda", 1), list[object]()
+
+    def cuda(name: str, told: int | None = None) -> None:
+        monkeypatch.setattr(torch.cuda, name, lambda where: asked.append((name, where)) or told)
+
+    cuda("synchronize")
+    cuda("memory_allocated", 700)
+    cuda("reset_peak_memory_stats")
+    cuda("max_memory_allocated", 1000)
+    monkeypatch.setattr(memory, "forward", lambda *given: asked.append(given))
+    model, images = nn.Identity().train(), SimpleNamespace(device=device)
+    assert peak(model, images, "bf16") == 300 and model.training  # type: ignore[arg-type]
+    run = (model, images, "bf16")
+    before = [("synchronize", device), ("memory_allocated", device), ("reset_peak_memory_stats", device)]
+    assert asked == [run, *before, run, ("max_memory_allocated", device)]
 
 
 def test_weights_cast_by_autocast_count() -> None:

@@ -58,6 +58,18 @@ def test_parameters_and_times_are_those_of_each_name(monkeypatch: pytest.MonkeyP
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in whole.modules())
 
 
+def test_six_passes_where_nothing_is_said_and_in_the_precision_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "perf_counter", lambda: Costs.now)
+    whole, seen = Whole(), list[torch.dtype]()
+    for one in (whole.heads, whole.backbone, whole.more, whole.rest):
+        one.seconds = [900.0, 1.0, 2.0, 3.0, 4.0, 9.0]
+    whole.rest.layer.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    assert parts.milliseconds(whole, IMAGES, "bf16") == pytest.approx(
+        {"backbone": 3500, "heads": 6000, parts.REST: 3000}
+    )
+    assert seen == [torch.bfloat16] * 6
+
+
 def test_models_that_name_none_have_none() -> None:
     blocks: Any = model(Backbone(tiny_vit()))
     odd = nn.Linear(4, 4)

@@ -9,9 +9,13 @@ from types import SimpleNamespace
 import pytest
 import timm
 import torch
+from conftest import tiny_vit
+from reducing import model
 from timm.layers import set_fused_attn
+from torch import nn
 
-from tokenbench.measure.running import clocks, conditions
+from tokenbench.backbones import Backbone
+from tokenbench.measure.running import blocks_of, clocks, conditions, device_of, is_out_of_memory
 
 
 def test_conditions_are_those_of_this_moment() -> None:
@@ -56,3 +60,23 @@ def test_the_clock_of_a_gpu_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> Non
         said["stdout"] = nothing
         assert clocks(torch.device("cuda:3")) == {"sm_clock_mhz": None, "throttled": None}
     assert conditions("cuda:3")["sm_clock_mhz"] is None
+
+
+def test_where_a_model_is_and_what_its_blocks_are() -> None:
+    buffers = nn.Module()
+    buffers.register_buffer("table", torch.empty(2, device="meta"))
+    found = [device_of(one).type for one in (nn.Linear(2, 2, device="meta"), buffers, nn.Flatten(), nn.Linear(2, 2))]
+    assert found == ["meta", "meta", "cpu", "cpu"]
+    made = model(Backbone(tiny_vit()))
+    assert blocks_of(made) == list(made.blocks) and len(blocks_of(made)) == 12
+    odd = nn.Linear(2, 2)
+    assert blocks_of(odd) == []
+    for blocks in (7, [nn.Linear(2, 2)], [*made.blocks, None]):
+        odd.blocks = blocks  # type: ignore[assignment]
+        assert blocks_of(odd) == []
+
+
+def test_every_way_in_which_memory_runs_out() -> None:
+    said = ("CUDA out of memory.", "DefaultCPUAllocator: no", "CUBLAS_STATUS_ALLOC_FAILED when calling")
+    assert all(is_out_of_memory(RuntimeError(f"[x] {text}")) for text in said)
+    assert is_out_of_memory(torch.OutOfMemoryError("anything")) and not is_out_of_memory(RuntimeError("of memory"))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch._dynamo
 from hypothesis import given
 from hypothesis import strategies as st
 from reducing import Half, model
@@ -87,9 +89,80 @@ def test_ratio_holds_while_the_machine_is_noisy(clock: Clock) -> None:
         clock.load = 1.5**done
 
     models = {"dense": Costs(clock, 3.0), "third": Costs(clock, 1.0)}
-    got = measure(models, IMAGES, warmup=0, progress=worse)["third"]
+    both = measure(models, IMAGES, warmup=0, progress=worse)
+    got = both["third"]
     assert got.spread > 1.0 and not got.noisy and got.runs == 10
     assert [got.speedup, got.speedup_low, got.speedup_high] == pytest.approx([3.0] * 3)
+    assert both["dense"].noisy and both["dense"].speedup_low == both["dense"].speedup_high == 1.0, "its own time varies"
+
+
+@pytest.mark.parametrize(
+    ("dense", "other", "noisy"),
+    [((1.0,), (2.0,), (False, False)), ((1.0, 1.2), (2.0,), (True, True)), ((1.0, 1.2), (2.0, 2.4), (True, False))],
+)
+def test_the_reference_is_known_by_its_time_and_others_by_their_ratio(
+    clock: Clock, dense: tuple[float, ...], other: tuple[float, ...], noisy: tuple[bool, bool]
+) -> None:
+    models = {"dense": Costs(clock, *dense), "it": Costs(clock, *other)}
+    got = measure(models, IMAGES, warmup=0, min_rounds=8, max_rounds=14, max_seconds=1e9)
+    assert (got["dense"].noisy, got["it"].noisy) == noisy
+    assert got["it"].runs == (14 if any(noisy) else 8)
+
+
+def test_what_is_not_said_is_as_documented(clock: Clock) -> None:
+    """At least 10 rounds and at most 200, 20 seconds, 2 %, three runs to warm up, the order of seed 0."""
+    short, long = Costs(clock, 1.0, 3.0), Costs(clock, 1.0, 3.0)
+    got = measure({"it": short}, IMAGES)["it"]
+    assert (got.runs, got.goal, short.runs) == (10, 0.02, 13), "ten rounds are just 20 seconds"
+    assert measure({"it": long}, IMAGES, max_seconds=1e9)["it"].runs == 200 and long.runs == 203
+    orders = []
+    for seed in ({}, {"seed": 0}, {"seed": 1}):
+        log: list[nn.Module] = []
+        models = {name: Costs(clock, 1.0, log=log) for name in ("dense", "a", "b")}
+        measure(models, IMAGES, max_seconds=0, **seed)
+        orders.append([next(name for name, model in models.items() if model is ran) for ran in log])
+    assert orders[0] == orders[1] != orders[2]
+    assert measure({"it": Costs(clock, 1.0)}, IMAGES, min_rounds=1, max_rounds=1, warmup=0)["it"].runs == 1
+
+
+def test_on_a_gpu_the_cache_is_emptied_first_and_all_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA, played: what is asked of it, in order."""
+    asked: list[object] = []
+    device = torch.device("cuda", 1)
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            asked.append(("event", enable_timing))
+
+        def record(self, stream: str) -> None:
+            asked.append(stream)
+
+        def synchronize(self) -> None:
+            asked.append("awaited")
+
+        def elapsed_time(self, end: object) -> float:
+            assert isinstance(end, Event) and end is not self
+            return 1500.0
+
+    def empty(size: int, dtype: torch.dtype, device: object) -> SimpleNamespace:
+        return SimpleNamespace(zero_=lambda: asked.append((size, dtype, device)))
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda d: {device: SimpleNamespace(L2_cache_size=50)}[d])
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda d: asked.append(("idle", d)))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda d: ("stream", d))
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(speed, "forward", lambda *given: asked.append(given))
+    model, images = nn.Identity(), SimpleNamespace(device=device)
+    assert speed._time(model, images, "fp16", "it") == 1.5  # type: ignore[arg-type]
+    begun = [("event", True), ("stream", device)]
+    cold = [(100, torch.uint8, device), ("idle", device)]
+    assert asked == [*cold, *begun, (model, images, "fp16", "it"), *begun, "awaited"]
+    other = torch.device("mps")
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda d: asked.append(("idle", d)))
+    monkeypatch.setattr(speed, "perf_counter", lambda: 7.0)
+    assert speed._now(other) == 7.0 and asked[-1] == ("idle", other)
+    assert speed._now(torch.device("cpu")) == 7.0 and asked[-1] == ("idle", other)
 
 
 def test_every_round_runs_all_in_a_new_order(clock: Clock) -> None:
@@ -107,12 +180,16 @@ def test_every_round_runs_all_in_a_new_order(clock: Clock) -> None:
     assert log[:9] == first and [tuple(log[i : i + 3]) for i in range(9, len(log), 3)] == rounds
 
 
-def test_what_is_shaped_by_its_batch_is_warmed_by_a_whole_one(clock: Clock) -> None:
+def test_what_is_shaped_by_its_batch_is_warmed_by_a_whole_one(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A runtime plans its memory, or compiles, for each size: its first run of another would be counted."""
     for shaped in (False, True):
         it = Costs(clock, 1.0)
         measure({"it": it}, IMAGES, min_rounds=3, max_seconds=0, warmup=1, before={"it": [(1.0, None)]}, shaped=shaped)
         assert it.batches == [len(IMAGES) if shaped else 1, len(IMAGES), len(IMAGES)]
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    it = Costs(clock, 1.0)
+    measure({"it": it}, IMAGES, min_rounds=2, max_seconds=0, before={"it": [(1.0, None)]}, compile=True)
+    assert it.batches == [len(IMAGES)] * 2, "one run warms what was warm before, of three"
 
 
 def test_rounds_go_on_where_they_were_cut_short(clock: Clock) -> None:
@@ -155,6 +232,7 @@ def test_rounds_go_on_where_they_were_cut_short(clock: Clock) -> None:
         (100.0, (1.0, 2.0), 20),  # never known well
         (100.0, (1.0,), 8),  # known well at the first look that an interval is found at: 4, 6, 8
         (100.0, (1.0, 1.01, 1.02), 8),
+        (100.0, (2.0, *[1.0] * 30), 14),  # known from 12 on, which leave one out at either end; looks are at 8, 11, 14
     ],
 )
 def test_when_it_stops(clock: Clock, max_seconds: float, costs: tuple[float, ...], rounds: int) -> None:
@@ -163,7 +241,7 @@ def test_when_it_stops(clock: Clock, max_seconds: float, costs: tuple[float, ...
     run = measure(it, IMAGES, min_rounds=4, max_rounds=20, max_seconds=max_seconds, warmup=0, progress=done.append)
     assert run["it"].runs == rounds
     assert done == list(range(1, rounds + 1))
-    assert run["it"].noisy == (rounds != 8)
+    assert run["it"].noisy == (rounds not in (8, 14))
 
 
 def test_the_goal_and_the_first_looks_are_the_callers(clock: Clock) -> None:
@@ -174,6 +252,8 @@ def test_the_goal_and_the_first_looks_are_the_callers(clock: Clock) -> None:
     loose, tight = timed(goal=0.1), timed(goal=0.01)
     assert (loose.runs, loose.noisy) == (9, False)
     assert (tight.runs, tight.noisy) == (30, True)
+    steady = measure({"dense": Costs(clock, 1.0)}, IMAGES, goal=0.0, min_rounds=9, max_seconds=1e9)["dense"]
+    assert (steady.runs, steady.noisy) == (9, False), "it is known as well as it was to be"
 
 
 @pytest.mark.parametrize(
@@ -268,13 +348,35 @@ def test_mode_precision_and_compile(clock: Clock, monkeypatch: pytest.MonkeyPatc
 def test_what_is_compiled_says_how_long_that_took(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda model, **_: model)
     monkeypatch.setattr(compiling, "perf_counter", clock)
+    marked: list[int] = []
+    monkeypatch.setattr(torch._dynamo, "maybe_mark_dynamic", lambda images, dim: marked.append(dim))
     it = Compiled(Costs(clock, 7.0, *[1.0] * 50))
     got = measure({"it": it, "other": Costs(clock, 2.0)}, IMAGES, max_seconds=0, compile=True)
     assert (got["it"].compile_s, got["other"].compile_s, got["it"].latency_p90_ms) == (7.0, 2.0, 1000.0)
+    assert marked == [0] * 26, "the batch's size is dynamic"
     again = measure({"it": it}, IMAGES[:2], max_seconds=0, compile=True)["it"]
     assert again.compile_s == 7.0, "one graph for all sizes"
+    marked.clear()
     assert measure({"it": it}, IMAGES[:1], max_seconds=0, compile=True)["it"].compile_s == 1.0, "but for a single image"
+    assert not marked and Compiled(it).seconds(1) is None
     assert measure({"it": Costs(clock, 1.0)}, IMAGES, max_seconds=0)["it"].compile_s is None
+
+
+@pytest.mark.parametrize("freezing", [False, True])
+def test_weights_are_frozen_in_compiling_alone_and_only_where_asked(
+    freezing: bool, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor import config
+
+    seen: list[bool] = []
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    before = config.freezing
+    module = Costs(clock, 1.0)
+    module.register_forward_hook(lambda *_: seen.append(config.freezing))
+    it = Compiled(module, freezing) if freezing else Compiled(module)
+    for _ in range(2):
+        it(IMAGES)
+    assert seen == [freezing, before] and config.freezing is before
 
 
 def test_refusals(clock: Clock) -> None:
@@ -296,6 +398,8 @@ def test_refusals(clock: Clock) -> None:
     huge = Huge().train()
     with refused(OutOfMemory, "huge ran out of memory on cpu at batch 8, use a smaller batch."):
         measure({**it, "huge": huge}, IMAGES)
+    with refused(OutOfMemory, "huge ran out of memory on cpu at batch 8, use a smaller batch."):
+        measure({**it, "huge": huge}, IMAGES, warmup=0)
     assert huge.training
 
 
@@ -314,6 +418,11 @@ def test_share_of_time_in_reducers(clock: Clock, tiny: Callable[..., Backbone], 
     got = reduction_share(reduced, images, runs=5, warmup=1)
     assert got == Share(pytest.approx(middle), pytest.approx(high - low), 5)
     assert reduced.training and not slow._forward_hooks and not slow._forward_pre_hooks
+    seconds[:] = [1.0] * 13
+    precisions: list[bool] = []
+    reduced.vit.head.register_forward_hook(lambda *_: precisions.append(torch.is_autocast_enabled("cpu")))
+    assert reduction_share(reduced, images, "bf16") == Share(pytest.approx(3 / 8), pytest.approx(0.0), 10)
+    assert not seconds and precisions == [True] * 13, "of ten passes, after three"
     assert reduction_share(model(tiny()), images) is None
     assert reduction_share(tiny().vit, images) is None
 

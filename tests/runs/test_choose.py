@@ -13,11 +13,11 @@ from refusals import refused
 from rows import row
 
 from tokenbench.errors import UsageError
-from tokenbench.measure.verdicts import Difference, Paired, bounds, independent, judge
+from tokenbench.measure.verdicts import Difference, Paired, bounds, independent, judge, quotient
 from tokenbench.reports import answers
 from tokenbench.reports.paper import tables
 from tokenbench.runs.axes import AXES
-from tokenbench.runs.choose import Limit, Wanted, choose, decide
+from tokenbench.runs.choose import Limit, Offer, Saving, Wanted, _rank, _saving, choose, decide
 from tokenbench.runs.row import Row
 
 GMACS, LATENCY, SPEED, MEMORY, _ = AXES
@@ -33,7 +33,8 @@ def setting(label: str, diff: float, half: float = 0.3, *, cost: float = 0.5, **
 
 
 def dense(**changes: Any) -> Row:
-    return row(images=2500, top1=80.0, latency_p50=100.0, gmacs=2.0, runs=20, spread=0.02, noisy=False, **changes)
+    timed = {"latency_p50": 100.0, "gmacs": 2.0, "runs": 20, "spread": 0.02, "noisy": False}
+    return row(images=2500, top1=80.0, **{**timed, **changes})
 
 
 def test_the_cheapest_that_is_sure_is_used() -> None:
@@ -210,6 +211,130 @@ def test_where_less_is_better_less_is_not_lost(monkeypatch: pytest.MonkeyPatch) 
     ]
     (offer,) = [o for o in decide(made, Wanted(1.0, by=GMACS)).offers if not o.reference]
     assert offer.keeps and offer.drop is not None and offer.drop.value == -0.2 and offer.drop.low == -0.5
+    ends = {"error_low": 19.0, "error_high": 21.0}
+    other = row("evit", backbone="vit_y", metrics={"error": 22.0, "error_low": 20.0, "error_high": 24.0}, task="mine")
+    first = made[0].model_copy(update={"metrics": {"error": 20.0, **ends}})
+    (offer,) = [o for o in decide([first, other], Wanted(None)).offers if not o.reference]
+    half = math.hypot(1.0, 2.0)
+    assert offer.value == -22.0 and offer.drop is not None
+    assert (offer.drop.value, offer.drop.low, offer.drop.high) == pytest.approx((-2.0, -2.0 - half, -2.0 + half))
+
+
+@pytest.mark.parametrize(
+    ("axis", "limit", "ends", "keeps"),
+    [
+        (GMACS, 1.0, (1.0, 1.0), True),
+        (GMACS, 1.0, (0.5, 1.1), None),
+        (GMACS, 1.0, (1.0, 2.0), None),
+        (GMACS, 1.0, (1.1, 2.0), False),
+        (SPEED, 4.0, (4.0, 8.0), True),
+        (SPEED, 4.0, (2.0, 8.0), None),
+        (SPEED, 4.0, (2.0, 4.0), None),
+        (SPEED, 4.0, (1.0, 2.0), False),
+        (SPEED, 4.0, None, False),
+    ],
+)
+def test_a_limit_is_kept_to_where_the_whole_interval_does(axis: Any, limit: float, ends: Any, keeps: Any) -> None:
+    assert Limit(axis, limit).holds(ends) is keeps
+
+
+def test_only_those_that_keep_to_limits_stand_to_choose() -> None:
+    """What is refused for its cost is none of those among which chance picks; more that are yet to come are."""
+    made = [dense(), setting("tome[r=8]", -0.5, cost=0.5), setting("evit", -0.4, cost=0.4), setting("ppt", 0, cost=0.9)]
+    broken = made[1].model_copy(update={"status": "failed", "reason": "broke", "seed": 7})
+    wanted = Wanted(1.0, (Limit(GMACS, 1.0),), by=LATENCY)
+    choice = decide([*made, broken, row("topk", top1=None)], wanted)
+    assert [offer.row.label for offer in choice.offers] == ["evit", "tome[r=8]"]
+    assert [offer.row.label for offer in choice.refused] == ["ppt", "dense"], "the nearest to the limit first"
+    assert choice.rows == [made[2], made[1], made[3], made[0]] and not choice.several
+    drops = [Difference(-0.4, -0.7, -0.1, 0.5), Difference(-0.5, -0.8, -0.2, 0.5)]
+    for offer, drop in zip(choice.offers, drops, strict=True):
+        assert offer.drop is not None
+        assert (offer.drop.value, offer.drop.low, offer.drop.high, offer.drop.p) == pytest.approx(
+            (drop.value, drop.low, drop.high, drop.p)
+        )
+    told = bounds([offer.drop for offer in choice.offers if offer.drop is not None], 1.0)
+    assert [offer.bound for offer in choice.offers] == told and {offer.bound for offer in choice.refused} == {None}
+    more = decide(made, Wanted(1.0, (Limit(GMACS, 1.0),), among=40))
+    both = [offer.drop for offer in more.offers if offer.drop is not None]
+    assert [offer.bound for offer in more.offers] == bounds(both, 1.0, 40) != told
+    assert decide([dense(backbone="vit_y"), dense()], Wanted()).several
+
+
+def test_offers_say_all_that_is_asked() -> None:
+    none, half = setting("evit", -1.0, 0.3), setting("tome", -1.25, 0.3)
+    choice = decide([dense(), none, half], Wanted(1.0))
+    likely = {offer.row.method: offer.likely for offer in (*choice.offers, *choice.refused)}
+    assert likely == {"dense": True, "evit": True, "tome": False}, "just as much as may be lost is within it"
+    (reference,) = [offer for offer in choice.offers if offer.reference]
+    assert (reference.keeps, reference.bound, reference.saving, reference.drop) == (
+        True,
+        None,
+        None,
+        Difference(0.0, 0.0, 0.0, 1.0),
+    )
+    nobody = decide([row(top1=0.0), row("evit", top1=0.0)], Wanted(None))
+    assert [offer.value for offer in nobody.offers] == [0.0, 0.0]
+    assert [offer.drop for offer in nobody.offers if not offer.reference] == [None], "not paired"
+    apart = decide([dense(), dense(backbone="vit_y", latency_p50=50.0)], Wanted(1.0, by=LATENCY))
+    assert [(o.drop, o.bound, o.keeps) for o in apart.offers if not o.reference] == [(None, None, None)], "no intervals"
+
+
+def test_what_is_saved() -> None:
+    reference = dense(peak_memory_mb=400.0, images_per_s=100.0)
+
+    def saved(axis: Any, made: Row, than: Row | None = reference) -> Saving | None:
+        return _saving(made, than, axis)
+
+    assert saved(LATENCY, reference) is saved(MEMORY, setting("evit", 0.0)) is saved(GMACS, dense(), None) is None
+    assert saved(MEMORY, setting("evit", 0.0), dense()) is saved(MEMORY, dense(peak_memory_mb=1.0), dense()) is None
+    timed = setting("evit", 0.0, cost=0.5)
+    assert saved(LATENCY, timed) == Saving(0.5, pytest.approx(1 - 0.5 / 0.98), pytest.approx(1 - 0.5 / 1.02))
+    for changes, noisy in (
+        ({"noisy": None}, False),
+        ({"noisy": True, "speedup_low": None, "speedup_high": None}, True),
+        ({"speedup_low": None}, False),
+        ({"speedup_high": None}, False),
+    ):
+        assert saved(LATENCY, setting("evit", 0.0, cost=0.5, **changes)) == Saving(0.5, noisy=noisy), changes
+    assert saved(MEMORY, setting("evit", 0.0, peak_memory_mb=100.0)) == Saving(0.75)
+    other = setting("evit", 0.0, cost=0.5, backbone="vit_y", images_per_s=400.0)
+    ends = [axis.ends(made) for axis in (LATENCY, SPEED) for made in (other, reference)]
+    low, high = sorted(quotient(50.0, ends[0], 100.0, ends[1]))  # type: ignore[arg-type]
+    assert saved(LATENCY, other) == Saving(0.5, 1 - high, 1 - low)
+    low, high = sorted(quotient(400.0, ends[2], 100.0, ends[3]))  # type: ignore[arg-type]
+    assert saved(SPEED, other) == Saving(0.75, pytest.approx(1 - 1 / low), pytest.approx(1 - 1 / high))
+    steady = {"spread": None}
+    assert saved(LATENCY, setting("evit", 0.0, cost=0.5, backbone="vit_y", **steady)) == Saving(0.5)
+    assert saved(LATENCY, other, dense(spread=None)) == Saving(0.5)
+    assert saved(LATENCY, setting("evit", 0.0, cost=0.5, speedup=None)) != Saving(0.5), "by its own times"
+    assert [Saving(0.006).sure, Saving(0.005).sure, Saving(0.5, noisy=True).sure] == [True, False, False]
+    assert [Saving(0.5, 0.0, 0.9).sure, Saving(0.5, 0.1, 0.9).sure] == [False, True]
+
+
+def test_the_order_of_offers() -> None:
+    made = setting("evit", -0.5, cost=0.5)
+
+    def ranked(by: Any = None, **changes: Any) -> tuple[float, ...]:
+        told = {
+            "row": made,
+            "value": 79.5,
+            "drop": None,
+            "bound": None,
+            "saving": Saving(0.5),
+            "keeps": True,
+            **changes,
+        }
+        return _rank(Offer(**told), Wanted(1.0, by=by))
+
+    assert ranked() == (0.0, -79.5, 50.0), "of equal accuracy the faster"
+    assert [ranked(keeps=None)[0], ranked(keeps=None, likely=False)[0], ranked(likely=False)[0]] == [1.0, 2.0, 0.0]
+    assert ranked(GMACS) == (0.0, 0.0, 1.0, -79.5) and ranked(LATENCY) == (0.0, 0.0, 50.0, -79.5)
+    for changes in ({"saving": None}, {"saving": Saving(0.5, noisy=True)}):
+        assert ranked(GMACS, **changes) == (0.0, 1.0, 1.0, -79.5)
+    assert ranked(GMACS, saving=None, reference=True) == (0.0, 0.0, 1.0, -79.5)
+    assert ranked(MEMORY) == (0.0, 0.0, math.inf, -79.5), "what was not measured comes last"
+    assert ranked(SPEED) == (0.0, 0.0, 1 / 50.0, -79.5)
 
 
 def test_a_difference_from_another_dense_model_is_not_taken_for_one_from_the_reference() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +130,44 @@ def test_one_that_waits_gets_half_of_what_is_left(path: Path, monkeypatch: pytes
             again = begun(other, waiting)
             again.tell_done()
             assert waiting.said[1:] == ["deit_femto: 10 of 10 jobs are done already; --force runs them again."]
+
+
+def test_which_rows_are_gone_on_from_and_which_are_done(path: Path) -> None:
+    """By one rule each, for every way in which a row may stand in the file."""
+    env = environment.describe("cpu")
+    (group,) = candidates.prepare(plan("evit", batches=[1]), env, lambda text: None)
+    _, candidate = group.candidates
+
+    def looked(job: Jobs, **changes: Any) -> tuple[bool, bool]:
+        row = group.row(candidate, 1).model_copy(update={"time": job._began - timedelta(1), **changes})
+        job._rows = {row.id: row}
+        return job._earlier(row.id) is not None, job._done(candidate, row.id)
+
+    def jobs_of(**how: Any) -> Jobs:
+        group.plan = replace(plan("evit", batches=[1]), **how)
+        return Jobs([group], Results(path), None, Watch())  # type: ignore[arg-type]
+
+    went, left = ("failed", f"so; {jobs.UNFINISHED}: interrupted"), ("failed", "broke")
+    for how in ({}, {"force": True}):
+        made = jobs_of(**how)
+        assert looked(made) == (not how, not how)
+        assert looked(made, env={**env, "session": "another"}) == (not how, not how)
+        assert looked(made, env={**env, "torch": "9.9"}) == (False, not how)
+        assert looked(made, intervals=dict(group.plan.task.intervals)) == (not how, not how)
+        assert looked(made, intervals={"top1": "bootstrap"}) == (False, not how)
+        assert looked(made, status=left[0], reason=left[1]) == (False, False)
+        assert looked(made, status=went[0], reason=went[1]) == (not how, False)
+        assert looked(made, status="skipped", reason="so") == (False, False), "it is supported now"
+        assert looked(made, time=made._began) == (True, True) and looked(made, time=made._began, **{"env": {}})[1]
+        assert looked(made, time=made._began, status="oom", reason="so") == (False, True), "tried in this very run"
+    made = jobs_of(energy=True)
+    assert looked(made) == (True, False) and looked(made, joules=1.0) == (True, True)
+    candidate.stop("skipped", "not here")
+    assert looked(jobs_of(), status="skipped", reason="so") == (False, True)
+    for reason, notes in (
+        (None, []),
+        (jobs.UNFINISHED, []),
+        ("a; b", ["a; b"]),
+        (f"a; b; {jobs.UNFINISHED}: c", ["a; b"]),
+    ):
+        assert jobs._notes(group.row(candidate, 1).model_copy(update={"reason": reason})) == notes

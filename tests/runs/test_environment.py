@@ -58,7 +58,7 @@ def test_a_gpu_is_described_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment.hardware("mps") == "Apple M4, mps"
 
 
-def test_other_systems_say_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_systems_say_what_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def absent(*_: object) -> None:
         raise OSError
 
@@ -78,6 +78,8 @@ def test_other_systems_say_what_they_are(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(os, "sysconf", absent)
     assert environment._memory() is None
     assert environment._text(Path("/nowhere")) == ""
+    (tmp_path / "bytes").write_bytes(b"a\xffb")
+    assert environment._text(tmp_path / "bytes") == "a\ufffdb"
     monkeypatch.undo()
     assert environment._line("printf", "a\nb") == "a" and environment._line("true") is None
     assert environment._line("false") is None and environment._line("no-such-command-here") is None
@@ -103,9 +105,22 @@ def test_hardware_says_how_many_cores_are_used(monkeypatch: pytest.MonkeyPatch) 
 def test_a_model_name_is_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     line = "model name\t: Intel(R) Xeon(R) Gold 6230 CPU @ 2.10GHz\n"
-    monkeypatch.setattr(environment, "_text", lambda path: line * 2)
+    heard: list[Path] = []
+    monkeypatch.setattr(
+        environment, "_text", lambda path: heard.append(path) or f"processor\t: 0\n{line * 2}flags\t: a\n"
+    )
     assert environment._cpu() == "Intel Xeon Gold 6230"
     assert environment.describe("cpu")["cpu"] == "Intel(R) Xeon(R) Gold 6230 CPU @ 2.10GHz"
+    assert set(heard) == {Path("/proc/cpuinfo")}
+    for told, cleaned in (
+        ("AMD EPYC 7543 32-Core Processor", "AMD EPYC 7543 32-Core"),
+        ("Intel(R) Core(TM) i7", "Intel Core i7"),
+        ("Processors of CPUs", "Processors of CPUs"),
+    ):
+        monkeypatch.setattr(environment, "_model", lambda told=told: told)
+        assert environment._cpu() == cleaned
+    monkeypatch.undo()
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(environment, "_text", lambda path: "")
     assert environment._cpu() == " ".join((platform.processor() or platform.machine()).split())
 

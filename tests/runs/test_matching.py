@@ -11,6 +11,7 @@ from rows import ENV, row
 from tokenbench.errors import UnknownName, UsageError
 from tokenbench.methods import get
 from tokenbench.methods.base import make
+from tokenbench.runs import matching
 from tokenbench.runs.differing import CONDITIONS, differ
 from tokenbench.runs.matching import Found, matched, named
 from tokenbench.runs.row import Row
@@ -40,6 +41,33 @@ def test_rows_are_named_by_label_id_or_in_other_words() -> None:
     placed = found("evit", {"keep_rate": 0.5, "blocks": (2, 5)})
     assert named([evit, placed], "evit[blocks=2/5,keep_rate=0.5]", FILE) == [placed]
     assert str(tome) == "tome[r=13] of a.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "written"),
+    [
+        *(("2/5", [2, 5], True), ("2", [2], True), ("2/5", [2], False), ("2", [2, 5], False), ("2/6", [2, 5], False)),
+        *(("2.0/5", [2, 5], True), ("true", True, True), ("false", False, True), ("True", True, False)),
+        *(("1", True, False), ("13", 13, True), ("13.0", 13, True), ("14", 13, False), ("0.50", 0.5, True)),
+        *(("max", "max", True), ("max", "mean", False), ("max", 3, False), ("3", "3", True), ("none", None, False)),
+    ],
+)
+def test_a_value_in_other_words(text: str, value: Any, written: bool) -> None:
+    assert matching._is_written(text, value) is written
+
+
+def test_a_text_plainly_is_a_setting_without_its_method_being_asked() -> None:
+    """A wrong no would only cost the import of torch, and no row."""
+    tome, placed = found("tome").row, found("evit", {"keep_rate": 0.5, "blocks": (2, 5)}).row
+    for text in ("tome", "tome[r=13]", "tome[inflect=0,r=13.0]"):
+        assert matching._says(text, tome), text
+    assert matching._says("evit[blocks=2/5,keep_rate=0.5]", placed)
+    for text in ("evit", "tome[r=8]", "tome[r=13,none=1]", "tome,tome", "tome[", "evit[keep_rate=0.5]", ""):
+        assert not matching._says(text, tome) and not matching._says(text, placed), text
+    other = tome.model_copy(update={"setting": {**tome.setting, "r": 8}})
+    assert not matching._says("tome", other) and matching._says("tome[r=8]", other)
+    unknown = tome.model_copy(update={"method": "mine", "setting": {}})
+    assert not matching._says("mine", unknown), "whose defaults nobody knows"
 
 
 def test_what_is_not_there_is_told_in_one_sentence() -> None:

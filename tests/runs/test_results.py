@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import errno
+import io
 import json
 import math
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -20,7 +24,7 @@ from refusals import refused
 from tokenbench.errors import ResultsError
 from tokenbench.runs import results
 from tokenbench.runs.results import Results
-from tokenbench.runs.row import Identity, Row, frame
+from tokenbench.runs.row import FIRST_METRICS, Identity, Row, frame
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -99,6 +103,48 @@ def test_the_newest_ok_row_wins(file: Path) -> None:
     assert results.load(file) == ([second, only_failed[1]], [])
     assert Results(file).rows() == results.load(file)[0]
     assert Results(file.with_name("none.jsonl")).rows() == []
+
+
+def test_rows_are_a_sequence(file: Path) -> None:
+    made = [make_row(seed=seed) for seed in range(3)]
+    rows, _ = results.load(str(written(file, *made)))
+    assert len(rows) == 3 and [rows[0], rows[-1]] == [made[0], made[2]] and rows[1:] == made[1:]
+    assert rows == tuple(made) and rows == results.load([file, str(file)])[0]
+    assert rows != made[:2] and rows != [*made[:2], make_row(seed=9)] and rows != len(made)  # type: ignore[comparison-overlap]
+    assert list(rows.of([made[2].id, "nothing", made[0].id])) == [made[2], made[0]] and rows.place(made[1].id) == file
+    whole = file.read_bytes()
+    file.write_bytes(b"{" + whole[1:].replace(b"tome", b"evit"))
+    with refused(ResultsError, f"{file} was changed while it was read; run the command again."):
+        list(rows)
+    file.unlink()
+    with refused(ResultsError, f"{file} cannot be read (No such file or directory); give the path of a results file."):
+        list(rows)
+
+
+def test_a_row_is_on_disk_before_the_call_is_over(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bytes] = []
+    monkeypatch.setattr(os, "fsync", lambda _: seen.append(file.read_bytes()))
+    written(file, make_row(), make_row(seed=1))
+    assert seen == [results.dumps(make_row()).encode() + b"\n", file.read_bytes()]
+
+
+def test_what_is_written_in_part_is_a_full_disk(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Short(io.BytesIO):
+        def write(self, line: Any) -> int:
+            return len(line) - 1
+
+    monkeypatch.setattr(results, "_is_cut", lambda path: False)
+    monkeypatch.setattr(Path, "open", lambda *_, **__: Short())
+    why = os.strerror(errno.ENOSPC)
+    with refused(ResultsError, f"{file} cannot be written ({why}); free some space or give another path."):
+        Results(file).append(make_row())
+
+
+def test_a_line_of_one_byte_is_cut_too(file: Path) -> None:
+    for start, problems in ((b"{", 1), (b"\n", 0)):
+        file.write_bytes(start)
+        found = results.load(written(file, make_row()))
+        assert found[0] == [make_row()] and len(found[1]) == problems and file.read_bytes().count(b"\n") == 2
 
 
 def test_of_two_at_one_time_the_later_line_wins(file: Path) -> None:
@@ -189,6 +235,15 @@ def test_merge_takes_rows_and_predictions_from_where_the_row_is(tmp_path: Path) 
     assert results.predictions_path(both, row.id).read_text() == "new"
     assert not results.predictions_path(both, make_row(seed=1).id).exists()
     assert sorted(p.name for p in both.parent.iterdir()) == ["both.jsonl", "both.predictions"]
+    (tmp_path / "file").write_text("")
+    inside = tmp_path / "file" / "both.jsonl"
+    with refused(ResultsError, f"{inside} cannot be written (…); free some space or give another path."):
+        results.merge([old], inside)
+    (tmp_path / "next.predictions").write_text("")
+    kept = tmp_path / "next.predictions" / f"{row.id}.npz"
+    with refused(ResultsError, f"{kept} cannot be written (…); free some space or give another path."):
+        results.merge([old, new], tmp_path / "next.jsonl")
+    assert not (tmp_path / "next.jsonl").exists()
     with refused(ResultsError, f"{both} exists already; give the merged file a new name."):
         results.merge([old], both)
     old.write_text("{}\n")
@@ -201,7 +256,28 @@ def test_a_frame_has_numbers_and_knobs_in_columns() -> None:
     assert table["top1"].dtype == table["images"].dtype == table["gmacs"].dtype == np.float64
     assert table["setting.r"][0] == 13 and table["setting.keep"][1] == 0.5 and table["weights.kind"][0] == "random"
     assert np.isnan(table["top1"][1]) and table["id"][0] == make_row().id
-    assert frame([]).empty and "top1" in frame([])
+    budget = {"updates": 3, "images": 6, "epochs": 0.5, "data": "photos", "start": None}
+    other = {"metrics": {"recall1": None, "misses": 2}, "conditions": {"near": 2}, "budget": budget, "task": "mine"}
+    trained = {"kind": "file", "name": "own.pth", "hash": "aa"}
+    mixed = frame([make_row(**other, trained=trained), make_row(top5=90.0)])
+    inside = {"trained": "kind name hash", "budget": "updates images epochs data start teacher", "weights": "kind name"}
+    for name, keys in {**inside, "conditions": "near", "setting": "r blocks"}.items():
+        assert [f"{name}.{key}" in mixed for key in keys.split()] == [True] * len(keys.split()) and name not in mixed
+    assert (mixed["conditions.near"][0], mixed["budget.images"][0], mixed["trained.name"][0]) == (2, 6, "own.pth")
+    assert "metrics" not in mixed and list(mixed["intervals"]) == [{}, make_row().intervals]
+    for name in ("recall1", "misses", "top5", "top1", "images", "spread", "joules_readings"):
+        assert mixed[name].dtype == np.float64, name
+    assert mixed["misses"][0] == 2.0 and mixed["top5"][1] == 90.0 and mixed["batch"].dtype != np.float64
+    empty = frame([])
+    assert empty.empty and list(empty) == ["id", *(n for n in Row.model_fields if n != "metrics"), *FIRST_METRICS]
+
+
+def test_a_metric_that_a_row_has_not_is_an_attribute_it_has_not() -> None:
+    assert make_row(top1=3.0).top1 == 3.0 and copy.copy(make_row()) == make_row() == copy.deepcopy(make_row())
+    with refused(AttributeError, "A row of task 'classification' has no field or metric 'top7'."):
+        make_row().top7  # noqa: B018
+    with refused(AttributeError, "A row of task 'None' has no field or metric 'top1'."):
+        Row.__new__(Row).top1  # noqa: B018  as it is while a copy is made
 
 
 def test_a_full_disk_is_one_sentence() -> None:
@@ -220,6 +296,11 @@ def test_paths_that_are_no_file_are_one_sentence(tmp_path: Path) -> None:
         Results(tmp_path / "file" / "results.jsonl").append(make_row())
     with pytest.raises(ResultsError, match="cannot be written"):
         Results(tmp_path / "file" / "results.jsonl").predictions("a")
+    check = Results(tmp_path / "mine.jsonl").check
+    check()
+    (tmp_path / "mine.predictions").write_text("")
+    with refused(ResultsError, f"{tmp_path / 'mine.predictions' / 'any.npz'} cannot be written (…); …"):
+        check()
     for path, why in ((tmp_path, "Is a directory"), (tmp_path / "none.jsonl", "No such file or directory")):
         with refused(ResultsError, f"{path} cannot be read ({why}); give the path of a results file."):
             results.load(path)

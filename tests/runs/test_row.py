@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from tokenbench import __version__, backbones
 from tokenbench.backbones import Backbone
 from tokenbench.core.block import Reducer
-from tokenbench.measure import accuracy, flops, machine, memory, speed, tokens
+from tokenbench.measure import accuracy, flops, machine, memory, parts, speed, tokens
 from tokenbench.measure.accuracy import Predictions
 from tokenbench.measure.compiling import Compiled
 from tokenbench.methods.sweep import parse
@@ -544,6 +545,7 @@ def test_every_measurement_is_made_as_the_plan_says(
         (flops, "over"),
         (memory, "peak"),
         (speed, "reduction_share measure"),
+        (parts, "milliseconds"),
         (accuracy, "answer"),
     ):
         for name in names.split():
@@ -577,7 +579,38 @@ def test_every_measurement_is_made_as_the_plan_says(
     for name in ("peak", "reduction_share"):
         assert [args[0].method.label for args, _ in heard[name]] == labels
         assert all(torch.allclose(args[1], three, atol=1e-6) and args[2] == "bf16" for args, _ in heard[name])
-    assert {args[3] for args, _ in heard["reduction_share"]} == {timing.SHARES}
+    assert {args[3:] for args, _ in heard["reduction_share"]} == {(timing.SHARES, 1)}
+    assert [args[2:] for args, _ in heard["milliseconds"]] == [("bf16", ROUNDS)] * len(labels)
+    assert all(torch.equal(args[1], timed[0][1]) for args, _ in heard["milliseconds"])
     own = models(made.dense, made.own)
     for row in rows[: len(labels)]:
         assert row.peak_memory_mb == memory.peak(own[row.label], three, "bf16") / 2**20
+
+
+class Parted(nn.Module):
+    """A model that names a part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = [("backbone", nn.Identity())]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_of_what_is_compiled_parts_are_not_told_and_memory_on_a_gpu_alone(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA, played."""
+    model, asked = Parted(), list[Any]()
+    images = SimpleNamespace(device=SimpleNamespace(type=device))
+    group: Any = SimpleNamespace(plan=SimpleNamespace(compile=True, precision="bf16"), ready=lambda trial: trial.ready)
+    trial: Any = SimpleNamespace(model=model, ready=Compiled(nn.Identity()), notes=["first"], measured={"gmacs": 1.0})
+    monkeypatch.setattr(memory, "peak", lambda *given: asked.append(given) or 3 * 2**20)
+    timing._memory(group, trial, images)  # type: ignore[arg-type]
+    without = ["no times of parts", *(["no peak memory"] if device == "cpu" else [])]
+    assert trial.notes == ["first", f"compiled, so {' and '.join(without)}"]
+    told = {"reduction_share": None, "ms_by_part": None, "peak_memory_mb": None if device == "cpu" else 3.0}
+    assert trial.measured == {"gmacs": 1.0, **told}
+    assert asked == ([] if device == "cpu" else [(trial.ready, images, "bf16")])
+    plain: Any = SimpleNamespace(model=nn.Identity(), ready=trial.ready, notes=[], measured={})
+    timing._memory(group, plain, images)  # type: ignore[arg-type]
+    assert plain.notes == ([] if device == "cuda" else ["compiled, so no peak memory"])

@@ -6,7 +6,9 @@ import errno
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,8 @@ from timm.models import register_model
 from torch import nn
 
 from tokenbench import backbones, data
-from tokenbench.errors import DataError, ResultsError
+from tokenbench.core.processes import Processes
+from tokenbench.errors import DataError, ResultsError, UsageError
 from tokenbench.measure import accuracy, memory, speed
 from tokenbench.measure.running import OutOfMemory
 from tokenbench.methods.evit import Attentive
@@ -28,7 +31,10 @@ from tokenbench.runs import candidates, runner
 from tokenbench.runs.jobs import UNFINISHED
 from tokenbench.runs.results import Results
 from tokenbench.runs.row import Row
+from tokenbench.tasks.classification import Classification
 from tokenbench.weights import files
+
+NO_BACKBONE = "No backbone was given; write one or more as deit_s,vit_b. See `tokenbench list --backbones`."
 
 
 @register_model
@@ -245,11 +251,12 @@ def test_data_that_cannot_be_used_stops_the_run(real: dict[str, Any], results: R
         run(plan("evit", data_dir=photos / "nowhere"), results)
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, OSError])
 def test_a_worker_that_dies_is_an_error_of_the_data(
-    real: dict[str, Any], results: Results, monkeypatch: pytest.MonkeyPatch
+    kind: type[Exception], real: dict[str, Any], results: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(self: data.Loader) -> Iterator[Any]:
-        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Bus error.\nmore")
+        raise kind("DataLoader worker (pid 1) is killed by signal: Bus error.\nmore")
         yield
 
     monkeypatch.setattr(data.Loader, "__iter__", die)
@@ -343,15 +350,23 @@ def test_logits_that_are_not_finite_fail(
 def test_a_method_that_cannot_be_timed_does_not_spoil_the_round(
     results: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = speed.measure
+    original, asked = speed.measure, list[tuple[list[str], dict[str, Any]]]()
 
     def measure(models: dict[str, nn.Module], *args: Any, **options: Any) -> Any:
+        asked.append(([model.method.name for model in models.values()], options))  # type: ignore[union-attr]
         if any(name.startswith("evit") for name in models):
             raise RuntimeError("cannot compile")
         return original(models, *args, **options)
 
     monkeypatch.setattr(speed, "measure", measure)
     rows = by(run(plan("evit,topk"), results))
+    assert [names for names, _ in asked] == [["dense", "evit", "topk"], ["dense"], ["dense", "evit"], ["dense", "topk"]]
+    (_, together), *pairs = asked
+    labels = [row.label for row in rows.values()]
+    assert together["before"] == {label: [] for label in labels} and together["keep"] is not None
+    for _, options in pairs:
+        assert options["before"] is None and options["keep"] is None, "rounds of other rounds are none of its own"
+    assert {(options["warmup"], options["shaped"], options["compile"]) for _, options in asked} == {(2, False, False)}
     assert (rows["evit", 2].status, rows["evit", 2].reason) == ("failed", "RuntimeError: cannot compile")
     assert rows["dense", 2].speedup == 1 and rows["topk", 2].speedup is not None
 
@@ -450,13 +465,14 @@ def test_auto_halves_the_batch_until_it_fits(
     fits: int, batch: int, tried: int, results: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def peak(model: nn.Module, images: torch.Tensor, precision: str = "fp32") -> int:
+        assert isinstance(model, Model) and precision == "bf16"
         if len(images) > fits:
             raise OutOfMemory("too large")
         return 1
 
     monkeypatch.setattr(memory, "peak", peak)
     said: list[str] = []
-    (group,) = candidates.prepare(plan(batches=[]), {"hardware": "any"}, said.append)
+    (group,) = candidates.prepare(plan(batches=[], precision="bf16"), {"hardware": "any"}, said.append)
     assert group.batches == [batch] and len(said) == tried
     if tried:
         assert said[0] == "deit_pico: batch 256 does not fit, trying 128."
@@ -468,6 +484,142 @@ def test_a_fixed_batch_is_never_changed(results: Results, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(memory, "peak", peak)
     assert [(row.status, row.batch) for row in run(plan(), results)] == [("oom", 2), ("oom", 2)]
+
+
+def test_of_several_processes_one_leads_and_the_others_score_with_it(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    @contextmanager
+    def joined(device: str, waiting: bool) -> Iterator[Processes]:
+        seen.append((device, waiting))
+        yield here
+
+    @contextmanager
+    def leading(processes: Processes) -> Iterator[str]:
+        seen.append(processes)
+        yield "pool"
+
+    monkeypatch.setattr(runner.processes, "joined", joined)
+    monkeypatch.setattr(runner.spread, "leading", leading)
+    monkeypatch.setattr(runner.spread, "serve", lambda groups, processes: seen.append((groups, processes)))
+    monkeypatch.setattr(runner.environment, "describe", lambda device: f"described {device}")
+    monkeypatch.setattr(runner, "prepare", lambda plan, env, say: say("nobody looks on") or (plan, env))
+    monkeypatch.setattr(runner, "_run", lambda *given: seen.append(given) or ["row"])
+    asked, watch = plan(), Seen()
+    for here, again, wanted in (
+        (Processes(), (), [(asked, results, watch, True)]),
+        (Processes(), (False,), [(asked, results, watch, False)]),
+        (Processes(0, 2), (False,), [Processes(0, 2), (asked, results, watch, False, "pool")]),
+        (Processes(1, 2), (), [((asked, "described cpu"), Processes(1, 2))]),
+    ):
+        seen.clear()
+        assert runner.run(asked, results, watch, *again) == (["row"] if here.leads else [])
+        assert seen == [("cpu", True), *wanted] and not watch.said
+
+
+def test_a_pool_knows_the_groups_and_scores_them(
+    real: dict[str, Any], results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[Any] = []
+    pool, watch = SimpleNamespace(know=lambda groups: scored.append(groups)), Seen()
+    monkeypatch.setattr(runner, "score", lambda *given: scored.append(given))
+    runner._run(plan(**real), results, watch, True, pool)  # type: ignore[arg-type]
+    groups, (shared, where, note, looks_on, by) = scored
+    assert [group.backbone.name for group in groups] == ["deit_pico"] and shared == groups
+    assert (where, note.__name__, looks_on, by) == (results, "note", watch, pool)
+    run(plan(**real, batches=[1]), results, watch)
+    assert len(scored) == 3 and scored[2][4] is None
+
+
+def test_where_other_jobs_have_the_device_nothing_is_timed(results: Results) -> None:
+    watch = Seen()
+    rows = run(plan("evit", timed=False, batches=[1, 2]), results, watch)
+    why = "random weights, so no accuracy; speed is not measured, its device had other jobs"
+    told = [(row.status, row.reason, row.images_per_s, row.peak_memory_mb) for row in rows]
+    assert told == [("ok", why, None, None)] * 4 and watch.stretches == ["deit_pico: counting"]
+    with refused(UsageError, NO_BACKBONE):
+        run(plan("evit", backbones=[]), results, watch)
+
+
+@pytest.mark.parametrize(
+    ("batches", "limit", "wanted"),
+    [
+        ([2, 300], None, [(128, 1, None), (32, 0, 32)]),
+        ([2, 5], 40, [(5, 1, 40), (32, 0, 32)]),
+        ([2], 7, [(2, 1, 7), (7, 0, 7)]),
+    ],
+)
+def test_data_is_loaded_as_the_plan_says(
+    batches: list[int], limit: int | None, wanted: list[Any], real: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch at a time but 128 at most, and few of it to count with, which are loaded without workers."""
+    asked: list[Any] = []
+    original = Classification.loader
+
+    def loader(self: Any, images: Any, backbone: Any, *how: Any) -> Any:
+        asked.append(how)
+        return original(self, images, backbone, *how)
+
+    monkeypatch.setattr(Classification, "loader", loader)
+    job = plan("evit", **real, batches=batches, limit=limit, workers=1)
+    (group,) = candidates.prepare(job, {"hardware": "any"}, lambda text: None)
+    assert asked == wanted and [candidate.batches for candidate in group.candidates] == [batches] * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, None),
+        ({"loader": None}, "no --data-dir, so no recall"),
+        ({"kind": "random"}, "random weights, so no recall"),
+        ({"kind": "random", "own": "own", "trained": True}, None),
+        ({"random_head": True}, "its head is random, so no recall"),
+        ({"random_head": True, "reads_head": False}, None),
+        ({"random_head": True, "own": "own"}, None),
+        ({"trained": True}, "needs its own training, so no recall"),
+        ({"trained": True, "own": "own"}, None),
+        ({"has_head": True, "kind": "random"}, "its head is random, so no recall"),
+        ({"has_head": True, "own": "own"}, None),
+        ({"has_head": True, "own": "own", "loader": None}, "no --data-dir, so no recall"),
+    ],
+)
+def test_why_nothing_is_scored(changes: dict[str, Any], why: str | None) -> None:
+    told: dict[str, Any] = {"kind": "file", "random_head": False, "own": None, "trained": False, "loader": "data"}
+    told |= {"has_head": False, "reads_head": True, **changes}
+    of = SimpleNamespace(**told)
+    task = SimpleNamespace(scored="recall", has_head=of.has_head, reads_head=of.reads_head)
+    group: Any = candidates.Group(SimpleNamespace(task=task), {}, None, of, of.loader, [], [])  # type: ignore[arg-type]
+    candidate: Any = candidates.Candidate(SimpleNamespace(trained=of.trained), None, [], own=of.own)  # type: ignore[arg-type]
+    assert group.no_accuracy(candidate) == why
+
+
+def test_conditions_and_sources_that_are_not_the_usual_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = {"fused_attention": True, "matmul_precision": "high", "threads": 3}
+    monkeypatch.setattr(candidates, "conditions", lambda: now)
+    monkeypatch.setattr(candidates, "source", {int: "hash", str: None}.__getitem__)
+    assert candidates.unusual(method=int, task=str) == {"matmul_precision": "high", "method_source": "hash"}
+    now |= {"fused_attention": False, "matmul_precision": "highest"}
+    assert candidates.unusual() == {"fused_attention": False}
+
+
+def test_all_that_rows_were_measured_under_otherwise_is_said() -> None:
+    env = {"torch": "2.2", "timm": "1.0", "threads": 2, "cpu": "Abacus X @ 2 GHz", "hardware": "Abacus X, 2 cores"}
+
+    def measured(runs: int | None, goal: float | None, status: str = "ok", **changes: Any) -> Any:
+        return SimpleNamespace(status=status, runs=runs, speed_goal=goal, env={**env, **changes})
+
+    rows = [measured(8, 0.03, torch="2.1", cpu="Abacus X"), measured(9, 0.05, torch="2.0"), measured(10, 0.02)]
+    rows += [measured(1, 0.9, "failed", torch="1.0"), measured(None, None)]
+    rows[2].env = {"timm": "1.0"}
+    asked = SimpleNamespace(rounds=10, precision_goal=0.02)
+    group: Any = SimpleNamespace(env=env, plan=asked, backbone=SimpleNamespace(name="vit_x"))
+    torch_says = "torch 2.0 (now 2.2), torch 2.1 (now 2.2)"
+    assert candidates.otherwise(group, rows) == [
+        f"vit_x: some of these were measured under {torch_says}, 8 rounds (now 10), --precision-goal 0.05 (now 0.02)."
+    ]
+    assert candidates.otherwise(group, rows[2:]) == []
 
 
 def test_nothing_global_is_left_behind(results: Results) -> None:

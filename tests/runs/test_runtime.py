@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from tokenbench.model import Model
 from tokenbench.runs import exported, runner, runtime
 from tokenbench.runs.counting import COSTS
 from tokenbench.runs.results import Results
-from tokenbench.shipping import exporting, runtimes
+from tokenbench.shipping import exporting, quantising, runtimes
 from tokenbench.shipping.header import KEY
 from tokenbench.tasks.segmentation import Segmentation
 from tokenbench.weights import files
@@ -124,11 +125,17 @@ def test_exported_files_that_do_not_go_with_a_run(job: runner.Plan, tmp_path: Pa
         with pytest.raises((UsageError, WeightsError), match=text):
             runner.run(asked(weights, *words, runtime=runtime), results, Watch())
 
-    unasked = r"evit.onnx is of evit\[keep_rate=0.7\] on deit_femto, which this run does not ask for; leave --methods"
+    unasked = (
+        r"evit.onnx is of evit\[keep_rate=0.7\] on deit_femto, which this run does not ask for; leave --methods and "
+    )
+    unasked += r"--backbone out, or ask for it\.$"
     says(unasked, f"{dense},{evit}", "--methods", "dense")
     says(unasked, evit, "--methods", "evit[keep_rate=0.5]")
     says(unasked, evit, "--backbone", "deit_nano", "--methods", "evit")
-    fileless = r"No exported file is of topk\[keep_rate=0.7\] on deit_femto, and .*dense.onnx has no weights to export"
+    fileless = (
+        r"^No exported file is of topk\[keep_rate=0.7\] on deit_femto, and deit_femto-dense.onnx has no weights to "
+    )
+    fileless += r"export it with; give its file, or weights in place of that one\.$"
     says(fileless, f"{dense},{evit}", "--methods", "evit,topk")
     says("evit.onnx is an exported model; add --runtime onnxruntime or openvino", evit, runtime="torch")
     again = shutil.copy(evit, tmp_path / "again.onnx")
@@ -168,6 +175,8 @@ def test_what_a_file_says_of_its_images_is_followed(tmp_path: Path) -> None:
     paths = exports(tmp_path, "evit", **{**dict(header), "method": "evit", "setting": {"keep_rate": 0.5}})
     backbone = exported.given(asked(*paths), "deit_femto").create("deit_femto")
     assert (backbone.input_size, backbone.vit.num_classes, backbone.pixels) == ((1, 56, 56), 3, {"mean": (0.4,)})
+    (nano,) = exports(tmp_path, "evit", "deit_nano")
+    assert list(exported.given(asked(nano), "deit_nano").own) == [Path(nano)], "files are named, so none that ship"
 
 
 @pytest.mark.slow
@@ -177,6 +186,44 @@ def test_int8_has_rows_of_its_own(job: runner.Plan, tmp_path: Path) -> None:
         assert row.status == "ok", row.reason
         assert row.precision == "int8" and row.top1 is not None and row.speedup is not None
         assert "int8 ranges are from 10 of the images" in str(row.reason)
+
+
+@pytest.mark.parametrize("given", [None, Path("given.onnx")])
+def test_int8_is_made_of_the_file_with_ranges_of_images(
+    given: Path | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    written = SimpleNamespace(header=SimpleNamespace(note="tokens are padded"))
+    monkeypatch.setattr(exporting, "export", lambda *how, **more: asked.append((how, more)) or written)
+    monkeypatch.setattr(quantising, "quantise", lambda *how: asked.append(how))
+    noise = [torch.full((16, 1), float(start)) for start in range(0, 64, 16)]
+    task = SimpleNamespace(
+        timed=lambda *how: noise[how[3] // 16] if how == (None, "deit", 16, how[3], "size") else None,
+        loader=lambda *how: [(noise[1], 0), (noise[2], 0)] if how == ("data", "deit", 16, 0, 64) else None,
+    )
+    plan = SimpleNamespace(precision="int8", runtime="openvino", exported={given: written.header}, task=task)
+    group = SimpleNamespace(plan=plan, data=None, backbone="deit", size="size", weights="dense")
+    candidate = SimpleNamespace(file=given, own=None, notes=["first"])
+    path, model = tmp_path / "1.onnx", torch.nn.Identity()
+
+    def made() -> Path:
+        return runtime._written(group, candidate, model, path)  # type: ignore[arg-type]
+
+    out = tmp_path / "1.int8.onnx"
+    assert made() == out
+    (source, where, batches, header, by) = asked.pop()  # type: ignore[misc]
+    assert (source, where, header, by) == (given or path, out, written.header, "openvino")
+    assert len(batches) == 4 and all(map(torch.equal, batches, noise))
+    export = ((model, "dense", path, "onnx"), {"force": True})
+    assert asked == ([] if given else [export])
+    assert candidate.notes == ["first", "tokens are padded", "int8 ranges are from 64 images of noise"]
+    group.data, candidate.own = "data", "own"
+    made()
+    assert all(map(torch.equal, asked[-1][2], noise[1:3]))  # type: ignore[index]
+    assert candidate.notes[2:] == ["int8 ranges are from 64 images of noise", "int8 ranges are from 32 of the images"]
+    plan.precision = "fp32"
+    assert made() == (given or path) and len(candidate.notes) == 4, "what was said is not said again"
+    assert given or asked[-1] == ((model, "own", path, "onnx"), {"force": True})
 
 
 def test_what_a_runtime_cannot_do_is_refused(job: runner.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,7 +259,7 @@ def _by_fvcore(model: nn.Module, images: Tensor, more: Mapping[str, Handle]) -> 
         warnings.simplefilter("ignore")  # fvcore imports a deprecated torch.jit, and tracing warns of each constant
         from fvcore.nn import FlopCountAnalysis
 
-        analysis = FlopCountAnalysis(model, images).tracer_warnings("none")
+        analysis = FlopCountAnalysis(model, images)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.set_op_handle(**{f"aten::{name}": handle for name, handle in _handles().items() if handle}, **more)
         return Counter(analysis.by_operator()), sorted(analysis.unsupported_ops())
@@ -306,13 +306,14 @@ def _matmul(left: list[int], out: list[int]) -> int:
 
 
 def _einsum(inputs: list[Any], outputs: list[Any]) -> float:
-    """MACs of an einsum of two tensors: the product of its letters' sizes, but for those summed before they meet."""
-    from fvcore.nn.jit_handles import einsum_flop_jit
+    """MACs of an einsum: of two tensors the product of its letters' sizes, but for those summed before they meet.
 
+    Of one or of several tensors, or with letters left out, what torch makes of it is asked, for it picks the order.
+    """
     left, arrow, result = inputs[0].toIValue().replace(" ", "").partition("->")
     words = left.split(",")
     if len(words) != 2 or not arrow or "." in left:
-        return float(einsum_flop_jit(inputs, outputs))
+        return apart(set(), inputs, outputs)
     shapes = [_shape(value) for value in inputs[1].node().inputs()]
     sizes = dict(zip("".join(words), chain(*shapes), strict=True))
     return math.prod(size for letter, size in sizes.items() if letter in result or all(letter in w for w in words))

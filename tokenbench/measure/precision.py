@@ -133,9 +133,7 @@ def weighted(matches: Sequence[Matches], weights: NDArray[np.int64]) -> float | 
         precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         at = [np.searchsorted(row, RECALLS, side="left") for row in recall]
         padded = np.concatenate([precision, np.zeros((len(precision), 1))], axis=1)
-        means.append(
-            float(np.mean([row[np.minimum(i, padded.shape[1] - 1)] for row, i in zip(padded, at, strict=True)]))
-        )
+        means.append(float(np.mean([row[i] for row, i in zip(padded, at, strict=True)])))
     return 100 * float(np.mean(means)) if means else None
 
 

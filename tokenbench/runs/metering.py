@@ -23,7 +23,7 @@ def check(plan: Plan) -> None:
 
 def meter(device: str) -> Meter:
     """What counts the joules of a device; raises `UsageError` where nothing does."""
-    devices: Any = needed("zeus.device", "energy", "--energy")
+    devices, monitors = (needed(f"zeus.{part}", "energy", "--energy") for part in ("device", "monitor"))
     kind, _, index = device.partition(":")
     try:
         if kind == "cpu":
@@ -32,7 +32,7 @@ def meter(device: str) -> Meter:
         else:
             devices.get_gpus()
             chosen = {"gpu_indices": [int(index or torch.accelerator.current_device_index())], "cpu_indices": []}
-        monitor = needed("zeus.monitor", "energy", "--energy").ZeusMonitor(**chosen)
+        monitor = monitors.ZeusMonitor(**chosen)
     except Exception as error:  # of its own classes, or of what reads the counters
         what = "RAPL" if kind == "cpu" else "NVML"
         raise UsageError(

@@ -96,7 +96,7 @@ def load(paths: str | Path | Iterable[str | Path]) -> tuple[Rows, list[Problem]]
                 if line.isspace():
                     continue
                 try:
-                    told = glance.told(line) or reading.told(line.rstrip(b"\n"))
+                    told = glance.told(line) or reading.told(line)
                 except ValueError as error:
                     problems.append(Problem(str(path), number, str(error)))
                     continue
