@@ -74,6 +74,13 @@ def test_polygons_and_crowds(folder: Path) -> None:
     assert decoded(first.outline, (96, 112)).sum() == 200 and second.crowd and not first.crowd
 
 
+@pytest.mark.parametrize("values", [{"segmentation": [[1, 1, 9, 1, 9, 9]]}, {"area": 5}, {"iscrowd": 1}])
+def test_other_annotations_are_another_sample(values: dict[str, Any], folder: Path) -> None:
+    """What was scored before they were edited does not stand for what would be scored now."""
+    before, again = (open_coco(folder, "val").digest([0]) for _ in range(2))
+    assert open_coco(change(folder, one(0, **values)), "val").digest([0]) != before == again
+
+
 def test_compressed_masks_are_those_of_their_runs(folder: Path) -> None:
     """And a size that is not stated is that of the file."""
     found = open_coco(folder, "val")
