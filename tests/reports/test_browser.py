@@ -103,8 +103,7 @@ def test_the_charts_are_drawn_and_nothing_leaves_the_page(driver: Any, shown: An
             "7 settings; vit_ti" if chart == "batches" else "vit_ti, 224×224"
         )
     assert spaced(driver.find_element("id", "headline").text) == (
-        "Stay with dense for now: too few images (100) to say whether evit[keep_rate=0.9] (−2 % latency) loses at most "
-        "1.0 point"
+        "Stay with dense: nothing else here surely gains latency and loses at most 1.0 point"
     )
     events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
     asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +32,15 @@ class Matches:
     right: NDArray[np.bool_]  # (10, D)
     wrong: NDArray[np.bool_]  # (10, D) neither where it does not count
     true: NDArray[np.int64]  # (I,) objects that count, of each image
+
+    @cached_property
+    def hits(self) -> list[tuple[NDArray[np.bool_], list[NDArray[np.intp]]]]:
+        """Which detections count (D,), and where the right ones are at each threshold at which just those count."""
+        found: dict[bytes, tuple[NDArray[np.bool_], list[NDArray[np.intp]]]] = {}
+        for right, wrong in zip(self.right, self.wrong, strict=True):
+            counts = right | wrong
+            found.setdefault(counts.tobytes(), (counts, []))[1].append(np.flatnonzero(right))
+        return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -121,19 +131,24 @@ def _matches(evaluated: Sequence[Any], images: int, classes: int) -> tuple[Match
 
 
 def weighted(matches: Sequence[Matches], weights: NDArray[np.int64]) -> float | None:
-    """Average precision in percent where image i is there `weights[i]` times (I,); None where nothing is to find."""
+    """Average precision in percent where image i is there `weights[i]` times (I,); None where nothing is to find.
+
+    Recall grows and precision is highest where a detection is right, so nothing else is looked at.
+    """
     means = []
     for one in matches:
         total = int(one.true @ weights)
         if not total:
             continue
-        each = weights[one.image]
-        right, wrong = np.cumsum(one.right * each, axis=1), np.cumsum(one.wrong * each, axis=1)
-        recall, precision = right / total, right / np.maximum(right + wrong, np.spacing(1))
-        precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        at = [np.searchsorted(row, RECALLS, side="left") for row in recall]
-        padded = np.concatenate([precision, np.zeros((len(precision), 1))], axis=1)
-        means.append(float(np.mean([row[i] for row, i in zip(padded, at, strict=True)])))
+        each, curves = weights[one.image], []
+        for counts, places in one.hits:
+            seen = np.cumsum(each * counts)
+            for place in places:
+                right = np.cumsum(each[place])
+                precision = right / np.maximum(seen[place], np.spacing(1))
+                best = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+                curves.append(best[np.searchsorted(right / total, RECALLS, side="left")])
+        means.append(float(np.mean(curves)))
     return 100 * float(np.mean(means)) if means else None
 
 
