@@ -45,6 +45,20 @@ def test_a_table_says_what_changed_and_how_sure(files: None) -> None:
     assert "less accurate, at most 30.0 lost" in call("before.jsonl", "after.jsonl", "--margin", "30")[1]
 
 
+def test_pairs_of_several_seeds_are_told_apart(tmp_path: Path) -> None:
+    results = Results(tmp_path / "seeds.jsonl")
+    for seed in (0, 1):
+        for method in ("dense", "evit"):
+            results.append(row(method, seed=seed, top1=None, images=None))
+    _, out, _ = call(str(results.path), "dense", "evit")
+    assert [line for line in out.splitlines() if "→ evit:" in line] == [
+        f"dense → evit: vit_x, batch 8, seed {seed}" for seed in (0, 1)
+    ]
+    _, out, _ = call(str(results.path), "dense", "evit", "--json")
+    told = [json.loads(line) for line in out.splitlines()]
+    assert [(pair["first"]["seed"], pair["second"]["seed"]) for pair in told] == [(0, 0), (1, 1)]
+
+
 def test_a_gate(files: None) -> None:
     code, _, err = call(
         "before.jsonl", "after.jsonl", "dense", "--fail-if", "top1<-0.5", "--fail-if", "images_per_s<0.5"

@@ -47,8 +47,10 @@ def compare(what: tuple[str, ...], conditions: tuple[str, ...], margin: float, a
         for pair in pairs:
             click.echo(json.dumps(_plain(pair, [gate.text for of, gate in failed if of is pair]), allow_nan=False))
     else:
+        seeds = {(pair.first.row.seed, pair.second.row.seed) for pair in pairs}
+        seeded = len(seeds) > 1 and all(one == other for one, other in seeds)
         for pair in pairs:
-            _show(pair)
+            _show(pair, seeded)
         click.echo(f"\n{_note(pairs)}")
     for pair, gate in failed:
         click.echo(
@@ -57,7 +59,7 @@ def compare(what: tuple[str, ...], conditions: tuple[str, ...], margin: float, a
     return int(bool(failed))
 
 
-def _show(pair: Pair) -> None:
+def _show(pair: Pair, seeded: bool) -> None:
     from rich.table import Table
 
     from tokenbench.cli.screen import console, plain
@@ -68,7 +70,9 @@ def _show(pair: Pair) -> None:
     names = [str(side.file) if same else side.row.label for side in (first, second)]
     title = f"{first.row.label if same else ' → '.join(names)}: {first.row.backbone}, batch {first.row.batch}"
     out.print()
-    out.print(plain(title, "bold"))
+    out.print(
+        plain(f"{title}, seed {first.row.seed}" if seeded and first.row.seed == second.row.seed else title, "bold")
+    )
     out.print(plain(str(first.file) if first.file == second.file else f"{first.file} → {second.file}", "dim"))
     grid = Table(box=None, header_style="bold", pad_edge=False)
     for i, name in enumerate(("", *names, "change", "")):
@@ -98,7 +102,7 @@ def _note(pairs: Sequence[Pair]) -> str:
 
 def _plain(pair: Pair, failed: list[str]) -> dict[str, Any]:
     sides = {
-        name: {"file": str(side.file), "id": side.row.id, "label": side.row.label}
+        name: {"file": str(side.file), "id": side.row.id, "label": side.row.label, "seed": side.row.seed}
         for name, side in (("first", pair.first), ("second", pair.second))
     }
     shared = {"backbone": pair.first.row.backbone, "batch": pair.first.row.batch}
