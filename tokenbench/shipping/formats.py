@@ -63,6 +63,12 @@ def _write_onnx(model: nn.Module, images: Tensor, header: Header, path: Path) ->
     )
     if made is None:
         raise Unsupported("torch made no ONNX of it")
+    scattered = [node.attributes for node in made.model.graph.all_nodes() if node.op_type == "ScatterND"]
+    if any("reduction" in given and given["reduction"].value != "none" for given in scattered):
+        raise Unsupported(
+            "it adds rows by index_add or index_put, of which ONNX Runtime's threads lose some where many go to one "
+            "place; write scatter_add"
+        )
     made.model.metadata_props[KEY] = header.model_dump_json()
     made.save(path, external_data=size > LARGE)
 

@@ -28,12 +28,5 @@ def table() -> Mapping[Any, Callable[..., Any]]:
         last = op.Constant(value_ints=[k - 1]) if keepdim else op.Constant(value_int=k - 1)
         return op.Gather(values, last, axis=dim), op.Gather(places, last, axis=dim)
 
-    def rows(self: Any, dim: int, index: Any, source: Any, alpha: float = 1) -> Any:
-        """Whole rows at once, all added up; for what `core.rows.add_at` asks."""
-        if dim != 0 or alpha != 1:
-            raise ValueError("index_add is translated along the first axis, without a factor")
-        places = op.Unsqueeze(index, op.Constant(value_ints=[-1]))
-        return op.ScatterND(self, places, source, reduction="add")
-
     aten = torch.ops.aten
-    return {aten.sort.stable: sort, aten.kthvalue.default: kth, aten.index_add.default: rows}
+    return {aten.sort.stable: sort, aten.kthvalue.default: kth}
