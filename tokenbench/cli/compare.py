@@ -70,9 +70,7 @@ def _show(pair: Pair, seeded: bool) -> None:
     names = [str(side.file) if same else side.row.label for side in (first, second)]
     title = f"{first.row.label if same else ' → '.join(names)}: {first.row.backbone}, batch {first.row.batch}"
     out.print()
-    out.print(
-        plain(f"{title}, seed {first.row.seed}" if seeded and first.row.seed == second.row.seed else title, "bold")
-    )
+    out.print(plain(f"{title}, seed {first.row.seed}" if seeded else title, "bold"))
     out.print(plain(str(first.file) if first.file == second.file else f"{first.file} → {second.file}", "dim"))
     grid = Table(box=None, header_style="bold", pad_edge=False)
     for i, name in enumerate(("", *names, "change", "")):

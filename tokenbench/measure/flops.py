@@ -306,9 +306,8 @@ def _matmul(left: list[int], out: list[int]) -> int:
 
 
 def _einsum(inputs: list[Any], outputs: list[Any]) -> float:
-    """MACs of an einsum: of two tensors the product of its letters' sizes, but for those summed before they meet.
-
-    Of one or of several tensors, or with letters left out, what torch makes of it is asked, for it picks the order.
+    """MACs of an einsum: of two tensors the product of its letters' sizes, but for those summed before they meet; of
+    one or several, or with letters left out, what torch makes of it is asked, for it picks the order.
     """
     left, arrow, result = inputs[0].toIValue().replace(" ", "").partition("->")
     words = left.split(",")

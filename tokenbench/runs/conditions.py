@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 from tokenbench.measure.verdicts import MARGIN, Difference, Verdict, judge
-from tokenbench.runs.row import Identity, Row
+from tokenbench.runs.row import Identity, Row, WeightsId
 from tokenbench.tasks import metrics_of
 from tokenbench.tasks.base import PAIRED
 
@@ -65,6 +65,11 @@ def is_against(row: Row, dense: Row) -> bool:
 def dense_first(rows: Iterable[Row]) -> list[Row]:
     """Rows as they are shown: those of the dense model first, and of them the one that was not trained apart."""
     return sorted(rows, key=lambda row: (row.method != "dense", row.method == "dense" and row.trained is not None))
+
+
+def setting(row: Row) -> tuple[str, WeightsId | None, str]:
+    """What is measured at several batch sizes: label, weights of its own and further conditions."""
+    return row.label, row.trained, str(row.conditions)
 
 
 def judged(rows: Sequence[Row], margin: float = MARGIN) -> dict[int, Verdict]:

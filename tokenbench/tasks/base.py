@@ -121,12 +121,7 @@ class Task(BaseModel):
     built: ClassVar[frozenset[str]] = frozenset()  # knobs that decide a model, which its weights hold to
     counted_items: ClassVar[int] = 32  # that multiply-adds and tokens are counted on, where they depend on the item
     rate: ClassVar[str] = "img/s"  # what a model does in a second, as tables call it
-    looks: ClassVar[tuple[str, ...]] = (
-        "mean",
-        "std",
-        "crop_pct",
-        "interpolation",
-    )  # of timm's data config, what it heeds
+    looks: ClassVar[tuple[str, ...]] = ("mean", "std", "crop_pct", "interpolation")  # of timm's config, what it heeds
 
     def caveats(self, image_size: tuple[int, int] | None) -> Sequence[str]:
         """What must be known to read a row of this setting, as clauses; `image_size` is what was asked for."""

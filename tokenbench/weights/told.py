@@ -57,10 +57,10 @@ def by_others(reading: Reading, path: Path) -> Told:
     """What the tensors, the options of the training run, and a configuration beside the file tell."""
     config, processor = _json(path, "config.json"), _json(path, "preprocessor_config.json")
     timms = config.get("pretrained_cfg")
-    options = {**(timms if isinstance(timms, Mapping) else {}), **_transformers(processor)}
+    timms = timms if isinstance(timms, Mapping) else {}
+    options = {**timms, **_transformers(processor)}
     options |= {key: value for key, value in reading.options.items() if value is not None}
     count = classes(reading.tensors)
-    timms = timms if isinstance(timms, Mapping) else {}
     said = [config.get("id2label"), config.get("label_names"), timms.get("label_names"), *map(options.get, NAMES)]
     names = next((found for one in said if (found := _names(one, count))), None)
     heads, act = config.get("num_attention_heads"), config.get("hidden_act")

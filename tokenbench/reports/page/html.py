@@ -30,6 +30,7 @@ from tokenbench.reports.page import budgets, pairs, spent, texts
 from tokenbench.reports.page.charts import CONFIG, charts
 from tokenbench.runs.axes import AXES, measured
 from tokenbench.runs.conditions import grouped as grouped_by
+from tokenbench.runs.conditions import setting
 from tokenbench.runs.environment import version
 from tokenbench.runs.row import Row
 from tokenbench.tasks import parts_of
@@ -220,15 +221,11 @@ def _sweeps(rows: Sequence[Row]) -> dict[int, dict[str, int | None]]:
         speedups: dict[Any, dict[int, float]] = defaultdict(dict)
         for row in members:
             if row.status == "ok" and row.speedup is not None:
-                speedups[_setting(row)][row.batch] = row.speedup
-        evens = {setting: break_even(by_batch) for setting, by_batch in speedups.items()}
+                speedups[setting(row)][row.batch] = row.speedup
+        evens = {one: break_even(by_batch) for one, by_batch in speedups.items()}
         for row in members:
-            found[id(row)] = {"sweep": number, "break_even": evens.get(_setting(row))}
+            found[id(row)] = {"sweep": number, "break_even": evens.get(setting(row))}
     return found
-
-
-def _setting(row: Row) -> tuple[Any, ...]:
-    return row.label, row.trained, str(row.conditions)
 
 
 def _names(group: Group) -> dict[int, str]:

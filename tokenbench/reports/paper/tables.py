@@ -15,7 +15,7 @@ from tokenbench.measure.verdicts import MARGIN, Verdict, break_even
 from tokenbench.reports import answers, cells, published
 from tokenbench.reports.cells import MISSING, number
 from tokenbench.reports.paper import latex, spreadsheet
-from tokenbench.runs.conditions import dense_first, grouped, judged
+from tokenbench.runs.conditions import dense_first, grouped, judged, setting
 from tokenbench.runs.row import FIRST_TASK, Row, WeightsId
 from tokenbench.tasks import known
 
@@ -172,7 +172,7 @@ def _sweep(rows: Sequence[Row]) -> Table | None:
     found: dict[tuple[str, WeightsId | None, str], dict[int, float]] = {}
     for row in rows:
         if row.status == "ok" and row.speedup is not None and row.method != "dense":
-            found.setdefault((row.label, row.trained, str(row.conditions)), {})[row.batch] = row.speedup
+            found.setdefault(setting(row), {})[row.batch] = row.speedup
     sizes = sorted({batch for speedups in found.values() for batch in speedups})
     if len(sizes) < 2:
         return None
