@@ -79,13 +79,13 @@ def installed(group: str) -> tuple[ModuleType, ...]:
             ) from error
         module = loaded if isinstance(loaded, ModuleType) else sys.modules[loaded.__module__]
         if module.__file__ is not None:
-            setattr(module, SOURCE, _hash(Path(module.__file__)))
+            setattr(module, SOURCE, _hash(Path(module.__file__).read_bytes()))
         found.append(module)
     return tuple(dict.fromkeys(found))
 
 
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def check_name(name: object, what: str, taken: Collection[str]) -> None:
@@ -112,15 +112,17 @@ def run_file(path: str | Path, what: str) -> ModuleType:
     path = Path(path)
     place_of = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:8]
     name = f"{PLUGIN}{path.stem}_{place_of}"  # so that two files of one name are two
-    spec = importlib.util.spec_from_file_location(name, path) if path.is_file() else None
-    if spec is None or spec.loader is None:
+    spec = importlib.util.spec_from_file_location(name, path) if path.is_file() and path.suffix == ".py" else None
+    if spec is None:
         raise UsageError(f"Plug-in '{path}' is not a Python file; give the path of a .py file with a {what} in it.")
     module = importlib.util.module_from_spec(spec)
-    setattr(module, SOURCE, _hash(path))
+    content = path.read_bytes()
+    setattr(module, SOURCE, _hash(content))
     sys.modules[name] = module  # where dataclasses and pydantic look up the names in annotations
     try:
         with redirect_stdout(sys.stderr):
-            spec.loader.exec_module(module)
+            # not by the loader: kept bytecode passes for that of a file edited within the second to one of equal size
+            exec(compile(content, path, "exec", dont_inherit=True), vars(module))
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         told = f"{type(error).__name__}: {first_line(error)}{place(error)}"
