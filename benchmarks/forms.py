@@ -181,6 +181,8 @@ def measured(cell: Cell, made: Models, rounds: int, seconds: float) -> tuple[dic
 
 
 def _write(output: Path, cells: list[Cell], found: dict[str, Any], why: dict[str, str], device: str) -> None:
+    asked = [cell.title for cell in cells if cell.title in found]
+    found = {title: found[title] for title in dict.fromkeys([*asked, *found])}
     left = [cell.title + why.get(cell.title, "") for cell in cells if cell.title not in found]
     body = [__doc__.split("\n\n")[2].replace("\n", " "), summary(found), *(page(*one) for one in found.items())]
     body += [f"Not measured: {'; '.join(left)}."] if left else []

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tokenbench.backbones import Backbone
 from tokenbench.errors import UsageError
-from tokenbench.measure import compiling, speed
+from tokenbench.measure import compiling, machine, speed
 from tokenbench.measure.compiling import Compiled
 from tokenbench.measure.running import OutOfMemory
 from tokenbench.measure.speed import Share, measure, median_interval, reduction_share
@@ -75,6 +75,30 @@ def test_numbers_of_a_steady_model(clock: Clock) -> None:
     assert half.spread == pytest.approx(0.0)
     assert [half.speedup, half.speedup_low, half.speedup_high] == pytest.approx([2.0] * 3)
     assert got["dense"].speedup == 1.0
+
+
+def test_what_runs_while_models_get_warm_is_not_others_work(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compilers are processes of their own; a row whose models they made in the warm-up is not of a busy machine."""
+    ran = 0.0  # on the machine's one core, by others
+
+    def moment() -> machine.Moment:
+        return machine.Moment(clock.now, 0.0, ran, None, 0.0)
+
+    class Compiles(Costs):
+        def forward(self, images: Tensor) -> Tensor:
+            nonlocal ran
+            ran += 9.0 if self.runs == 0 else 0.1
+            self.clock.spend(9.0 if self.runs == 0 else 0.0)
+            return super().forward(images)
+
+    monkeypatch.setattr(machine, "now", moment)
+    monkeypatch.setattr(machine, "_cores", lambda: {0})
+    limits = {"min_rounds": 10, "max_rounds": 10}
+    models = {"dense": Compiles(clock, 1.0), "half": Compiles(clock, 0.5)}
+    told = measure(models, IMAGES, warmup=1, **limits)["half"].machine
+    assert (told["others"], told["stopped"], told["steal"]) == (pytest.approx(2 / 15, abs=1e-4), 0.0, None)
+    models = {"dense": Compiles(clock, 1.0), "half": Compiles(clock, 0.5)}
+    assert measure(models, IMAGES, warmup=0, **limits)["half"].machine["others"] == pytest.approx(0.6, abs=0.01)
 
 
 def test_quantiles_and_spread(clock: Clock) -> None:

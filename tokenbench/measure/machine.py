@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from time import monotonic, process_time
 
@@ -30,6 +30,12 @@ def now() -> Moment:
     """This moment, for `since`."""
     ran, stolen = _ticks()
     return Moment(monotonic(), process_time(), ran, stolen, _stopped())
+
+
+def without(begin: Moment, pause: Moment) -> Moment:
+    """A beginning moved on by all that went on since `pause`, so that it is no part of what `since` tells."""
+    spans = zip(astuple(begin), astuple(pause), astuple(now()), strict=True)
+    return Moment(*(None if None in (first, left, back) else first + back - left for first, left, back in spans))
 
 
 def since(begin: Moment) -> dict[str, float | None]:

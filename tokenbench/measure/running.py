@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tokenbench.core.block import Block
 from tokenbench.errors import TokenbenchError, UsageError
+from tokenbench.measure.allocator import keep_freed
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _THROTTLED = 0x8 | 0x20 | 0x40 | 0x80  # NVML: slowed down by hardware, by heat as software or hardware saw it, by power
@@ -25,7 +26,10 @@ class OutOfMemory(TokenbenchError):
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Eval mode inside, every submodule's own mode restored on the way out."""
+    """Eval mode inside, every submodule's own mode restored on the way out. On a CPU the process keeps what it frees
+    from then on (`measure.allocator`).
+    """
+    keep_freed()
     modes = [(module, module.training) for model in models for module in model.modules()]
     try:
         for model in models:

@@ -81,7 +81,7 @@ def measure(
     Each round runs all models once, the reference first, the others in an order drawn anew. Rounds are added until all
     speed-ups are known to `goal` or the time is spent, so their number says how noisy the machine was. Times are from
     CUDA events on a GPU, each run awaited before the next begins, and from the wall clock elsewhere; the images already
-    lie on the device.
+    lie on the device. On a CPU the process keeps what memory it frees from then on (`measure.allocator`).
 
     Args:
         models: modules from images to logits, by name, on the device of the images.
@@ -123,9 +123,13 @@ def measure(
         first = images[:1] if images.device.type == "cpu" and not (compile or shaped) else images
 
         def time(name: str) -> float:
-            for _ in range(0 if name in warm else min(1, warmup) if pairs[name] else warmup):
-                _time(run[name], first if pairs[name] else images, precision, name)
-            warm.add(name)
+            nonlocal begin
+            if name not in warm:
+                pause = machine.now()
+                for _ in range(min(1, warmup) if pairs[name] else warmup):
+                    _time(run[name], first if pairs[name] else images, precision, name)
+                begin = machine.without(begin, pause)  # compilers are processes of their own, but not of others
+                warm.add(name)
             return _time(run[name], images, precision, name)
 
         done = min(map(len, pairs.values()))

@@ -42,6 +42,9 @@ def headline(choice: Choice) -> str:
         return "No accuracy was measured here"
     if choice.wanted.by is not None and not choice.ranked:
         return f"Nothing to rank by: {choice.wanted.by.short} was not measured here"
+    if choice.pointless and choice.reference is not None:
+        dense, has = name(choice, choice.reference), cells.score(choice.reference, _metrics(choice)[0]).split(" [")[0]
+        return f"Nothing to lose: {dense} has {has} {_metrics(choice)[0].heading}; train it until it has more"
     if best is None and not unsure:
         return _nothing(choice)
     if choice.reference is None and (best is None or (best.drop is None and choice.wanted.by is not None)):
@@ -72,11 +75,11 @@ def lead(choice: Choice) -> Text:
     best, found = choice.best, list[Any]()
     if best is not None and not best.reference:
         found += ["In full: ", [name(choice, best.row)], f", {numbers(choice, best)}. "]
-    others = [o for o in choice.offers if o.keeps and o is not best and not o.reference]
+    others = [o for o in choice.offers if o.keeps and o is not best and not o.reference and best is not None]
     others = [o for o in others if choice.wanted.by is None or (o.saving is not None and o.saving.sure)]
     if others:
         found += ["Next: ", [name(choice, others[0].row)], f", {numbers(choice, others[0])}. "]
-    found += _would(choice)
+    found += [] if choice.pointless else _would(choice)
     over = sum(not offer.reference for offer in choice.refused)
     if over:
         do = "does" if over == 1 else "do"

@@ -105,8 +105,17 @@ class Choice:
 
     @property
     def best(self) -> Offer | None:
-        """The one to use, if there is one, and anything to rank by."""
-        return next((offer for offer in self.offers if offer.keeps), None) if self.ranked else None
+        """The one to use, if there is one, anything to rank by and anything to lose."""
+        use = self.ranked and not self.pointless
+        return next((offer for offer in self.offers if offer.keeps), None) if use else None
+
+    @property
+    def pointless(self) -> bool:
+        """Whether the reference has no more than what may be lost, so that whatever gets nothing right keeps to it."""
+        drop, has = self.wanted.drop, score(self.reference) if self.reference else None
+        if drop is None or has is None or self.reference is None or sign(self.reference) < 0:
+            return False
+        return has <= min(drop, verdicts.MARGIN)
 
     @property
     def ranked(self) -> bool:

