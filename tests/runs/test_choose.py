@@ -367,8 +367,8 @@ def test_a_dense_model_that_gets_nothing_right_has_nothing_to_lose() -> None:
         assert choice.pointless and choice.best is None
         assert answers.headline(choice) == "Nothing to lose: dense has 0.3 top-1 %; train it until it has more"
         assert not [text for text in answers.lead(choice) if "would tell" in text or "Next" in text]
-    for made, drop in ((made, 0.2), (made, None), ([dense(), *made[1:]], 90.0), (made[1:], 1.0)):
-        assert not decide(made, Wanted(drop, by=LATENCY)).pointless
+    for rows, drop in ((made, 0.2), (made, None), ([dense(), *made[1:]], 90.0), (made[1:], 1.0)):
+        assert not decide(rows, Wanted(drop, by=LATENCY)).pointless
     assert decide([dense(), *made[1:]], Wanted(90.0, by=LATENCY)).best is not None
 
 

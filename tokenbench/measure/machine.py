@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, process_time
 
@@ -34,8 +34,18 @@ def now() -> Moment:
 
 def without(begin: Moment, pause: Moment) -> Moment:
     """A beginning moved on by all that went on since `pause`, so that it is no part of what `since` tells."""
-    spans = zip(astuple(begin), astuple(pause), astuple(now()), strict=True)
-    return Moment(*(None if None in (first, left, back) else first + back - left for first, left, back in spans))
+    back = now()
+
+    def moved(first: float | None, left: float | None, here: float | None) -> float | None:
+        return None if first is None or left is None or here is None else first + here - left
+
+    return Moment(
+        begin.passed + back.passed - pause.passed,
+        begin.own + back.own - pause.own,
+        moved(begin.ran, pause.ran, back.ran),
+        moved(begin.stolen, pause.stolen, back.stolen),
+        moved(begin.stopped, pause.stopped, back.stopped),
+    )
 
 
 def since(begin: Moment) -> dict[str, float | None]:
