@@ -138,6 +138,8 @@ def test_exported_files_that_do_not_go_with_a_run(job: runner.Plan, tmp_path: Pa
     fileless += r"export it with; give its file, or weights in place of that one\.$"
     says(fileless, f"{dense},{evit}", "--methods", "evit,topk")
     says("evit.onnx is an exported model; add --runtime onnxruntime or openvino", evit, runtime="torch")
+    weights, files = exported.read(f"random, {evit},more.safetensors", "onnxruntime")
+    assert (weights, list(files)) == ("random,more.safetensors", [Path(evit)])
     again = shutil.copy(evit, tmp_path / "again.onnx")
     says("deit_femto-evit.onnx and .*again.onnx are both of evit.* on deit_femto; give one", f"{evit},{evit},{again}")
     says("would both be the dense deit_femto", f"{dense},{job.weights}")

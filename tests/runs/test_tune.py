@@ -111,6 +111,14 @@ def test_a_loss_that_is_sure_is_kept_to_and_all_that_were_tried_stand_to_choose(
     assert asked.tried[-2:] == ["tome[r=2]", "tome[r=3]"]
 
 
+def test_values_are_those_of_the_images_that_are_asked_for(asked: Run) -> None:
+    """At 64x64 the tokens are four times as many, and so are those that may be merged."""
+    choice = tune.tune(plan("tome", image_size=64), Wanted(None, (Limit(AXES[0], 0.1),)), NOWHERE, Watch())
+    small = tune.tune(plan("tome"), Wanted(None, (Limit(AXES[0], 0.1),)), NOWHERE, Watch())
+    most, least = (max(int(row.setting["r"]) for row in one.rows if row.method == "tome") for one in (choice, small))
+    assert most > least
+
+
 def test_of_what_keeps_to_a_cost_the_least_change_is_looked_for(asked: Run) -> None:
     choice = tune.tune(plan("tome[r=1]"), Wanted(None, (Limit(AXES[0], 1.75),)), NOWHERE, Watch())
     assert choice.best is not None and choice.best.row.label == "tome[r=3]"
