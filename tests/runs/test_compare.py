@@ -274,7 +274,7 @@ def test_a_condition_on_what_was_not_measured_is_no_pass(file: Path, tmp_path: P
             )
     half = write(tmp_path / "half.jsonl", setting("dense", images_per_s=9.0), setting("evit", images_per_s=None))
     (timed,) = compare([half], ["evit"])
-    with pytest.raises(UsageError, match="'images_per_s_low<9' cannot be decided, for dense of .*half.jsonl and evit"):
+    with pytest.raises(UsageError, match=r"'images_per_s_low<9' cannot be decided, for dense of .*half.jsonl and evit"):
         decided("images_per_s_low<9", both, timed)
     assert decided("peak_memory_mb>0.5", both) == ["evit[keep_rate=0.7]"]
     bare = write(tmp_path / "bare.jsonl", setting("dense", top1=None), setting("evit", top1=None))
