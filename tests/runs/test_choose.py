@@ -365,6 +365,7 @@ def test_a_dense_model_that_gets_nothing_right_has_nothing_to_lose() -> None:
     for wanted in (Wanted(1.0, by=LATENCY), Wanted(0.3), Wanted(90.0, (Limit(LATENCY, 60.0),), LATENCY)):
         choice = decide(made, wanted)
         assert choice.pointless and choice.best is None
+        assert {answers.verdict(choice, offer) for offer in choice.offers} <= {"the reference", "nothing to lose"}
         assert answers.headline(choice) == "Nothing to lose: dense has 0.3 top-1 %; train it until it has more"
         assert not [text for text in answers.lead(choice) if "would tell" in text or "Next" in text]
     for rows, drop in ((made, 0.2), (made, None), ([dense(), *made[1:]], 90.0), (made[1:], 1.0)):

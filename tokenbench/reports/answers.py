@@ -116,6 +116,8 @@ def verdict(choice: Choice, offer: Offer) -> str:
     """How sure it is that a setting keeps to everything, in a few words."""
     if offer.reference:
         return "the reference"
+    if choice.pointless:
+        return "nothing to lose"
     if offer.keeps:
         return f"{100 * LEVEL:.0f} %" if offer.bound is not None or offer.row.runs else "yes"
     return f"{too_few(choice, offer)} to say"
