@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,22 +15,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from femto import deit_femto  # noqa: F401  registers it
+from femto import Watch, deit_femto  # noqa: F401  registers it
 from PIL import Image
+from refusals import refused
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from tokenbench import backbones
-from tokenbench.methods import all_methods
+from tokenbench.core.processes import Processes
+from tokenbench.errors import TokenbenchError, UsageError
+from tokenbench.methods import all_methods, get
 from tokenbench.methods.dense import Dense
 from tokenbench.methods.diffrate.diffrate import DiffRate
 from tokenbench.methods.dynamicvit.dynamicvit import DynamicViT
 from tokenbench.methods.evit import EViT
-from tokenbench.methods.recipe import DEIT, Recipe
+from tokenbench.methods.recipe import DEIT, FINETUNE, Recipe
 from tokenbench.model import Model
 from tokenbench.reports import curves
+from tokenbench.tasks.base import Task
+from tokenbench.tasks.detection import Detection
+from tokenbench.tasks.segmentation import Segmentation
 from tokenbench.training import Job, stream, train
+from tokenbench.training.loop import prepare
 from tokenbench.training.task import MethodTask
 from tokenbench.weights import checkpoints, files
 
@@ -461,3 +469,15 @@ def test_every_recipe_is_what_its_source_says() -> None:
     for (name, knob), value in WEIGHTS.items():
         assert getattr(all_methods()[name](), knob) == value, (name, knob)
     assert [next(iter(cls.recipes)) for cls in (EViT, DynamicViT)] == ["scratch", "finetune"], "the default comes first"
+
+
+@pytest.mark.parametrize("task", [Detection(norm="sync"), Segmentation(norm="sync")])
+def test_norms_that_only_gpus_synchronise_are_refused_on_cpus(task: Task, tmp_path: Path) -> None:
+    """And not trained with each process's own statistics in silence; one process has nothing to synchronise."""
+    job = Job(get("dense")(), "swin_nano", FINETUNE, tmp_path / "none", tmp_path / "run", task)
+    told = "norm=sync needs GPUs, the only place where torch has it; give norm=train, or one process."
+    with ExitStack() as held, refused(UsageError, told):
+        prepare(job, Watch(), Processes(0, 2), held)
+    for processes in (Processes(), Processes(0, 2, "cuda:0")):
+        with ExitStack() as held, pytest.raises(TokenbenchError, match="none"):  # which is looked at next
+            prepare(job, Watch(), processes, held)

@@ -70,6 +70,9 @@ def prepare(job: Job, watch: Watch, processes: Processes, held: ExitStack) -> Ru
         TokenbenchError: data, weights, teacher or recipe do not fit; a folder of another run, or one that another
             run writes into.
     """
+    alike = processes.count == 1 or processes.device.startswith("cuda")
+    if not alike and getattr(job.task, "norm", None) == "sync":
+        raise UsageError("norm=sync needs GPUs, the only place where torch has it; give norm=train, or one process.")
     images, held_out = job.task.open_training(job.data_dir)
     headed = job.task.has_head
     if not headed:
