@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,13 @@ def test_paired_with_another(tmp_path: Path) -> None:
     assert value == float(mean_iou(one.total) - mean_iou(other.total))
     back = other.change(one, 0)
     assert back == pytest.approx((-value, -high, -low, p)) and one.change(one, 0) == (0, 0, 0, 1)
+    close = np.where(draw.random(truth.shape) < 0.01, draw.integers(0, 3, truth.shape), better)
+    near = replace(one, matrices=np.stack([count(f, t, 3) for f, t in zip(close, truth, strict=True)]))
+    draws = np.random.default_rng(0).multinomial(30, [1 / 30] * 30, 1000)
+    mine, theirs = ([float(mean_iou((d[:, None, None] * of.matrices).sum(0))) for d in draws] for of in (one, near))
+    beyond = sum(a <= b for a, b in zip(mine, theirs, strict=True))
+    value, *_, p = one.change(near, 0)
+    assert 0 < value < 1 and 1 < beyond < 500 and p == pytest.approx(2 * beyond / 1000)
     one.save(tmp_path / "l.npz")
     again = Labelled.load(tmp_path / "l.npz")
     assert (again.matrices == one.matrices).all() and (again.images, again.names) == (one.images, one.names)

@@ -43,7 +43,7 @@ def test_the_description_is_complete_json(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_gpu_is_described_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """As NVIDIA's libraries would tell it."""
-    told = SimpleNamespace(name="H100", total_memory=85_899_345_920, uuid="ab-1", L2_cache_size=1)
+    told = SimpleNamespace(name="H100", total_memory=85_040_352_461, uuid="ab-1", L2_cache_size=1)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA H100 {device.index}")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: told if device.index == 1 else None)
@@ -52,7 +52,7 @@ def test_a_gpu_is_described_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "node", lambda: "here.there")
     found = environment.describe("cuda:1")
     assert (found["device"], found["hardware"]) == ("cuda", "NVIDIA H100 1")
-    assert found["gpu"] == {"name": "H100", "memory_gib": 80.0, "driver": "550.1", "cuda": torch.version.cuda}
+    assert found["gpu"] == {"name": "H100", "memory_gib": 79.2, "driver": "550.1", "cuda": torch.version.cuda}
     assert environment.place("cuda:1") == "here-there-ab-1" and environment.place("cpu") == "here-there-cpu"
     monkeypatch.setattr(environment, "_cpu", lambda: "Apple M4")
     assert environment.hardware("mps") == "Apple M4, mps"

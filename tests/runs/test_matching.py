@@ -146,6 +146,11 @@ def test_a_choice_is_refused_with_what_tells_the_rows_apart() -> None:
 def test_what_differs_is_told_with_both_values() -> None:
     first = found("tome", env={"torch": "2.9", "timm": "1.0", "session": "1"}).row
     assert differ(first, first) == {}
+    plain, mine = found("tome").row, found("tome", conditions={"method_source": "1", "threads": 2}).row
+    assert differ(plain, mine)["conditions"] == ("{}", "{'method_source': '1', 'threads': 2}")
+    other = found("evit", conditions={"method_source": "2"}).row
+    assert "conditions" not in differ(plain, other), "of two methods each has a source of its own"
+    assert differ(mine, other)["conditions"] == ("{'threads': 2}", "{}")
     changes: dict[str, Any] = {
         "weights": {"kind": "random", "name": "vit_x"},
         "trained": OWN,

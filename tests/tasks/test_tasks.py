@@ -193,6 +193,7 @@ def test_classification_declares_all_that_it_measures() -> None:
     [
         ("raise SystemExit(0)", "SystemExit: 0 (retrieval.py:"),
         ("return None", "TypeError: score of task retrieval must give its metrics by name, it gave NoneType"),
+        ("return 1.5", "TypeError: score of task retrieval must give its metrics by name, it gave float"),
         ("return {'recal1': 1.0}", "TypeError: score of task retrieval gave 'recal1', which is none of its metrics"),
         ("return {'recall1': 'x'}", "ValueError: could not convert string to float: 'x'"),
     ],
