@@ -371,6 +371,8 @@ def test_a_dense_model_that_gets_nothing_right_has_nothing_to_lose() -> None:
     for rows, drop in ((made, 0.2), (made, None), ([dense(), *made[1:]], 90.0), (made[1:], 1.0)):
         assert not decide(rows, Wanted(drop, by=LATENCY)).pointless
     assert decide([dense(), *made[1:]], Wanted(90.0, by=LATENCY)).best is not None
+    shares = [one.model_copy(update={"task": "others", "metrics": {"share": 0.8}}) for one in made]
+    assert not decide(shares, Wanted(1.0, by=LATENCY)).pointless, "0.8 of 1 is no accuracy near none"
 
 
 def test_sentences_name_the_limits_that_others_do_not_keep_to() -> None:

@@ -18,7 +18,8 @@ def keep_freed() -> bool:
     in some processes than in others, and longer for dense models, whose tensors are the largest, than for reduced ones.
 
     Returns:
-        Whether there is such a malloc; others (macOS, Windows, musl, jemalloc) are left as they are.
+        Whether it takes that; systems without it (macOS, Windows, musl) are left as they are, and one that is loaded
+        before it, such as jemalloc, keeps to its own ways.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

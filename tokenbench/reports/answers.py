@@ -43,8 +43,8 @@ def headline(choice: Choice) -> str:
     if choice.wanted.by is not None and not choice.ranked:
         return f"Nothing to rank by: {choice.wanted.by.short} was not measured here"
     if choice.pointless and choice.reference is not None:
-        dense, has = name(choice, choice.reference), cells.score(choice.reference, _metrics(choice)[0]).split(" [")[0]
-        return f"Nothing to lose: {dense} has {has} {_metrics(choice)[0].heading}; train it until it has more"
+        told = f"{name(choice, choice.reference)} has {_score(choice, choice.reference)} {_metrics(choice)[0].heading}"
+        return f"Nothing to lose: {told}; train it until it has more"
     if best is None and not unsure:
         return _nothing(choice)
     if choice.reference is None and (best is None or (best.drop is None and choice.wanted.by is not None)):
@@ -75,11 +75,12 @@ def lead(choice: Choice) -> Text:
     best, found = choice.best, list[Any]()
     if best is not None and not best.reference:
         found += ["In full: ", [name(choice, best.row)], f", {numbers(choice, best)}. "]
-    others = [o for o in choice.offers if o.keeps and o is not best and not o.reference and best is not None]
-    others = [o for o in others if choice.wanted.by is None or (o.saving is not None and o.saving.sure)]
-    if others:
-        found += ["Next: ", [name(choice, others[0].row)], f", {numbers(choice, others[0])}. "]
-    found += [] if choice.pointless else _would(choice)
+    if not choice.pointless:
+        others = [o for o in choice.offers if o.keeps and o is not best and not o.reference]
+        others = [o for o in others if choice.wanted.by is None or (o.saving is not None and o.saving.sure)]
+        if others:
+            found += ["Next: ", [name(choice, others[0].row)], f", {numbers(choice, others[0])}. "]
+        found += _would(choice)
     over = sum(not offer.reference for offer in choice.refused)
     if over:
         do = "does" if over == 1 else "do"
@@ -180,6 +181,11 @@ def _metrics(choice: Choice) -> tuple[Metric, ...]:
     return metrics_of(first.task, list(first.metrics))
 
 
+def _score(choice: Choice, row: Row) -> str:
+    """The main metric without its interval."""
+    return cells.score(row, _metrics(choice)[0]).split(" [")[0]
+
+
 def _begun(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}"
 
@@ -249,9 +255,9 @@ def _and(parts: Sequence[str]) -> str:
 
 
 def _most_accurate(choice: Choice, best: Offer) -> str:
-    score = cells.score(best.row, _metrics(choice)[0]).split(" [")[0]
     metric, drop = _metrics(choice)[0], best.drop
-    told = f"{_within(choice)} {name(choice, best.row)}, the most accurate: {score} {metric.unit or metric.short}"
+    has = f"{_score(choice, best.row)} {metric.unit or metric.short}"
+    told = f"{_within(choice)} {name(choice, best.row)}, the most accurate: {has}"
     if best.reference or drop is None or choice.reference is None:
         return told
     beside = name(choice, choice.reference)

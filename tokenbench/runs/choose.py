@@ -111,11 +111,12 @@ class Choice:
 
     @property
     def pointless(self) -> bool:
-        """Whether the reference has no more than what may be lost, so that whatever gets nothing right keeps to it."""
-        drop, has = self.wanted.drop, score(self.reference) if self.reference else None
-        if drop is None or has is None or self.reference is None or sign(self.reference) < 0:
+        """Whether the reference has no more percent than points may be lost, so that having none keeps to it too."""
+        row, drop = self.reference, self.wanted.drop
+        if row is None or drop is None:
             return False
-        return has <= min(drop, verdicts.MARGIN)
+        metric = metrics_of(row.task, list(row.metrics))[0]
+        return metric.unit == "%" and metric.sign > 0 and (score(row) or 0.0) <= min(drop, verdicts.MARGIN)
 
     @property
     def ranked(self) -> bool:

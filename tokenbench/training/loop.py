@@ -70,8 +70,8 @@ def prepare(job: Job, watch: Watch, processes: Processes, held: ExitStack) -> Ru
         TokenbenchError: data, weights, teacher or recipe do not fit; a folder of another run, or one that another
             run writes into.
     """
-    alike = processes.count == 1 or processes.device.startswith("cuda")
-    if not alike and getattr(job.task, "norm", None) == "sync":
+    on_gpus = processes.device.startswith("cuda")
+    if processes.count > 1 and not on_gpus and getattr(job.task, "norm", None) == "sync":
         raise UsageError("norm=sync needs GPUs, the only place where torch has it; give norm=train, or one process.")
     images, held_out = job.task.open_training(job.data_dir)
     headed = job.task.has_head
@@ -132,9 +132,9 @@ def prepare(job: Job, watch: Watch, processes: Processes, held: ExitStack) -> Ru
     if job.compile:
         task.compile()
     if processes.count > 1:
-        if headed and processes.device.startswith("cuda"):
+        if headed and on_gpus:
             learning.synchronise()  # type: ignore[operator]
-        task.prepare_distributed([torch.cuda.current_device()] if processes.device.startswith("cuda") else None)
+        task.prepare_distributed([torch.cuda.current_device()] if on_gpus else None)
     if done and processes.leads:
         watch.say(f"{job.output.name}: going on after update {done} of {total}.")
     return Run(
